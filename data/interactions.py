@@ -1,0 +1,71 @@
+"""One representation of recommendation data, for the language model and the ID-based baselines.
+
+A data set is a catalogue (item -> title) and three lists of interactions. Each interaction is a
+row to predict: a user, what that user rated before (in order, liked or not), a target item, and
+whether the user liked the target.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """A data file or data flag is unusable; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Item:
+    title: str
+    author: str | None = None
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """user: None where the source does not say; history: (item, liked), oldest first;
+    timestamp: unix seconds of the target, or None."""
+
+    user: int | str | None
+    history: tuple[tuple[int | str, bool], ...]
+    target: int | str
+    label: bool
+    timestamp: int | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """noun is what an item is called in the prompts; source says where the rows come from,
+    and is printed with every figure that is computed on them."""
+
+    name: str
+    source: str
+    noun: str
+    catalogue: dict[int | str, Item]
+    train: list[Interaction]
+    valid: list[Interaction]
+    test: list[Interaction]
+
+    def fingerprint(self) -> str:
+        """sha256 over every row and title that training or scoring can see."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.valid, self.test):
+            for row in split:
+                titles = [(self.catalogue[item].title, liked) for item, liked in row.history]
+                digest.update(json.dumps([row.user, titles, self.catalogue[row.target].title, row.label]).encode())
+            digest.update(b"|")
+        return digest.hexdigest()
+
+
+def select_shots(train: list[Interaction], shots: int | None, seed: int) -> list[Interaction]:
+    """The first `shots` rows of a seeded permutation, as TALLRec draws them; all of them if None.
+
+    Raises DataError if there are fewer rows than shots.
+    """
+    order = np.random.default_rng(seed).permutation(len(train))
+    if shots is None:
+        return [train[i] for i in order]
+    if not 0 < shots <= len(train):
+        raise DataError(f"--shots {shots}: the training split has {len(train)} rows; choose 1 to {len(train)}, or all")
+    return [train[i] for i in order[:shots]]

@@ -1,0 +1,158 @@
+"""From prompt pairs to token ids, and from P pairs to one batch of rows in blocks.
+
+A batch holds all positive rows first, then all negative ones (then, for `--kl-forcing shared`,
+the negative prompts with the positive answers): never told apart by row parity. Rows are padded
+on the right: under a causal mask, padding there changes nothing on its left.
+
+Shape letters: P pairs, B rows (P, 2P or 3P), T tokens, A answer positions.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from data.interactions import DataError, Dataset, Interaction
+from data.prompts import ANSWERS, PromptPair, prompt_pair
+
+PAD_ID = 0  # any valid id: nothing real ever sees it
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids of a prompt (BOS included) and of its answer (EOS included)."""
+
+    prompt: list[int]
+    answer: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.answer
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    positive: Row
+    negative: Row
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer row."""
+        return max(len(self.positive.ids), len(self.negative.ids))
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """input_ids: (B, T); lengths: (B,) real tokens; positions: (B, A), where hidden states predict the
+    answer tokens; targets: (B, A), those tokens, -1 beyond the end. All int64. pairs: P."""
+
+    input_ids: torch.Tensor
+    lengths: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+    pairs: int
+
+
+def answer_ids(tokenizer, prompt: str) -> dict[bool, list[int]]:
+    """The tokens of "Yes." (True) and "No." (False) as they come after this prompt, without EOS.
+
+    Found in context: tokens depend on what stands before. Raises DataError if the prompt's ids are
+    not a prefix of the whole, or if both answers begin with the same token, since a single
+    position could then not tell them apart.
+    """
+    prompt_ids = tokenizer.encode(prompt)
+    found = {}
+    for liked, answer in ANSWERS.items():
+        whole = tokenizer.encode(prompt + answer)
+        if whole[: len(prompt_ids)] != prompt_ids:
+            raise DataError(f"tokenizer: joins the answer {answer!r} with the end of the prompt; use another template")
+        found[liked] = whole[len(prompt_ids) :]
+    if found[True][0] == found[False][0]:
+        raise DataError(
+            f'tokenizer: "Yes." and "No." begin with the same token ({found[True][0]}) after this prompt, so one '
+            "position cannot tell them apart; use a checkpoint with a larger vocabulary"
+        )
+    return found
+
+
+def encode_pairs(
+    rows: list[Interaction], data: Dataset, tokenizer, template: str, max_len: int
+) -> tuple[list[EncodedPair], int]:
+    """Every interaction as token ids of at most max_len, and how many lost history to fit.
+
+    Truncation drops the oldest history items; it never cuts the answer or the target. Raises
+    DataError if a row is too long even without history.
+    """
+    encoded, truncated = [], 0
+    for row in rows:
+        history = row.history
+        pair = _encode(prompt_pair(row, data.catalogue, data.noun, template), tokenizer)
+        while pair.length > max_len:
+            if not history:
+                raise DataError(
+                    f"--max-len {max_len}: the prompt for {data.catalogue[row.target].title!r} has {pair.length} tokens "
+                    f"without any history; use at least --max-len {pair.length}"
+                )
+            history = history[1:]
+            pair = _encode(prompt_pair(replace(row, history=history), data.catalogue, data.noun, template), tokenizer)
+        truncated += len(history) < len(row.history)
+        encoded.append(pair)
+    return encoded, truncated
+
+
+def _encode(pair: PromptPair, tokenizer) -> EncodedPair:
+    def row(prompt: str, answer: str) -> Row:
+        prompt_ids, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + answer)
+        if whole[: len(prompt_ids)] != prompt_ids:
+            raise DataError(f"tokenizer: joins the answer {answer!r} with the end of the prompt ...{prompt[-40:]!r}")
+        return Row(prompt_ids, [*whole[len(prompt_ids) :], tokenizer.eos_id])
+
+    return EncodedPair(row(pair.positive, pair.answer_positive), row(pair.negative, pair.answer_negative))
+
+
+def collate(pairs: list[EncodedPair], negatives: bool = True, shared: bool = False) -> PairBatch:
+    """One batch: the block of positive rows, then if asked that of negative rows, then that of
+    negative prompts with positive answers (X-, Y+)."""
+    rows = [pair.positive for pair in pairs]
+    if negatives:
+        rows += [pair.negative for pair in pairs]
+    if shared:
+        rows += [Row(pair.negative.prompt, pair.positive.answer) for pair in pairs]
+    answer_length = max(len(row.answer) for row in rows)
+    positions = torch.zeros(len(rows), answer_length, dtype=torch.int64)  # (B, A)
+    targets = torch.full((len(rows), answer_length), -1)  # (B, A)
+    for i, row in enumerate(rows):
+        n = len(row.answer)
+        # The hidden state of the prompt's last token predicts the answer's first.
+        positions[i, :n] = torch.arange(n) + len(row.prompt) - 1
+        targets[i, :n] = torch.tensor(row.answer)
+    lengths = torch.tensor([len(row.ids) for row in rows])
+    return PairBatch(pad_right([row.ids for row in rows]), lengths, positions, targets, len(pairs))
+
+
+def pad_right(rows: list[list[int]]) -> torch.Tensor:
+    """Rows of ids as one (B, T) int64 tensor, filled up with PAD_ID on the right."""
+    padded = torch.full((len(rows), max(map(len, rows))), PAD_ID)  # (B, T)
+    for i, ids in enumerate(rows):
+        padded[i, : len(ids)] = torch.tensor(ids)
+    return padded
+
+
+def aligned_positions(lengths_pos: torch.Tensor, lengths_neg: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Every position of P positive rows, with its partner when both rows of a pair end together.
+
+    lengths_*: (P,) tokens. Returns (row, column_pos, column_neg, has_partner), each (N,) with N the
+    positive rows' tokens in all; where the negative row is the shorter one, the first positions of
+    the positive row have no partner. "dislike" is a token longer than "like", so what comes after
+    the swapped word is compared with itself and what comes before with its left neighbour.
+    """
+    columns = torch.arange(int(lengths_pos.max()), device=lengths_pos.device)
+    row, column_pos = (columns < lengths_pos[:, None]).nonzero(as_tuple=True)  # (N,) each
+    column_neg = column_pos + (lengths_neg - lengths_pos)[row]
+    return row, column_pos, column_neg.clamp(min=0), column_neg >= 0
+
+
+def next_tokens(input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The token that follows each position, -1 where none does. input_ids: (B, T); returns (B, T)."""
+    following = input_ids.roll(-1, dims=1)
+    last = torch.arange(input_ids.shape[1], device=input_ids.device) >= lengths[:, None] - 1
+    return following.masked_fill(last, -1)

@@ -1,0 +1,55 @@
+"""Put LoRA layers into a model from outside: the model's own code does not know of them."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from lora.layer import LoRALinear
+
+
+class AdapterError(ValueError):
+    """An adapter, or a request for one, does not fit the model; the message says why."""
+
+
+def add_lora(
+    model: nn.Module, targets: tuple[str, ...] = ("q_proj", "v_proj"), r: int = 8, alpha: float = 16, dropout: float = 0.05
+) -> int:
+    """Freeze the model and wrap every nn.Linear whose leaf name is in `targets`.
+
+    Draws the A matrices from torch's global generator, in module order. Returns the number of
+    trainable parameters. Raises AdapterError if any target matches no linear layer.
+    """
+    model.requires_grad_(False)
+    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    leaf_names = {name.rpartition(".")[2] for name, _ in linears}
+    unknown = [target for target in targets if target not in leaf_names]
+    if unknown or not targets:
+        raise AdapterError(
+            f"--lora-targets {','.join(targets)}: no linear layer is called {', '.join(unknown) or '(nothing)'}; "
+            f"there are {', '.join(sorted(leaf_names))}"
+        )
+    for name, module in linears:
+        parent_name, _, leaf = name.rpartition(".")
+        if leaf in targets:
+            setattr(model.get_submodule(parent_name), leaf, LoRALinear(module, r, alpha, dropout))
+    return sum(parameter.numel() for parameter in lora_parameters(model))
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
+    """(module name, layer) of every LoRA layer, in module order."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALinear))
+
+
+def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """A and B of every layer, in module order: exactly what is trained."""
+    return [parameter for _, layer in lora_layers(model) for parameter in (layer.lora_A, layer.lora_B)]
+
+
+def lora_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under PEFT's names, detached but not copied."""
+    state = {}
+    for name, layer in lora_layers(model):
+        state[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A.detach()
+        state[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B.detach()
+    return state

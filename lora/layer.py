@@ -1,0 +1,36 @@
+"""One LoRA layer: a frozen linear map and a trainable update of low rank.
+
+Source: Hu et al. 2021, LoRA, section 4.1.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class LoRALinear(nn.Module):
+    """y = W x + (alpha / r) * B(A(dropout(x))), with A (r, in) and B (out, r).
+
+    base: the frozen nn.Linear that is wrapped. A starts Kaiming-uniform, i.e. in +-1/sqrt(in);
+    B starts at zero, so a fresh layer computes exactly W x. A and B are float32 master weights
+    whatever the base's dtype: an update of 1e-4 would be lost in bf16's 8 bits. Their products
+    are computed in the dtype of x.
+    """
+
+    def __init__(self, base: nn.Linear, r: int, alpha: float, dropout: float):
+        super().__init__()
+        self.base = base
+        self.scaling = alpha / r
+        self.dropout = dropout  # probability
+        options = {"dtype": torch.float32, "device": base.weight.device}
+        self.lora_A = nn.Parameter(torch.empty(r, base.in_features, **options))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, r, **options))
+        # a = sqrt(5) makes Kaiming's bound sqrt(6 / ((1 + a^2) * in)) = 1 / sqrt(in).
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (..., in) to (..., out)."""
+        low_rank = F.linear(F.dropout(x, self.dropout, self.training), self.lora_A.to(x.dtype))  # (..., r)
+        return self.base(x) + self.scaling * F.linear(low_rank, self.lora_B.to(x.dtype))

@@ -1,0 +1,156 @@
+"""The LCFT objective (Eq. 1-3), and what the authors' published code computes instead.
+
+Pure functions of logits: no model, no data, no ranks. Everything is in nats.
+For a pair i: positive prompt X+ ("will like") with answer Y+, negative prompt X- ("will dislike")
+with the inverted answer Y-; an answer is its tokens and EOS. p_t = P(. | X+, Y_<t) and
+q_t = P(. | X-, Y_<t), over the whole vocabulary. A target of -1 means "no token here".
+Shape letters: P pairs, A answer positions, N positions of all rows in line, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+RELEASED_KL_CAP = 10_000.0  # nats; the bound in the authors' code
+
+
+class PairTerms(NamedTuple):
+    """Every term of the objective, per pair and answer token: (P, A) in nats, 0 where no token is."""
+
+    ce_pos: torch.Tensor
+    ce_neg: torch.Tensor
+    kl: torch.Tensor
+
+
+def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """log softmax over the vocabulary in float32 or better; log(softmax) would underflow to -inf."""
+    return F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
+
+
+def token_cross_entropy(log_p: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """-log p_t(Y_t). log_p: (..., V); targets: (...) int64. Returns (...), 0 where a target is -1.
+
+    Gradient with respect to the logits: softmax - onehot(Y_t).
+    """
+    picked = log_p.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return -picked.masked_fill(targets < 0, 0.0)
+
+
+def token_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """KL(p || q) = sum_v p(v) [log p(v) - log q(v)]. Both (..., V); returns (...).
+
+    Gradients flow through both sides (detach one to hold it still): with respect to the logits
+    of p they are p * (log p - log q - KL), to those of q they are q - p.
+    0 log 0 = 0; q(v) = 0 under p(v) > 0 makes it infinite, as it should.
+    """
+    p = log_p.exp()
+    log_ratio = log_p.masked_fill(p == 0, 0.0) - log_q.masked_fill(p == 0, 0.0)
+    return (p * log_ratio).sum(-1)
+
+
+# ---- --objective paper and tallrec --------------------------------------------------------------
+
+
+def answer_terms(
+    logits_pos: torch.Tensor,
+    logits_neg: torch.Tensor,
+    targets_pos: torch.Tensor,
+    targets_neg: torch.Tensor,
+    *,
+    logits_shared: torch.Tensor | None = None,
+    kl_tokens: str = "all",
+    kl_cap: float | None = None,
+) -> PairTerms:
+    """Eq. 1 and Eq. 2, per pair and answer token.
+
+    logits_*: (P, A, V), position t predicting answer token t; targets_*: (P, A) int64.
+    logits_shared: those of (X-, Y+). Eq. 2 writes one Y for both sides: given these, it is Y+
+    (`--kl-forcing shared`); without, each side is forced on its own answer (`own`).
+    kl_tokens: "all", or "first" for t = 1 alone, where both readings are the same.
+    kl_cap: nats; the KL of a pair above it sends no gradient (its value here stays as it is).
+    """
+    log_p, log_q = log_probabilities(logits_pos), log_probabilities(logits_neg)
+    ce_pos = token_cross_entropy(log_p, targets_pos)  # Eq. 1: -log p_t(Y+_t)
+    ce_neg = token_cross_entropy(log_q, targets_neg)  # Eq. 1: -log P(Y-_t | X-, Y-_<t)
+    no_kl = targets_pos < 0
+    if logits_shared is None:
+        no_kl = no_kl | (targets_neg < 0)
+    else:
+        log_q = log_probabilities(logits_shared)
+    if kl_tokens == "first":
+        no_kl = no_kl | (torch.arange(no_kl.shape[1], device=no_kl.device) > 0)
+    if kl_cap is not None:
+        with torch.no_grad():
+            above = token_kl(log_p, log_q).masked_fill(no_kl, 0.0).sum(-1)[:, None, None] > kl_cap
+        # Held before the KL, not after: a zero gradient times an infinite KL would be NaN.
+        log_p, log_q = (torch.where(above, side.detach(), side) for side in (log_p, log_q))
+    kl = token_kl(log_p, log_q).masked_fill(no_kl, 0.0)  # Eq. 2: sum_v p_t(v) [log p_t(v) - log q_t(v)]
+    return PairTerms(ce_pos, ce_neg, kl)
+
+
+def paper_loss(terms: PairTerms, kl_weight: float, pairs_in_step: int, kl_cap: float | None = None) -> torch.Tensor:
+    """A micro-batch's share of Eq. 3, L = (1/P) sum_i [CE+_i + CE-_i - lambda KL_i]; a scalar.
+
+    pairs_in_step: P over all micro-batches and ranks of the optimizer step, so that every way of
+    cutting the step gives the same gradient. `tallrec` is this with no KL and no negative rows.
+    """
+    kl = terms.kl.sum(-1)  # (P,)
+    if kl_cap is not None:
+        kl = kl.clamp(max=kl_cap)
+    return (terms.ce_pos.sum(-1) + terms.ce_neg.sum(-1) - kl_weight * kl).sum() / pairs_in_step
+
+
+# ---- --objective released -----------------------------------------------------------------------
+
+
+def position_terms(
+    logits_pos: torch.Tensor, logits_neg: torch.Tensor | None, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(CE, KL(neg || pos)) at N positions of positive rows, (N,) each.
+
+    logits_neg: (N, V) like logits_pos, at the aligned positions of the negative rows, held still;
+    or None for no KL. targets: (N,) int64, the next token.
+    """
+    log_p = log_probabilities(logits_pos)
+    ce = token_cross_entropy(log_p, targets)
+    if logits_neg is None:
+        return ce, torch.zeros_like(ce)
+    return ce, token_kl(log_probabilities(logits_neg.detach()), log_p)
+
+
+def sequence_terms(
+    lm_head: Callable[[torch.Tensor], torch.Tensor],
+    hidden_pos: torch.Tensor,
+    hidden_neg: torch.Tensor | None,
+    targets: torch.Tensor,
+    chunk: int = 256,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """position_terms of all N positions, hidden_* (N, D), computed a chunk at a time in both passes.
+
+    Full-vocabulary logits exist for `chunk` positions only: all those of one LLaMA-7B pair,
+    2 x 250 x 32,000 in float32, would be 64 MB for every line above.
+    """
+
+    def terms(pos, neg, next_token):
+        return position_terms(lm_head(pos), None if neg is None else lm_head(neg), next_token)
+
+    negatives = hidden_neg.split(chunk) if hidden_neg is not None else [None] * len(targets)
+    parts = zip(hidden_pos.split(chunk), negatives, targets.split(chunk))
+    pieces = [checkpoint(terms, *part, use_reentrant=False) for part in parts]
+    return torch.cat([ce for ce, _ in pieces]), torch.cat([kl for _, kl in pieces])
+
+
+def released_loss(
+    ce: torch.Tensor, kl: torch.Tensor, targets: torch.Tensor, kl_weight: float, pairs: int, accumulation_steps: int
+) -> torch.Tensor:
+    """A micro-batch's share of the published code's loss; a scalar.
+
+    CE: mean over the positive rows' tokens. KL: sum over all positions, mean over the pairs of
+    the micro-batch, then bounded. Both over the micro-batches of a *full* step, so that a shorter
+    step counts less: the published behaviour, not Eq. 3's.
+    """
+    mean_kl = (kl.sum() / pairs).clamp(max=RELEASED_KL_CAP)
+    return (ce.sum() / (targets >= 0).sum() - kl_weight * mean_kl) / accumulation_steps

@@ -1,0 +1,271 @@
+"""How good a scored split is: ranking, contradiction, calibration, and intervals over users.
+
+Arrays in, numbers and counts out. A row is a (user, target) with its label and the model's
+answers in both polarities; `Scored` holds what one forward pass per prompt gives.
+
+Shape letters: N rows, U users, S bootstrap draws.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+ECE_BINS = 15
+BOOTSTRAP_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Arrays over N rows; log-probabilities of the full vocabulary at the first answer token, nats.
+
+    users: (N,) any hashables, None where unknown; kl, js: between the answer distributions of the
+    positive and the negative prompt, nats. Everything of the negative prompt may be None.
+    """
+
+    users: list
+    labels: np.ndarray
+    log_yes_pos: np.ndarray
+    log_no_pos: np.ndarray
+    log_yes_neg: np.ndarray | None = None
+    log_no_neg: np.ndarray | None = None
+    kl: np.ndarray | None = None
+    js: np.ndarray | None = None
+
+    @property
+    def z_pos(self) -> np.ndarray:
+        """Log-odds of Yes against No given the positive prompt, (N,)."""
+        return self.log_yes_pos - self.log_no_pos
+
+    @property
+    def z_neg(self) -> np.ndarray:
+        """Log-odds of Yes against No given the negative prompt, (N,)."""
+        return self.log_yes_neg - self.log_no_neg
+
+    @property
+    def p_pos(self) -> np.ndarray:
+        """Probability of Yes among {Yes, No}, positive prompt, (N,)."""
+        return sigmoid(self.z_pos)
+
+    @property
+    def p_neg(self) -> np.ndarray:
+        return sigmoid(self.z_neg)
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 0.5 * (1.0 + np.tanh(0.5 * z))  # this form cannot overflow
+
+
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve; NaN if only one class is present (scikit-learn >= 1.6 only warns)."""
+    labels = np.asarray(labels, dtype=bool)
+    if labels.all() or not labels.any():
+        return float("nan")
+    return float(roc_auc_score(labels, scores))
+
+
+@dataclass(frozen=True)
+class UserAuc:
+    """UAUC, and which users it is the mean of. per_user: {user: (AUC, rows)} of those counted."""
+
+    per_user: dict
+    one_row: int
+    one_class: int
+
+    @property
+    def value(self) -> float:
+        """Plain mean over users, NaN if none counts."""
+        return float(np.mean([a for a, _ in self.per_user.values()])) if self.per_user else float("nan")
+
+    @property
+    def weighted(self) -> float:
+        """Mean over users weighted by their rows, NaN if none counts."""
+        if not self.per_user:
+            return float("nan")
+        values, rows = zip(*self.per_user.values())
+        return float(np.average(values, weights=rows))
+
+
+def uauc(labels: np.ndarray, scores: np.ndarray, users: list) -> UserAuc:
+    """AUC within each user. Users with one row, or whose rows are all of one class, have none and are
+    left out and counted; rows of an unknown user (None) are left out."""
+    rows_of: dict = {}
+    for i, user in enumerate(users):
+        if user is not None:
+            rows_of.setdefault(user, []).append(i)
+    per_user, one_row, one_class = {}, 0, 0
+    for user, rows in rows_of.items():
+        value = auc(labels[rows], scores[rows])
+        if len(rows) == 1:
+            one_row += 1
+        elif np.isnan(value):
+            one_class += 1
+        else:
+            per_user[user] = (value, len(rows))
+    return UserAuc(per_user, one_row, one_class)
+
+
+# ---- values and intervals -----------------------------------------------------------------------
+
+
+def evaluate(scored: Scored, seed: int = 0) -> dict:
+    """Every metric by name; under "interval_95" its [low, high] from resampling users; and "counts".
+
+    Metrics that do not exist (one class, unknown users) are None; without negative prompts those
+    that need them are left out.
+    """
+    draws = bootstrap_metrics(scored, seed)
+    users = uauc(scored.labels, scored.z_pos, scored.users)
+    values = {
+        "auc": auc(scored.labels, scored.z_pos),
+        "auc_published_score": auc(scored.labels, np.exp(scored.log_yes_pos) - np.exp(scored.log_no_pos)),
+        "uauc": users.value,
+        "uauc_weighted": users.weighted,
+        "ece": expected_calibration_error(scored.labels, scored.p_pos),
+        **{name: float(column.mean()) for name, column in row_metrics(scored).items()},
+    }
+    if scored.log_yes_neg is not None:
+        values["auc_negative"] = auc(scored.labels, -scored.z_neg)
+        values["auc_combined"] = auc(scored.labels, scored.z_pos - scored.z_neg)
+    result = with_intervals(values, draws)
+    result["counts"] = {
+        "rows": len(scored.labels),
+        "positive": int(scored.labels.sum()),
+        "users": len({user for user in scored.users if user is not None}),
+        "users_in_uauc": len(users.per_user),
+        "users_with_one_row": users.one_row,
+        "users_with_one_class": users.one_class,
+    }
+    return result
+
+
+def row_metrics(scored: Scored) -> dict[str, np.ndarray]:
+    """The metrics that are a mean over rows, as one value per row, (N,) each."""
+    said_yes = scored.p_pos > 0.5
+    columns = {
+        "accuracy": said_yes == scored.labels,
+        "brier": (scored.p_pos - scored.labels) ** 2,
+        "answer_mass": np.exp(scored.log_yes_pos) + np.exp(scored.log_no_pos),
+    }
+    if scored.log_yes_neg is not None:
+        said_yes_neg = scored.p_neg > 0.5
+        columns |= {
+            "contradiction_rate": said_yes == said_yes_neg,  # the same answer to opposite questions
+            "yes_yes": said_yes & said_yes_neg,
+            "no_no": ~said_yes & ~said_yes_neg,
+            "violation": np.abs(scored.p_pos + scored.p_neg - 1),
+            "group_accuracy": (said_yes == scored.labels) & (said_yes_neg != scored.labels),
+            "kl": scored.kl,
+            "js": scored.js,
+        }
+    return {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None):
+    """ECE with ECE_BINS bins of equal mass: sum over bins of share * |mean p - mean label|.
+
+    weights: (S, N) row weights for S draws, over the bins of the unweighted rows. Returns a float
+    without weights, (S,) with.
+    """
+    order = np.argsort(probabilities, kind="stable")
+    gap = (probabilities - labels)[order]
+    starts = np.unique(np.linspace(0, len(labels), ECE_BINS + 1).astype(int)[:-1])
+    if weights is None:
+        return float(np.abs(np.add.reduceat(gap, starts)).sum() / len(labels))
+    return np.abs(np.add.reduceat(gap * weights[:, order], starts, axis=1)).sum(1) / weights.sum(1)
+
+
+def with_intervals(values: dict[str, float], draws: dict[str, np.ndarray]) -> dict:
+    """The values, and under "interval_95" the 2.5 and 97.5 percentiles of their draws that exist.
+    NaN becomes None."""
+    result: dict = {name: None if np.isnan(value) else value for name, value in values.items()}
+    result["interval_95"] = {}
+    for name, value in result.items():
+        if name != "interval_95" and value is not None:
+            present = draws[name][~np.isnan(draws[name])]
+            result["interval_95"][name] = [float(bound) for bound in np.percentile(present, (2.5, 97.5))]
+    return result
+
+
+def bootstrap_metrics(scored: Scored, seed: int = 0) -> dict[str, np.ndarray]:
+    """Every metric of `evaluate` on S resamples of the users, (S,) each.
+
+    The same users and seed give the same resamples, so two runs may be compared draw by draw.
+    """
+    weights, user_weights = user_resamples(scored.users, seed)  # (S, N), {user: (S,)}
+    total = weights.sum(1)
+    draws = {name: weights @ column / total for name, column in row_metrics(scored).items()}
+    draws["ece"] = expected_calibration_error(scored.labels, scored.p_pos, weights)
+    rankings = {
+        "auc": scored.z_pos,
+        "auc_published_score": np.exp(scored.log_yes_pos) - np.exp(scored.log_no_pos),
+    }
+    if scored.log_yes_neg is not None:
+        rankings |= {"auc_negative": -scored.z_neg, "auc_combined": scored.z_pos - scored.z_neg}
+    for name, scores in rankings.items():
+        draws[name] = weighted_auc(scored.labels, scores, weights)
+    draws["uauc"], draws["uauc_weighted"] = resampled_uauc(
+        uauc(scored.labels, scored.z_pos, scored.users), user_weights
+    )
+    return draws
+
+
+def paired_change(before: Scored, after: Scored, seed: int = 0) -> dict:
+    """after - before for every metric, with 95 % intervals from the same resampled users."""
+    values_before, values_after = evaluate(before, seed), evaluate(after, seed)
+    draws_before, draws_after = bootstrap_metrics(before, seed), bootstrap_metrics(after, seed)
+    changes = {
+        name: values_after[name] - values_before[name]
+        for name in draws_before
+        if values_before[name] is not None and values_after[name] is not None
+    }
+    return with_intervals(changes, {name: draws_after[name] - draws_before[name] for name in changes})
+
+
+def ranking_metrics(labels: np.ndarray, scores: np.ndarray, users: list, seed: int = 0) -> dict:
+    """AUC and UAUC, with intervals, of scores that have no polarity: the rows without learning."""
+    weights, user_weights = user_resamples(users, seed)
+    per_user = uauc(labels, scores, users)
+    values = {"auc": auc(labels, scores), "uauc": per_user.value}
+    draws = {"auc": weighted_auc(labels, scores, weights), "uauc": resampled_uauc(per_user, user_weights)[0]}
+    return with_intervals(values, draws)
+
+
+def user_resamples(users: list, seed: int) -> tuple[np.ndarray, dict]:
+    """How often each row, and each user, is drawn: (S, N) and {user: (S,)}.
+
+    Rows of an unknown user each stand for a user of their own.
+    """
+    clusters = [("row", i) if user is None else ("user", user) for i, user in enumerate(users)]
+    index = {cluster: u for u, cluster in enumerate(dict.fromkeys(clusters))}
+    drawn = np.random.default_rng(seed).multinomial(
+        len(index), np.full(len(index), 1 / len(index)), size=BOOTSTRAP_DRAWS
+    )  # (S, U)
+    weights = drawn[:, [index[cluster] for cluster in clusters]].astype(np.float64)  # (S, N)
+    return weights, {name: drawn[:, u] for (kind, name), u in index.items() if kind == "user"}
+
+
+def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """AUC under S sets of row weights, (S, N) to (S,): the weight of (positive, negative) pairs in the
+    right order, ties half, over that of all pairs. NaN where a draw has one class only."""
+    order = np.argsort(scores, kind="stable")
+    _, starts = np.unique(scores[order], return_index=True)  # first row of each run of equal scores
+    positive = np.add.reduceat(weights[:, order] * labels[order], starts, axis=1)  # (S, runs)
+    negative = np.add.reduceat(weights[:, order] * ~labels[order], starts, axis=1)
+    below = np.cumsum(negative, axis=1) - 0.5 * negative
+    pairs = positive.sum(1) * negative.sum(1)
+    return np.divide((positive * below).sum(1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def resampled_uauc(per_user: UserAuc, user_weights: dict) -> tuple[np.ndarray, np.ndarray]:
+    """UAUC, plain and weighted by rows, when user u is drawn user_weights[u] times; (S,) each."""
+    if not per_user.per_user:
+        nothing = np.full(BOOTSTRAP_DRAWS, np.nan)
+        return nothing, nothing
+    drawn = np.stack([user_weights[user] for user in per_user.per_user], axis=1)  # (S, U)
+    values, rows = (np.array(column, dtype=np.float64) for column in zip(*per_user.per_user.values()))
+    plain, weighted = drawn.sum(1), drawn @ rows
+    return (
+        np.divide(drawn @ values, plain, out=np.full(len(drawn), np.nan), where=plain > 0),
+        np.divide(drawn @ (values * rows), weighted, out=np.full(len(drawn), np.nan), where=weighted > 0),
+    )

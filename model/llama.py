@@ -1,0 +1,218 @@
+"""LLaMA in plain PyTorch: token ids in, hidden states or logits out.
+
+Read top to bottom; nothing is used before it is defined. Parameter names are the
+checkpoint's own (`model.layers.0.self_attn.q_proj.weight`, ...), so loading is strict
+and needs no rename table. The model knows nothing of LoRA, the loss, the data or ranks.
+
+Sources: Touvron et al. 2023 (LLaMA), Zhang & Sennrich 2019 (RMSNorm), Su et al. 2021
+(rotary embedding), Shazeer 2020 (SwiGLU), Ainslie et al. 2023 (grouped-query attention).
+
+Shape letters: B rows, T tokens, D hidden_size, H attention heads, K key/value heads,
+Dh head size, M intermediate_size, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How the rotary frequencies are stretched for contexts longer than the trained one.
+
+    kind: "linear" (Chen et al. 2023), "dynamic" (NTK-aware, by length) or "llama3".
+    The last four fields belong to "llama3" alone.
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The architecture, with the field names of a checkpoint's config.json."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    tie_word_embeddings: bool
+    rope_scaling: RopeScaling | None = None
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, with the mean square taken in float32."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # bf16 keeps 8 bits of mantissa: a sum over D squares must not be taken in it.
+        x32 = x.to(torch.promote_types(x.dtype, torch.float32))
+        x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * x32.to(x.dtype)
+
+
+def rope_frequencies(config: LlamaConfig, length: int) -> torch.Tensor:
+    """The Dh/2 rotation frequencies in radians per token, float32, lowest index fastest.
+
+    length matters for "dynamic" scaling alone, and there only past the trained context.
+    Source: Su et al. 2021, section 3.4.2; the scalings as in RopeScaling.
+    """
+    theta, scaling, dim = config.rope_theta, config.rope_scaling, config.head_dim
+    if scaling and scaling.kind == "dynamic" and length > config.max_position_embeddings:
+        stretch = scaling.factor * length / config.max_position_embeddings - (scaling.factor - 1)
+        theta = theta * stretch ** (dim / (dim - 2))
+    inv_freq = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)  # (Dh/2,)
+    if scaling and scaling.kind == "linear":
+        inv_freq = inv_freq / scaling.factor
+    if scaling and scaling.kind == "llama3":
+        # Slow dimensions are stretched, fast ones kept, those between blended.
+        turns = scaling.original_max_position_embeddings * inv_freq / (2 * math.pi)
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        keep = ((turns - low) / (high - low)).clamp(0, 1)
+        inv_freq = keep * inv_freq + (1 - keep) * inv_freq / scaling.factor
+    return inv_freq
+
+
+def rope_tables(config: LlamaConfig, length: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of position x frequency, each (T, Dh), in the dtype and on the device of `like`."""
+    inv_freq = rope_frequencies(config, length).to(like.device)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32, device=like.device), inv_freq)  # (T, Dh/2)
+    angles = torch.cat((angles, angles), dim=-1)  # (T, Dh): both halves turn by the same angles
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn each head vector by its position's angles. x: (B, H, T, Dh); cos, sin: (T, Dh).
+
+    Half-split layout, as in published checkpoints: component i is paired with i + Dh/2,
+    (x_i, x_{i+Dh/2}) -> (x_i cos - x_{i+Dh/2} sin, x_{i+Dh/2} cos + x_i sin).
+    Meta's original files pair 2i with 2i+1 instead; they differ by a permutation of the
+    rows of q_proj and k_proj. With Dh = 4: half-split pairs (0,2)(1,3), Meta's (0,1)(2,3).
+    """
+    first, second = x.chunk(2, dim=-1)  # each (B, H, T, Dh/2)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Causal self-attention; K < H shares each key/value head among H/K query heads."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.num_key_value_heads = config.num_key_value_heads
+        self.head_dim = config.head_dim
+        D, H, K, Dh = config.hidden_size, self.num_heads, self.num_key_value_heads, self.head_dim
+        self.q_proj = nn.Linear(D, H * Dh, bias=False)
+        self.k_proj = nn.Linear(D, K * Dh, bias=False)
+        self.v_proj = nn.Linear(D, K * Dh, bias=False)
+        self.o_proj = nn.Linear(H * Dh, D, bias=False)
+
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        B, T, _ = x.shape  # (B, T, D)
+        q = self.q_proj(x).view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, Dh)
+        k = self.k_proj(x).view(B, T, self.num_key_value_heads, self.head_dim).transpose(1, 2)  # (B, K, T, Dh)
+        v = self.v_proj(x).view(B, T, self.num_key_value_heads, self.head_dim).transpose(1, 2)  # (B, K, T, Dh)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        # softmax(q k^T / sqrt(Dh)) v. Rows are padded on the right, so the causal mask alone
+        # keeps padding out of every real token: no attention mask is needed.
+        y = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, enable_gqa=self.num_key_value_heads < self.num_heads
+        )  # (B, H, T, Dh)
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # (B, T, M) inside
+
+
+class DecoderLayer(nn.Module):
+    """Attention, then MLP; each reads a normalised copy and adds to the residual stream."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """Embedding, decoder layers and final norm: token ids (B, T) to hidden states (B, T, D)."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.checkpointed_layers = 0  # how many layers, from the first, keep only their input for the backward pass
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.embed_tokens(input_ids)  # (B, T, D)
+        cos, sin = rope_tables(self.config, input_ids.shape[1], like=hidden_states)
+        for index, layer in enumerate(self.layers):
+            if index < self.checkpointed_layers and torch.is_grad_enabled():
+                # Non-reentrant: the re-entrant form trains nothing when its input needs no
+                # gradient, as over a frozen embedding. The random state is preserved so that
+                # LoRA's dropout draws the same mask when the layer is computed again.
+                hidden_states = checkpoint(
+                    layer, hidden_states, cos, sin, use_reentrant=False, preserve_rng_state=True
+                )
+            else:
+                hidden_states = layer(hidden_states, cos, sin)
+        return self.norm(hidden_states)
+
+
+class Llama(nn.Module):
+    """The whole language model. `lm_head` meets only the positions that are asked for."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """Next-token logits at `positions`, or everywhere if None.
+
+        input_ids: (B, T) int64, rows padded on the right with any valid id.
+        positions: (B, A) int64; the logits at position t predict token t + 1.
+        Returns (B, A, V), or (B, T, V), in the model's dtype.
+        """
+        hidden_states = self.model(input_ids)  # (B, T, D)
+        if positions is not None:
+            index = positions.unsqueeze(-1).expand(-1, -1, hidden_states.shape[-1])  # (B, A, D)
+            hidden_states = hidden_states.gather(1, index)
+        return self.lm_head(hidden_states)

@@ -1,0 +1,47 @@
+"""SentencePiece with LLaMA's conventions: BOS in front of every text, EOS only where asked for."""
+
+from pathlib import Path
+
+import sentencepiece
+
+from model.weights import CheckpointError, refuse_missing_or_pointer
+
+# Checkpoints may add a few rows to the embedding (a pad token; padding to a round number).
+EXTRA_ROWS = 64
+
+
+class Tokenizer:
+    """tokenizer.model of a checkpoint folder.
+
+    bos_id, eos_id: int. Raises CheckpointError if the file is missing, unreadable, has no BOS or
+    EOS, or does not belong to a model of `vocab_size` rows.
+    """
+
+    def __init__(self, folder: str | Path, vocab_size: int):
+        path = Path(folder) / "tokenizer.model"
+        refuse_missing_or_pointer(path)
+        self.pieces = sentencepiece.SentencePieceProcessor()
+        try:
+            self.pieces.LoadFromSerializedProto(path.read_bytes())
+            size = self.pieces.GetPieceSize()
+        except (RuntimeError, TypeError):
+            raise CheckpointError(f"{path}: not a SentencePiece model; fetch it again") from None
+        if not 0 <= vocab_size - size <= EXTRA_ROWS:
+            raise CheckpointError(
+                f"{path}: has {size} pieces, but config.json says vocab_size {vocab_size}; "
+                "take the tokenizer of the same checkpoint"
+            )
+        self.bos_id, self.eos_id = self.pieces.bos_id(), self.pieces.eos_id()
+        if self.bos_id < 0 or self.eos_id < 0:
+            raise CheckpointError(f"{path}: has no BOS or no EOS piece; a LLaMA tokenizer has both")
+
+    def encode(self, text: str) -> list[int]:
+        """BOS and the pieces of the text; control symbols written in the text stay plain text."""
+        return [self.bos_id, *self.pieces.EncodeAsIds(text)]
+
+    def decode(self, ids: list[int]) -> str:
+        return self.pieces.DecodeIds(ids)
+
+    def piece(self, token_id: int) -> str:
+        """One token as stored: `▁` marks a space, `<0x0A>` is a newline."""
+        return self.pieces.IdToPiece(token_id) if token_id < self.pieces.GetPieceSize() else f"<{token_id}>"

@@ -1,0 +1,245 @@
+"""A checkpoint folder (config.json + safetensors) to a Llama, strictly and without a second copy.
+
+The module is built on the meta device (shapes, no memory); then each tensor is read from its
+memory-mapped file and put where it belongs, one at a time. On a CPU, at the file's own dtype,
+that is the mapping itself: nothing is copied.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from model.llama import Llama, LlamaConfig, RopeScaling
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is unusable; the message names the file, what is wrong and what to do."""
+
+
+# ---- config.json --------------------------------------------------------------------------------
+
+# Fields that change the computation, with the only values this implementation computes.
+REQUIRED_VALUES = {
+    "model_type": ("llama",),
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "quantization_config": (None,),
+    "partial_rotary_factor": (None, 1.0),
+    "sliding_window": (None,),
+}
+SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings",
+)  # fmt: skip
+LARGEST_SIZE = 2**24  # rejects nonsense before memory is asked for
+
+
+def read_config(folder: Path) -> LlamaConfig:
+    """The architecture in folder/config.json. Raises CheckpointError naming the field at fault."""
+    path = folder / "config.json"
+    fields = read_json(path)
+    if fields.get("architectures") not in (None, ["LlamaForCausalLM"]):
+        raise CheckpointError(f"{path}: architectures is {fields['architectures']}; only LlamaForCausalLM is supported")
+    for name, allowed in REQUIRED_VALUES.items():
+        if name in fields and fields[name] not in allowed:
+            raise CheckpointError(
+                f"{path}: {name} is {_short(fields[name])}, which this LLaMA does not compute; supported: {allowed[0]}"
+            )
+    fields = {**fields}
+    fields.setdefault("num_key_value_heads", fields.get("num_attention_heads"))
+    fields.setdefault("max_position_embeddings", 2048)
+    for name in SIZES[:5]:
+        _number(path, fields, name, int)
+    if fields.get("head_dim") is None:
+        fields["head_dim"] = fields["hidden_size"] // fields["num_attention_heads"]
+    for name in SIZES[5:]:
+        _number(path, fields, name, int)
+    if fields["num_attention_heads"] % fields["num_key_value_heads"] or fields["head_dim"] % 2:
+        raise CheckpointError(
+            f"{path}: num_attention_heads must be a multiple of num_key_value_heads, and head_dim even"
+        )
+    tied = fields.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        raise CheckpointError(f"{path}: tie_word_embeddings is {_short(tied)}; expected true or false")
+    rope_theta, rope_scaling = _read_rope(path, fields)
+    return LlamaConfig(
+        **{name: fields[name] for name in SIZES},
+        rms_norm_eps=_number(path, {"rms_norm_eps": 1e-6, **fields}, "rms_norm_eps", float),
+        rope_theta=rope_theta,
+        tie_word_embeddings=tied,
+        rope_scaling=rope_scaling,
+    )
+
+
+def _read_rope(path: Path, fields: dict) -> tuple[float, RopeScaling | None]:
+    """(rope_theta, scaling) from either form: `rope_theta` + `rope_scaling`, or `rope_parameters`."""
+    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise CheckpointError(f"{path}: rope_scaling is {_short(rope)}; expected an object")
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise CheckpointError(f"{path}: partial_rotary_factor is {_short(rope['partial_rotary_factor'])}; supported: 1.0")
+    theta = _number(path, {"rope_theta": 10000.0, **fields, **rope}, "rope_theta", float)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind in (None, "default"):
+        return theta, None
+    if kind not in ("linear", "dynamic", "llama3"):
+        raise CheckpointError(f"{path}: rope_scaling type is {_short(kind)}; supported: default, linear, dynamic, llama3")
+    extra = {}
+    if kind == "llama3":
+        for name in ("low_freq_factor", "high_freq_factor"):
+            extra[name] = _number(path, rope, name, float)
+        extra["original_max_position_embeddings"] = _number(path, rope, "original_max_position_embeddings", int)
+        if extra["high_freq_factor"] <= extra["low_freq_factor"]:
+            raise CheckpointError(f"{path}: rope_scaling needs high_freq_factor above low_freq_factor")
+    return theta, RopeScaling(kind, _number(path, rope, "factor", float), **extra)
+
+
+def _number(path: Path, fields: dict, name: str, kind: type) -> float:
+    value = fields.get(name)
+    right_type = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    if not right_type or not 0 < value <= (LARGEST_SIZE if kind is int else float("inf")):
+        raise CheckpointError(f"{path}: {name} is {_short(value)}; expected a positive {kind.__name__}")
+    return value
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in a file. Raises CheckpointError if it is missing, unreadable or not an object."""
+    refuse_missing_or_pointer(path)
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({_short(str(error))}); fetch the file again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object; fetch the file again")
+    return content
+
+
+def refuse_missing_or_pointer(path: Path) -> None:
+    """Raises CheckpointError if path is not a file, or is a Git LFS pointer instead of the file itself."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; fetch it, or pass a complete checkpoint folder")
+    with open(path, "rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            raise CheckpointError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")
+
+
+# ---- tensors ------------------------------------------------------------------------------------
+
+
+def load_llama(folder: str | Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> Llama:
+    """The checkpoint in `folder` as a frozen Llama in `dtype` on `device`, in evaluation mode.
+
+    Raises CheckpointError for a file that is missing, damaged or not supported, and for any
+    tensor that is missing, unexpected, misshapen, of a quantised dtype, or not finite.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such checkpoint folder")
+    config = read_config(folder)
+    with torch.device("meta"):
+        model = Llama(config)
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shards = _shards(folder)
+    _check_names_and_shapes(folder, shards, wanted, config.tie_word_embeddings)
+    for path, names in shards.items():
+        with _open(path) as file:
+            for name in names:
+                if name in wanted:
+                    _assign(model, name, _read_tensor(path, file, name, dtype, device))
+    if config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    return model.eval()
+
+
+def _shards(folder: Path) -> dict[Path, list[str]]:
+    """Each safetensors file of the checkpoint with the tensor names it holds."""
+    index_path = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        paths, listed = [folder / "model.safetensors"], None
+    elif index_path.exists():
+        listed = read_json(index_path).get("weight_map")
+        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+            raise CheckpointError(f"{index_path}: no `weight_map` of tensor name to file name; fetch it again")
+        for name in set(listed.values()):
+            if name != Path(name).name or not name.endswith(".safetensors"):
+                raise CheckpointError(f"{index_path}: names {_short(name)}, which is not a safetensors file of this folder")
+        paths = [folder / name for name in sorted(set(listed.values()))]
+    else:
+        pickled = [*folder.glob("pytorch_model*.bin"), *folder.glob("consolidated*.pth")]
+        hint = "; it has pickled weights: convert them to safetensors first" if pickled else ""
+        raise CheckpointError(f"{folder}: no model.safetensors and no model.safetensors.index.json{hint}")
+    shards = {}
+    for path in paths:
+        if listed is not None and not path.exists():
+            raise CheckpointError(f"{index_path}: lists {path.name}, which is missing; fetch it, or pass a complete folder")
+        with _open(path) as file:
+            shards[path] = sorted(file.keys())
+        for name in listed or ():
+            if listed[name] == path.name and name not in shards[path]:
+                raise CheckpointError(f"{path}: has no tensor {name}, though {index_path.name} says so; fetch both again")
+    return shards
+
+
+def _open(path: Path):
+    refuse_missing_or_pointer(path)
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: damaged or truncated ({_short(str(error))}); fetch it again") from None
+
+
+def _check_names_and_shapes(folder: Path, shards: dict[Path, list[str]], wanted: dict[str, tuple], tied: bool) -> None:
+    problems, seen = [], {}
+    for path, names in shards.items():
+        with _open(path) as file:
+            for name in names:
+                if name in seen:
+                    problems.append(f"{name} is in both {seen[name].name} and {path.name}")
+                seen[name] = path
+                if name.endswith("rotary_emb.inv_freq"):
+                    continue  # old exports store it; it follows from the config
+                tensor = file.get_slice(name)
+                shape = tuple(tensor.get_shape())
+                if name == "lm_head.weight" and tied:
+                    if not torch.equal(file.get_tensor(name), _find(shards, "model.embed_tokens.weight")):
+                        problems.append("lm_head.weight differs from embed_tokens.weight though tie_word_embeddings is true")
+                elif name not in wanted:
+                    problems.append(f"unexpected {name}")
+                elif shape != wanted[name]:
+                    problems.append(f"{name} is {list(shape)}, config.json asks for {list(wanted[name])}")
+                elif tensor.get_dtype() not in ("F32", "F16", "BF16", "F64"):
+                    problems.append(f"{name} has dtype {tensor.get_dtype()} (a quantised checkpoint?)")
+    problems += [f"missing {name}" for name in wanted if name not in seen]
+    if problems:
+        shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+        raise CheckpointError(f"{folder}: tensors do not fit config.json: {shown}")
+
+
+def _find(shards: dict[Path, list[str]], name: str) -> torch.Tensor | None:
+    for path, names in shards.items():
+        if name in names:
+            with _open(path) as file:
+                return file.get_tensor(name)
+    return torch.empty(0)
+
+
+def _read_tensor(path: Path, file, name: str, dtype: torch.dtype, device) -> torch.Tensor:
+    tensor = file.get_tensor(name).to(device=device, dtype=dtype)
+    # A float32 sum is finite unless an element is not, or (hardly ever) it overflows itself.
+    if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
+        raise CheckpointError(f"{path}: {name} has NaN or infinite values in {dtype}; the file is damaged")
+    return tensor
+
+
+def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    module_name, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(module_name), leaf, nn.Parameter(tensor, requires_grad=False))

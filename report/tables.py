@@ -1,0 +1,100 @@
+"""Plain-text tables of results, each saying on which data and model it was measured."""
+
+from pathlib import Path
+
+STAND_IN = "stand-in"
+METRICS = (  # (name in results.json, label)
+    ("auc", "AUC, positive prompt"),
+    ("uauc", "UAUC, positive prompt"),
+    ("auc_negative", "AUC, negative prompt"),
+    ("auc_combined", "AUC, both answers (z+ - z-)"),
+    ("contradiction_rate", "contradiction rate"),
+    ("yes_yes", "  Yes to both"),
+    ("no_no", "  No to both"),
+    ("group_accuracy", "both answers right"),
+    ("ece", "calibration error (ECE)"),
+    ("kl", "KL at the answer, nats"),
+)
+
+
+def provenance(results: dict) -> str:
+    """Data and base model in a few words; simulated data and the demo model are always named."""
+    data = "SIMULATED stand-in data" if results["data_source"] == STAND_IN else results["data_source"]
+    model = "built-in demo model" if results["model"] == "demo" else results["model"]
+    return f"{results['data']} ({data}), {model}"
+
+
+def tuning(results: dict) -> str:
+    """Objective, lambda, shots and seed of a training run in a few words."""
+    weight = "" if results["objective"] == "tallrec" else f" with lambda {results['kl_weight']:g}"
+    return f"objective {results['objective']}{weight}, {results['shots']} shots, seed {results['seed']}"
+
+
+def result_table(results: dict, split: str) -> str:
+    """Before, after and change with 95 % intervals over users; below, the rows without learning."""
+    columns = {key: results[split][key] for key in ("before", "after", "change")}
+    lines = ["", f"{provenance(results)}; {tuning(results)}", *_table(split, columns, results[split]["rules"])]
+    return "\n".join(lines + _caution(results))
+
+
+def score_table(results: dict) -> str:
+    """The metrics of eval.py with 95 % intervals over users; below, the rows without learning."""
+    tuned = f"adapter of {results['run']}" if results["run"] else "no adapter"
+    lines = ["", f"{provenance(results)}; {tuned}", *_table(results["split"], {"value": results}, results["rules"])]
+    return "\n".join(lines + _caution(results))
+
+
+def _table(split: str, columns: dict[str, dict], rules: dict[str, dict]) -> list[str]:
+    last = columns.get("after") or columns["value"]
+    counts = last["counts"]
+    users = f"{counts['users']} users, {counts['users_in_uauc']} of them in UAUC" if counts["users"] else "users unknown"
+    unit = "users" if counts["users"] else "rows"
+    lines = [f"{split} split: {counts['rows']:,} rows, {users}; 95 % intervals from resampling {unit}", ""]
+    lines.append(" " * 36 + "".join(f"{key:>24}" for key in columns))
+    for name, label in METRICS:
+        if last.get(name) is not None:
+            cells = (_cell(values, name, "+" if key == "change" else "") for key, values in columns.items())
+            lines.append(f"{label:36}" + "".join(f"{cell:>24}" for cell in cells))
+    lines += ["", f"{'without any learning':36}{'AUC':>24}{'UAUC':>24}"]
+    for label, values in rules.items():
+        lines.append(f"{label:36}{_cell(values, 'auc'):>24}{_cell(values, 'uauc'):>24}")
+    return lines
+
+
+def _caution(results: dict) -> list[str]:
+    if results["data_source"] != STAND_IN:
+        return []
+    return ["", "Simulated viewers: these figures show how the method works, and say nothing about MovieLens."]
+
+
+def _cell(values: dict, name: str, sign: str = "") -> str:
+    if values.get(name) is None:
+        return "-"
+    low, high = values["interval_95"][name]
+    value, low, high = round(values[name], 3) + 0.0, round(low, 2) + 0.0, round(high, 2) + 0.0  # + 0.0: no "-0.00"
+    return f"{value:{sign}.3f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
+def step_plan(pairs: int, steps_per_epoch: int, total_steps: int, flags) -> str:
+    """How a step is made up: batch arithmetic is where reproductions go wrong."""
+    batch, micro = min(flags.batch_size, pairs), min(flags.micro_batch_size, flags.batch_size, pairs)
+    rows = {"paper": 3 if flags.kl_forcing == "shared" else 2, "released": 2, "tallrec": 1}[flags.objective]
+    last = pairs % flags.batch_size
+    text = f"{pairs:,} pairs, {batch} a step in micro-batches of {micro} ({rows * micro} rows); {steps_per_epoch} steps an epoch"
+    if last and pairs > flags.batch_size:
+        text += f", the last of {last} pairs"
+    return text + f"; at most {total_steps:,} steps, validated every {flags.eval_every}"
+
+
+def next_commands(run: Path, flags) -> str:
+    """What to try next, ready to be typed."""
+    same = f"python train.py --data {flags.data} --shots {flags.shots}" + ("" if flags.model == "demo" else f" --model {flags.model}")
+    lines = ["", f"Written to {run}: results.json, predictions.csv, curves.png, adapter_model.safetensors. Next:"]
+    lines.append(f"  python eval.py --run {run} --split valid")
+    if flags.objective != "tallrec":
+        lines.append(f"  {same} --objective tallrec        # the baseline: positive prompts only")
+    if flags.kl_weight > 0:
+        lines.append(f"  {same} --kl-weight 0              # the control: both prompts, no KL")
+    if flags.objective == "paper":
+        lines.append(f"  {same} --objective released       # what the published code computes")
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""Resume state: everything that the next step depends on, as safetensors and JSON; no pickle.
+
+last/step-00000040/
+  adapter.safetensors    A and B of every layer
+  optimizer.safetensors  AdamW's moments
+  rng.safetensors        random state of torch (LoRA's dropout); the data order needs none
+  step.json              step, best validation AUC and step, evaluations since
+
+A generation is written under another name and renamed when whole; the one before it is kept.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from lora.inject import lora_state
+from lora.adapter import put_lora_state
+from runtime.files import write_flushed
+from runtime.flags import RunError
+
+GENERATIONS = 2
+
+
+def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict) -> None:
+    """Write the state after progress["step"] steps as the newest generation in `folder`."""
+    name = f"step-{progress['step']:08d}"
+    aside = folder / f".{name}.{os.getpid()}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    moments = {
+        f"{index}.{name}": value
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+    rng = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        rng["cuda"] = torch.cuda.get_rng_state()
+    for part, tensors in (("adapter", lora_state(model)), ("optimizer", moments), ("rng", rng)):
+        content = save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()})
+        write_flushed(aside / f"{part}.safetensors", content)
+    write_flushed(aside / "step.json", (json.dumps(progress, indent=2) + "\n").encode())
+    shutil.rmtree(folder / name, ignore_errors=True)
+    os.replace(aside, folder / name)
+    for old in generations(folder)[GENERATIONS:]:
+        shutil.rmtree(old)
+
+
+def generations(folder: Path) -> list[Path]:
+    """The complete states in `folder`, newest first."""
+    return sorted(folder.glob("step-[0-9]*"), reverse=True)
+
+
+def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """Put the newest state back into model, optimizer and random generators; returns its progress.
+
+    Raises RunError if there is none, or it is damaged.
+    """
+    found = generations(folder)
+    if not found:
+        raise RunError(f"{folder}: holds no state to resume from; start without --resume")
+    newest = found[0]
+    try:
+        progress = json.loads((newest / "step.json").read_bytes())
+        adapter = load_file(newest / "adapter.safetensors")
+        moments = load_file(newest / "optimizer.safetensors")
+        rng = load_file(newest / "rng.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RunError(f"{newest}: damaged ({str(error)[:80]}); remove this folder to resume from the one before") from None
+    put_lora_state(model, adapter, str(newest))
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in moments.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(rng["cpu"])
+    if "cuda" in rng and torch.cuda.is_available():
+        torch.cuda.set_rng_state(rng["cuda"])
+    return progress

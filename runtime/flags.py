@@ -1,0 +1,130 @@
+"""Command lines: one dataclass per verb becomes its flags; whatever is wrong is said all at once.
+
+Order of precedence, each value's source recorded: default < preset < flag.
+"""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+
+from data.interactions import DataError
+from lora.inject import AdapterError
+from model.weights import CheckpointError
+
+
+class FlagError(ValueError):
+    """One or more flags are unusable; one line each."""
+
+
+class RunError(ValueError):
+    """A run folder cannot be used, or a run cannot go on; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The value of every flag by name, and where it came from: "default", "preset ..." or "flag"."""
+
+    values: dict
+    sources: dict[str, str]
+
+
+def flag(default, help: str, *, choices: tuple = (), low: float | None = None, high: float | None = None):
+    """A dataclass field that is a command-line flag. low, high: inclusive bounds of a number."""
+    return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+
+
+def parse_flags(verb: type, argv: list[str], description: str, presets: Callable[[dict], dict] = lambda values: {}):
+    """The verb's dataclass filled from argv, and a Resolved.
+
+    presets: called with the values so far, returns {name: (value, source)} for names that no flag
+    sets. Raises FlagError listing every unknown or malformed flag.
+    """
+    known = {_name(f.name): f for f in fields(verb)}
+    parser = _Parser(prog=Path(sys.argv[0]).name, description=description, allow_abbrev=False)
+    for name, f in known.items():
+        if f.type is bool:
+            parser.add_argument(name, action="store_true", default=None, help=f.metadata["help"])
+        else:
+            shown = "" if f.default is None or f.default is MISSING else f" (default {f.default})"
+            metavar = "{" + ",".join(f.metadata["choices"]) + "}" if f.metadata["choices"] else _metavar(f)
+            parser.add_argument(name, metavar=metavar, help=(f.metadata["help"] + shown).replace("%", "%%"))
+    namespace, unknown = parser.parse_known_args(argv)
+    problems = [_unknown(word, known) for word in unknown if word.startswith("-")]
+    problems += [f"{word}: not expected here; every value follows its flag" for word in unknown if not word.startswith("-")]
+    given = {}
+    for name, f in known.items():
+        text = getattr(namespace, f.name)
+        if text is not None:
+            try:
+                given[f.name] = _convert(name, f, text)
+            except FlagError as error:
+                problems.append(str(error))
+    if problems:
+        raise FlagError("\n".join(problems))
+    values = {f.name: f.default for f in known.values()} | given
+    sources = {name: "flag" if name in given else "default" for name in values}
+    for name, (value, source) in presets(values).items():
+        if name not in given:
+            values[name], sources[name] = value, source
+    return verb(**values), Resolved(values, sources)
+
+
+def _name(field_name: str) -> str:
+    return "--" + field_name.replace("_", "-")
+
+
+def _metavar(f) -> str:
+    return {int: "N", float: "X"}.get(f.type, "WORD")
+
+
+def _unknown(word: str, known: dict) -> str:
+    close = difflib.get_close_matches(word.split("=")[0], known, n=1)
+    return f"{word}: unknown flag" + (f"; did you mean {close[0]}?" if close else "; --help lists them")
+
+
+def _convert(name: str, f, text):
+    choices, low, high = (f.metadata[key] for key in ("choices", "low", "high"))
+    if choices and text not in choices:
+        raise FlagError(f"{name} {text}: choose one of {', '.join(choices)}")
+    if f.type not in (int, float):
+        return text
+    try:
+        value = f.type(text)
+    except ValueError:
+        raise FlagError(f"{name} {text}: expected {'a whole number' if f.type is int else 'a number'}") from None
+    if not (low if low is not None else -float("inf")) <= value <= (high if high is not None else float("inf")):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise FlagError(f"{name} {text}: must be {bounds}")
+    return value
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise FlagError(message.removeprefix("argument "))
+
+
+def run_verb(main: Callable[[list[str]], None]) -> None:
+    """Call main(argv). What a user can mend becomes one line each on standard error and exit status 2;
+    anything else is a bug and keeps its traceback."""
+    program = Path(sys.argv[0]).name
+    try:
+        main(sys.argv[1:])
+    except (FlagError, RunError, DataError, AdapterError, CheckpointError) as error:
+        lines = str(error).splitlines()
+    except OSError as error:
+        lines = [f"{error.filename}: {error.strerror}" if error.filename else str(error)]
+    except KeyboardInterrupt:
+        lines = ["interrupted"]
+    else:
+        return
+    for line in lines:
+        print(f"{program}: error: {line}", file=sys.stderr)
+    raise SystemExit(130 if lines == ["interrupted"] else 2)
+
+
+def notice(line: str) -> None:
+    """One line for the person at the terminal; standard output stays free for --json."""
+    print(line, file=sys.stderr, flush=True)

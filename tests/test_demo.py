@@ -1,0 +1,99 @@
+"""The built-in demo: its simulated viewers, its prose, its weights."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from data.prompts import prompt_pair
+from demo.corpus import FORBIDDEN, documents
+from demo.world import CORPUS_SEED, HISTORY, ROWS_PER_VIEWER, STAND_IN_SEED, VIEWERS, read_world, stand_in
+
+MODEL = Path(__file__).parent.parent / "demo" / "model"
+GENRES = set(
+    "Action Adventure Animation Children Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
+    "Mystery Romance Sci-Fi Thriller War Western".split()
+)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return stand_in()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    sentencepiece = pytest.importorskip("sentencepiece")
+    return sentencepiece.SentencePieceProcessor(model_file=str(MODEL / "tokenizer.model"))
+
+
+def test_stand_in_has_the_documented_counts_and_says_what_it_is(dataset):
+    assert (dataset.name, dataset.source, dataset.noun) == ("movie", "stand-in", "movie")
+    assert [len(dataset.train), len(dataset.valid), len(dataset.test)] == [8000, 600, 1000]
+    share = sum(row.label for row in dataset.train) / len(dataset.train)
+    assert 0.5 < share < 0.6
+
+
+def test_stand_in_is_the_same_every_time(dataset):
+    assert stand_in().fingerprint() == dataset.fingerprint()
+
+
+def test_no_viewer_is_in_two_splits(dataset):
+    users = [{row.user for row in split} for split in (dataset.train, dataset.valid, dataset.test)]
+    assert [len(part) for part in users] == list(VIEWERS.values())
+    assert len(set.union(*users)) == sum(map(len, users))
+
+
+def test_history_is_the_ten_films_before_the_target(dataset):
+    rows = dataset.train
+    for at, row in enumerate(rows):
+        films = [film for film, _ in row.history]
+        assert len(films) == len(set(films)) == HISTORY and row.target not in films
+        if (at + 1) % ROWS_PER_VIEWER:
+            following = rows[at + 1]
+            assert following.user == row.user
+            assert following.history == (*row.history[1:], (row.target, row.label))
+
+
+def test_every_genre_and_acclaim_in_the_catalogue_is_known():
+    films = read_world().films
+    assert len({film.title for film in films}) == len(films) > 600
+    for film in films:
+        assert film.genres and set(film.genres) <= GENRES, film
+        assert 1 <= film.acclaim <= 5 and 1900 < film.year < 1999, film
+
+
+def test_the_corpus_tells_of_other_viewers_than_the_splits():
+    assert CORPUS_SEED != STAND_IN_SEED
+
+
+def test_the_corpus_never_asks_the_question_of_the_task(dataset):
+    sample = list(itertools.islice(documents(1), 3000))
+    for text in sample:
+        assert not any(phrase in text.lower() for phrase in FORBIDDEN), text
+    assert any("liked" in text for text in sample) and any("disliked" in text for text in sample)
+
+
+def test_the_corpus_answers_yes_and_no_about_equally_often():
+    text = "\n".join(itertools.islice(documents(1), 1000))
+    yes, no = (text.count(f"?{separator}{answer}") for answer in ("Yes.", "No.") for separator in " \n")[:2], 0
+    assert 0.4 < yes / (yes + no) < 0.6
+
+
+def test_prompt_ids_are_a_prefix_of_prompt_and_answer_ids(dataset, tokenizer):
+    for row in dataset.test[::50]:
+        pair = prompt_pair(row, dataset.catalogue, dataset.noun)
+        for prompt in (pair.positive, pair.negative):
+            ids = tokenizer.encode(prompt)
+            yes, no = (tokenizer.encode(prompt + answer) for answer in ("Yes.", "No."))
+            assert yes[: len(ids)] == no[: len(ids)] == ids
+            assert yes[len(ids)] != no[len(ids)]
+            assert tokenizer.decode(ids) == prompt
+
+
+def test_every_prompt_fits_into_the_trained_lengths(dataset, tokenizer):
+    longest = max(len(tokenizer.encode(prompt_pair(row, dataset.catalogue, "movie").negative)) for row in dataset.test)
+    assert longest < 300

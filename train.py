@@ -1,0 +1,245 @@
+"""Fine-tune LoRA on a LLaMA so that it answers "will like?" and "will dislike?" consistently.
+
+    python train.py --data movie --shots 64                        the built-in demo model
+    python train.py --data movie --shots 64 --model DIR            LLaMA-7B or any LlamaForCausalLM folder
+    python train.py --data movie --shots 64 --objective tallrec    the baseline: positive prompts only
+    python train.py --data movie --shots 64 --kl-weight 0          the control: both prompts, no KL
+    python train.py --out runs/NAME --resume                       go on where that run stopped
+"""
+
+import json
+import math
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.interactions import DataError, select_shots
+from data.pairs import EncodedPair, aligned_positions, collate, next_tokens
+from lora.adapter import load_adapter
+from lora.inject import add_lora, lora_parameters
+from loss import PairTerms, answer_terms, log_probabilities, paper_loss, released_loss, sequence_terms, token_cross_entropy
+from metrics import evaluate, paired_change
+from model.llama import Llama
+from report.curves import draw_curves
+from report.tables import next_commands, result_table, step_plan
+from runtime import setup
+from runtime.checkpoint import load_state, save_state
+from runtime.describe import refuse_other_data, results_heading, run_config
+from runtime.evaluation import positive_auc, rules_without_learning, score_split
+from runtime.files import write_json
+from runtime.flags import RunError, notice, parse_flags, run_verb
+from runtime.run_folder import RunFolder, fresh_name, write_predictions
+from runtime.train_flags import TrainFlags, adapter_settings, check_flags, flags_of_run, presets, shot_count
+
+
+def main(argv: list[str]) -> None:
+    flags, resolved = parse_flags(TrainFlags, argv, __doc__, presets)
+    check_flags(flags, resolved)
+    if flags.resume:
+        flags, resolved = flags_of_run(flags, resolved)
+    device = setup.pick_device(flags.device)
+
+    data = setup.load_data(flags.data, flags.data_dir, flags.model, flags.real_data)
+    shots = select_shots(data.train, shot_count(flags.shots), flags.seed)
+    model, tokenizer = setup.load_base(flags.model, flags.precision, device)
+    train, valid, test = (
+        setup.encode_split(rows, data, tokenizer, flags.template, flags.max_len, notice)
+        for rows in (shots, data.valid, data.test)
+    )
+    if len({row.label for row in valid.rows}) < 2:
+        raise DataError(f"--data {flags.data}: all validation rows have one label, so no AUC can choose the best state")
+    answers = setup.answers_in_context(data, tokenizer, flags.template)
+
+    torch.manual_seed(flags.seed)  # LoRA's A, then its dropout
+    adapter = adapter_settings(flags)
+    trainable = add_lora(model, adapter["targets"], adapter["r"], adapter["alpha"], adapter["dropout"])
+    if flags.init_adapter:
+        load_adapter(model, Path(flags.init_adapter))
+    model.model.checkpointed_layers = setup.layers_to_checkpoint(flags.checkpointing, model)
+
+    name = f"{Path(data.name).name}-{flags.shots}-{flags.objective}-seed{flags.seed}"
+    run = RunFolder(Path(flags.out) if flags.out else fresh_name(Path("runs"), name), flags.resume)
+    if flags.resume:
+        refuse_other_data(run, data)
+    else:
+        run.write_config(run_config(resolved, data, device))
+    notice(f"{run.path}: {data.name} from {data.source}; base {flags.model}, {flags.precision} on {device}; {trainable:,} trainable parameters")
+
+    before = {name: score_split(model, split, answers, f"base on {name}") for name, split in (("valid", valid), ("test", test))}
+    summary = fine_tune(model, train.pairs, flags, run, adapter, lambda: positive_auc(model, valid, answers))
+    load_adapter(model, run.path)  # the best by validation AUC
+    after = {name: score_split(model, split, answers, f"tuned on {name}") for name, split in (("valid", valid), ("test", test))}
+
+    results = results_heading(flags, data, summary)
+    for name, split in (("valid", valid), ("test", test)):
+        results[name] = {
+            "before": evaluate(before[name]),
+            "after": evaluate(after[name]),
+            "change": paired_change(before[name], after[name]),
+            "rules": rules_without_learning(data.train, split.rows),
+        }
+    write_json(run.path / "results.json", results)
+    write_predictions(run.path / "predictions.csv", [row.target for row in test.rows], after["test"])
+    draw_curves(run.path / "curves.png", run.history(), results)
+    notice(result_table(results, "test"))
+    notice(next_commands(run.path, flags))
+    if flags.json:
+        print(json.dumps(results, allow_nan=False))
+
+
+# ---- the loop -----------------------------------------------------------------------------------
+
+
+def fine_tune(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, run: RunFolder, adapter: dict, validate: Callable[[], float]) -> dict:
+    """Train until the steps are done or validation stops improving; the best adapter is left in the run folder.
+
+    validate: () -> AUC on the validation split. Returns what happened, for results.json.
+    """
+    parameters = lora_parameters(model)
+    optimizer = torch.optim.AdamW(parameters, lr=flags.lr, weight_decay=flags.weight_decay)
+    steps_per_epoch = math.ceil(len(pairs) / flags.batch_size)
+    total_steps = min(flags.epochs * steps_per_epoch, flags.max_steps or math.inf)
+    progress = {"step": 0, "best_auc": -1.0, "best_step": 0, "since_best": 0}
+    if flags.resume:
+        progress = load_state(run.path / "last", model, optimizer)
+        run.forget_after(progress["step"])
+    notice(step_plan(len(pairs), steps_per_epoch, total_steps, flags))
+
+    with tqdm(total=total_steps, initial=progress["step"], unit="step", disable=None) as bar:
+        while progress["step"] < total_steps and progress["since_best"] < flags.patience:
+            step = progress["step"]
+            started = time.perf_counter()
+            set_learning_rate(optimizer, flags, step, total_steps)
+            batch = batch_of_step(pairs, step, steps_per_epoch, flags)
+            record = accumulate_gradients(model.train(), batch, flags)
+            record["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(parameters, flags.clip))
+            refuse_non_finite(record, step, run)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            progress["step"] = step + 1
+            seconds = time.perf_counter() - started
+            record |= {"lr": optimizer.param_groups[0]["lr"], "pairs_per_s": len(batch) / seconds}
+            record |= {"tokens_per_s": record.pop("tokens") / seconds, "peak_memory_bytes": peak_memory(model)}
+            due = progress["step"] % flags.eval_every == 0 or progress["step"] == total_steps
+            if due:
+                record["valid_auc"] = validate()
+                keep_if_best(progress, record["valid_auc"], model, run, adapter)
+            run.log({"step": progress["step"], "epoch": step // steps_per_epoch, **record})
+            if due:
+                save_state(run.path / "last", model, optimizer, progress)
+            bar.update()
+            bar.set_postfix(loss=f"{record['loss']:.3f}", kl=f"{record['kl']:.2f}", valid_auc=f"{progress['best_auc']:.3f}")
+    stopped = "patience" if progress["since_best"] >= flags.patience else "steps done"
+    return {"steps": progress["step"], "best_step": progress["best_step"], "best_valid_auc": progress["best_auc"], "stopped": stopped}
+
+
+def batch_of_step(pairs: list[EncodedPair], step: int, steps_per_epoch: int, flags: TrainFlags) -> list[EncodedPair]:
+    """The pairs of one optimizer step, a function of seed and step alone: nothing to save, nothing to restore."""
+    epoch, position = divmod(step, steps_per_epoch)
+    order = np.random.default_rng([flags.seed, epoch]).permutation(len(pairs))
+    chosen = order[position * flags.batch_size : (position + 1) * flags.batch_size]
+    # By length, so that a micro-batch has little padding; which pairs make a step is not changed.
+    return sorted((pairs[i] for i in chosen), key=lambda pair: pair.length)
+
+
+def accumulate_gradients(model: Llama, batch: list[EncodedPair], flags: TrainFlags) -> dict:
+    """Forward and backward over the micro-batches of one step; the step's loss and its terms, in nats per pair."""
+    sums = {"loss": 0.0, "ce_pos": 0.0, "ce_neg": 0.0, "kl": 0.0, "tokens": 0}
+    whole_sequence = flags.objective == "released" or flags.train_on_prompt
+    share_of_loss = sequence_share if whole_sequence else answer_share
+    for start in range(0, len(batch), flags.micro_batch_size):
+        loss, terms = share_of_loss(model, batch[start : start + flags.micro_batch_size], len(batch), flags)
+        loss.backward()
+        for name, value in {"loss": loss, **terms}.items():
+            sums[name] += float(value.detach()) if torch.is_tensor(value) else value
+    return {name: value if name in ("loss", "tokens") else value / len(batch) for name, value in sums.items()}
+
+
+def answer_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, flags: TrainFlags) -> tuple[torch.Tensor, dict]:
+    """Eq. 1-3 on a micro-batch: its share of the step's loss, and the sums of its terms.
+
+    Rows come in blocks of P: positive, negative, and with shared forcing (X-, Y+).
+    """
+    device = model.lm_head.weight.device
+    negatives = flags.objective == "paper"
+    shared = negatives and flags.kl_forcing == "shared" and flags.kl_tokens == "all"
+    batch = collate(pairs, negatives, shared)
+    P = batch.pairs
+    logits = model(batch.input_ids.to(device), batch.positions.to(device))  # (B, A, V), B = P, 2P or 3P
+    targets = batch.targets.to(device)  # (B, A)
+    if negatives:
+        logits_shared = logits[2 * P :] if shared else None
+        terms = answer_terms(
+            logits[:P], logits[P : 2 * P], targets[:P], targets[P : 2 * P],
+            logits_shared=logits_shared, kl_tokens=flags.kl_tokens, kl_cap=flags.kl_cap,
+        )  # fmt: skip
+    else:
+        ce_pos = token_cross_entropy(log_probabilities(logits), targets)  # (P, A)
+        terms = PairTerms(ce_pos, torch.zeros_like(ce_pos), torch.zeros_like(ce_pos))
+    loss = paper_loss(terms, flags.kl_weight, pairs_in_step, flags.kl_cap)
+    return loss, {name: term.sum() for name, term in terms._asdict().items()} | {"tokens": int(batch.lengths.sum())}
+
+
+def sequence_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, flags: TrainFlags) -> tuple[torch.Tensor, dict]:
+    """The published code's loss on a micro-batch (or, for tallrec --train-on-prompt, its cross-entropy alone)."""
+    device = model.lm_head.weight.device
+    negatives = flags.objective == "released"
+    batch = collate(pairs, negatives)
+    P, input_ids, lengths = batch.pairs, batch.input_ids.to(device), batch.lengths.to(device)
+    # (N,) each, N the tokens of all positive rows
+    row, column, column_neg, has_partner = aligned_positions(lengths[:P], lengths[P:] if negatives else lengths[:P])
+    targets = next_tokens(input_ids[:P], lengths[:P])[row, column]
+    hidden_pos = model.model(input_ids[:P])[row, column]  # (N, D)
+    hidden_neg = None
+    if negatives:
+        with torch.no_grad():  # the published code detaches this side: it needs no graph
+            hidden_neg = model.model(input_ids[P:])[row, column_neg]
+    ce, kl = sequence_terms(model.lm_head, hidden_pos, hidden_neg, targets)
+    kl = kl.masked_fill(~has_partner, 0.0)
+    accumulation_steps = math.ceil(flags.batch_size / flags.micro_batch_size)
+    loss = released_loss(ce, kl, targets, flags.kl_weight, P, accumulation_steps)
+    return loss, {"ce_pos": ce.sum(), "kl": kl.sum(), "tokens": int(batch.lengths.sum())}
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, flags: TrainFlags, step: int, total_steps: int) -> None:
+    """Linear from lr / warmup_steps up to lr, then linear down to 0 at total_steps."""
+    warm_up = min(1.0, (step + 1) / max(1, flags.warmup_steps))
+    decay = min(1.0, (total_steps - step) / max(1, total_steps - flags.warmup_steps))
+    for group in optimizer.param_groups:
+        group["lr"] = flags.lr * min(warm_up, decay)
+
+
+def refuse_non_finite(record: dict, step: int, run: RunFolder) -> None:
+    """Stop before an update that would destroy the adapter."""
+    bad = [name for name, value in record.items() if not math.isfinite(value)]
+    if bad:
+        raise RunError(
+            f"step {step + 1}: {', '.join(bad)} not finite; stopped before the update, the last good state is in "
+            f"{run.path / 'last'}. Lower --lr or --kl-weight, or set --kl-cap"
+        )
+
+
+def keep_if_best(progress: dict, valid_auc: float, model: Llama, run: RunFolder, adapter: dict) -> None:
+    """Note a validation in `progress`; a better AUC than any before makes this adapter the run's result."""
+    progress["since_best"] += 1
+    if valid_auc > progress["best_auc"]:
+        progress |= {"best_auc": valid_auc, "best_step": progress["step"], "since_best": 0}
+        run.save_best(model, adapter)
+
+
+def peak_memory(model: Llama) -> int:
+    """Bytes: allocated on the GPU at most so far, or resident in this process at most so far."""
+    device = model.lm_head.weight.device
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    run_verb(main)
