@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.interactions import DataError
 from lora.adapter import load_adapter, read_adapter_config
 from lora.inject import add_lora
 from metrics import evaluate
@@ -46,7 +47,8 @@ def main(argv: list[str]) -> None:
     flags, resolved = parse_flags(EvalFlags, argv, __doc__)
     if not flags.run and not flags.model:
         raise FlagError("--run: say which run with --run DIR, or which base with --model DIR (or --model demo)")
-    trained = {name: entry["value"] for name, entry in read_config(Path(flags.run))["flags"].items()} if flags.run else {}
+    config = read_config(Path(flags.run)) if flags.run else {"flags": {}}
+    trained = {name: entry["value"] for name, entry in config["flags"].items()}
     chosen = {
         name: resolved.values[name] if resolved.sources[name] == "flag" else trained.get(name, fallback)
         for name, fallback in WITHOUT_RUN.items()
@@ -54,6 +56,11 @@ def main(argv: list[str]) -> None:
 
     device = setup.pick_device(flags.device)
     data = setup.load_data(chosen["data"], chosen["data_dir"], chosen["model"], chosen["real_data"])
+    if flags.run and not flags.data and data.source != config.get("data_source"):
+        raise DataError(
+            f"--run {flags.run}: was trained on {config.get('data_source')}, which is not here ({data.source} is); "
+            "name the folder with --data-dir, or say --data to score it on something else"
+        )
     model, tokenizer = setup.load_base(chosen["model"], chosen["precision"], device)
     if flags.run:
         adapter = read_adapter_config(Path(flags.run))

@@ -248,6 +248,7 @@ def user_resamples(users: list, seed: int) -> tuple[np.ndarray, dict]:
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """AUC under S sets of row weights, (S, N) to (S,): the weight of (positive, negative) pairs in the
     right order, ties half, over that of all pairs. NaN where a draw has one class only."""
+    labels = np.asarray(labels, dtype=bool)
     order = np.argsort(scores, kind="stable")
     _, starts = np.unique(scores[order], return_index=True)  # first row of each run of equal scores
     positive = np.add.reduceat(weights[:, order] * labels[order], starts, axis=1)  # (S, runs)

@@ -29,7 +29,7 @@ from report.curves import draw_curves
 from report.tables import next_commands, result_table, step_plan
 from runtime import setup
 from runtime.checkpoint import load_state, save_state
-from runtime.describe import refuse_other_data, results_heading, run_config
+from runtime.describe import chosen_flags, refuse_other_data, results_heading, run_config
 from runtime.evaluation import positive_auc, rules_without_learning, score_split
 from runtime.files import write_json
 from runtime.flags import RunError, notice, parse_flags, run_verb
@@ -45,14 +45,14 @@ def main(argv: list[str]) -> None:
     device = setup.pick_device(flags.device)
 
     data = setup.load_data(flags.data, flags.data_dir, flags.model, flags.real_data)
+    if len({row.label for row in data.valid}) < 2:
+        raise DataError(f"--data {flags.data}: all validation rows have one label, so no AUC can choose the best state")
     shots = select_shots(data.train, shot_count(flags.shots), flags.seed)
     model, tokenizer = setup.load_base(flags.model, flags.precision, device)
     train, valid, test = (
         setup.encode_split(rows, data, tokenizer, flags.template, flags.max_len, notice)
         for rows in (shots, data.valid, data.test)
     )
-    if len({row.label for row in valid.rows}) < 2:
-        raise DataError(f"--data {flags.data}: all validation rows have one label, so no AUC can choose the best state")
     answers = setup.answers_in_context(data, tokenizer, flags.template)
 
     torch.manual_seed(flags.seed)  # LoRA's A, then its dropout
@@ -69,6 +69,7 @@ def main(argv: list[str]) -> None:
     else:
         run.write_config(run_config(resolved, data, device))
     notice(f"{run.path}: {data.name} from {data.source}; base {flags.model}, {flags.precision} on {device}; {trainable:,} trainable parameters")
+    notice(chosen_flags(resolved))
 
     before = {name: score_split(model, split, answers, f"base on {name}") for name, split in (("valid", valid), ("test", test))}
     summary = fine_tune(model, train.pairs, flags, run, adapter, lambda: positive_auc(model, valid, answers))
@@ -106,7 +107,7 @@ def fine_tune(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, run: Ru
     total_steps = min(flags.epochs * steps_per_epoch, flags.max_steps or math.inf)
     progress = {"step": 0, "best_auc": -1.0, "best_step": 0, "since_best": 0}
     if flags.resume:
-        progress = load_state(run.path / "last", model, optimizer)
+        progress = load_state(run.path / "last", model, optimizer) or progress
         run.forget_after(progress["step"])
     notice(step_plan(len(pairs), steps_per_epoch, total_steps, flags))
 
@@ -118,7 +119,8 @@ def fine_tune(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, run: Ru
             batch = batch_of_step(pairs, step, steps_per_epoch, flags)
             record = accumulate_gradients(model.train(), batch, flags)
             record["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(parameters, flags.clip))
-            refuse_non_finite(record, step, run)
+            if not math.isfinite(record["grad_norm"]):
+                raise RunError(f"step {step + 1}: the gradient is not finite; stopped before the update. Lower --lr")
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -133,6 +135,8 @@ def fine_tune(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, run: Ru
             run.log({"step": progress["step"], "epoch": step // steps_per_epoch, **record})
             if due:
                 save_state(run.path / "last", model, optimizer, progress)
+                if bar.disable:
+                    notice(f"step {progress['step']}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}")
             bar.update()
             bar.set_postfix(loss=f"{record['loss']:.3f}", kl=f"{record['kl']:.2f}", valid_auc=f"{progress['best_auc']:.3f}")
     stopped = "patience" if progress["since_best"] >= flags.patience else "steps done"
@@ -149,45 +153,56 @@ def batch_of_step(pairs: list[EncodedPair], step: int, steps_per_epoch: int, fla
 
 
 def accumulate_gradients(model: Llama, batch: list[EncodedPair], flags: TrainFlags) -> dict:
-    """Forward and backward over the micro-batches of one step; the step's loss and its terms, in nats per pair."""
-    sums = {"loss": 0.0, "ce_pos": 0.0, "ce_neg": 0.0, "kl": 0.0, "tokens": 0}
+    """Forward and backward over the micro-batches of one step.
+
+    Returns the step's loss, its terms in nats per pair, and the tokens that went through the model.
+    Raises RunError naming the pair and the term that is not finite.
+    """
     whole_sequence = flags.objective == "released" or flags.train_on_prompt
     share_of_loss = sequence_share if whole_sequence else answer_share
+    record = {"loss": 0.0, "ce_pos": 0.0, "ce_neg": 0.0, "kl": 0.0, "tokens": 0}
     for start in range(0, len(batch), flags.micro_batch_size):
-        loss, terms = share_of_loss(model, batch[start : start + flags.micro_batch_size], len(batch), flags)
+        pairs = batch[start : start + flags.micro_batch_size]
+        loss, terms, tokens = share_of_loss(model, pairs, len(batch), flags)
+        if not math.isfinite(float(loss.detach())):
+            refuse_non_finite(loss, terms, pairs)
         loss.backward()
-        for name, value in {"loss": loss, **terms}.items():
-            sums[name] += float(value.detach()) if torch.is_tensor(value) else value
-    return {name: value if name in ("loss", "tokens") else value / len(batch) for name, value in sums.items()}
+        record["loss"] += float(loss.detach())
+        record["tokens"] += tokens
+        for name, values in terms.items():  # (P,)
+            record[name] += float(values.detach().sum()) / len(batch)
+    return record
 
 
-def answer_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, flags: TrainFlags) -> tuple[torch.Tensor, dict]:
-    """Eq. 1-3 on a micro-batch: its share of the step's loss, and the sums of its terms.
+def answer_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, flags: TrainFlags):
+    """Eq. 1-3 on a micro-batch: (its share of the step's loss, its terms per pair, tokens).
 
     Rows come in blocks of P: positive, negative, and with shared forcing (X-, Y+).
     """
     device = model.lm_head.weight.device
     negatives = flags.objective == "paper"
-    shared = negatives and flags.kl_forcing == "shared" and flags.kl_tokens == "all"
+    shared = negatives and flags.kl_forcing == "shared"
     batch = collate(pairs, negatives, shared)
-    P = batch.pairs
-    logits = model(batch.input_ids.to(device), batch.positions.to(device))  # (B, A, V), B = P, 2P or 3P
-    targets = batch.targets.to(device)  # (B, A)
+    P, targets = batch.pairs, batch.targets.to(device)  # (B, A), B = P, 2P or 3P
+    logits = model(batch.input_ids.to(device), batch.positions.to(device))  # (B, A, V)
     if negatives:
-        logits_shared = logits[2 * P :] if shared else None
         terms = answer_terms(
             logits[:P], logits[P : 2 * P], targets[:P], targets[P : 2 * P],
-            logits_shared=logits_shared, kl_tokens=flags.kl_tokens, kl_cap=flags.kl_cap,
+            logits_shared=logits[2 * P :] if shared else None, kl_tokens=flags.kl_tokens, kl_cap=flags.kl_cap,
         )  # fmt: skip
     else:
         ce_pos = token_cross_entropy(log_probabilities(logits), targets)  # (P, A)
         terms = PairTerms(ce_pos, torch.zeros_like(ce_pos), torch.zeros_like(ce_pos))
     loss = paper_loss(terms, flags.kl_weight, pairs_in_step, flags.kl_cap)
-    return loss, {name: term.sum() for name, term in terms._asdict().items()} | {"tokens": int(batch.lengths.sum())}
+    return loss, {name: term.sum(-1) for name, term in terms._asdict().items()}, int(batch.lengths.sum())
 
 
-def sequence_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, flags: TrainFlags) -> tuple[torch.Tensor, dict]:
-    """The published code's loss on a micro-batch (or, for tallrec --train-on-prompt, its cross-entropy alone)."""
+def sequence_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, flags: TrainFlags):
+    """The published code's loss on a micro-batch, or for tallrec --train-on-prompt its cross-entropy alone.
+
+    Returns as answer_share does. pairs_in_step has no part in it: the published code divides by
+    the micro-batch.
+    """
     device = model.lm_head.weight.device
     negatives = flags.objective == "released"
     batch = collate(pairs, negatives)
@@ -199,12 +214,13 @@ def sequence_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, f
     hidden_neg = None
     if negatives:
         with torch.no_grad():  # the published code detaches this side: it needs no graph
-            hidden_neg = model.model(input_ids[P:])[row, column_neg]
+            hidden_neg = model.model(input_ids[P:])[row, column_neg]  # (N, D)
     ce, kl = sequence_terms(model.lm_head, hidden_pos, hidden_neg, targets)
     kl = kl.masked_fill(~has_partner, 0.0)
     accumulation_steps = math.ceil(flags.batch_size / flags.micro_batch_size)
     loss = released_loss(ce, kl, targets, flags.kl_weight, P, accumulation_steps)
-    return loss, {"ce_pos": ce.sum(), "kl": kl.sum(), "tokens": int(batch.lengths.sum())}
+    per_pair = {name: torch.zeros(P, device=device).index_add(0, row, term.detach()) for name, term in (("ce_pos", ce), ("kl", kl))}
+    return loss, per_pair, int(batch.lengths.sum())
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, flags: TrainFlags, step: int, total_steps: int) -> None:
@@ -215,14 +231,17 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, flags: TrainFlags, step:
         group["lr"] = flags.lr * min(warm_up, decay)
 
 
-def refuse_non_finite(record: dict, step: int, run: RunFolder) -> None:
-    """Stop before an update that would destroy the adapter."""
-    bad = [name for name, value in record.items() if not math.isfinite(value)]
-    if bad:
-        raise RunError(
-            f"step {step + 1}: {', '.join(bad)} not finite; stopped before the update, the last good state is in "
-            f"{run.path / 'last'}. Lower --lr or --kl-weight, or set --kl-cap"
-        )
+def refuse_non_finite(loss: torch.Tensor, terms: dict[str, torch.Tensor], pairs: list[EncodedPair]) -> None:
+    """Stop before a backward pass that would destroy the adapter, naming the first term and pair at fault."""
+    culprits = [
+        f"{name} of {pairs[i].name} is {float(values[i])}"
+        for name, values in terms.items()  # (P,)
+        for i in (~torch.isfinite(values)).nonzero().flatten().tolist()
+    ]
+    raise RunError(
+        f"{(culprits or [f'the loss is {float(loss)}'])[0]}; stopped before the update, the best adapter so far is kept. "
+        "Lower --lr or --kl-weight, or set --kl-cap"
+    )
 
 
 def keep_if_best(progress: dict, valid_auc: float, model: Llama, run: RunFolder, adapter: dict) -> None:

@@ -1,12 +1,13 @@
 """Fetch MovieLens-100K from GroupLens, and keep it only if it is the published one."""
 
 import hashlib
+import http.client
 import io
 import os
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 
 from tqdm import tqdm
@@ -32,7 +33,7 @@ def fetch_movielens_100k(folder: Path, url: str = MOVIELENS_100K_URL) -> None:
     """
     try:
         archive = _download(url)
-    except (urllib.error.URLError, TimeoutError, ConnectionError, OSError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise NoNetwork(f"{url}: {getattr(error, 'reason', error)}") from None
     members = {}
     try:
@@ -40,7 +41,7 @@ def fetch_movielens_100k(folder: Path, url: str = MOVIELENS_100K_URL) -> None:
             for name in (*PUBLISHED_MD5, "README"):
                 # Read by exact name and bounded: nothing of the archive's own paths reaches the disk.
                 members[name] = file.open(f"ml-100k/{name}").read(LARGEST_MEMBER)
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, RuntimeError, ValueError) as error:
         raise DataError(f"{url}: not the MovieLens-100K archive ({str(error)[:60]}); fetch it by hand") from None
     for name, md5 in PUBLISHED_MD5.items():
         if hashlib.md5(members[name]).hexdigest() != md5:
@@ -50,13 +51,13 @@ def fetch_movielens_100k(folder: Path, url: str = MOVIELENS_100K_URL) -> None:
         for name, content in members.items():
             (Path(aside) / name).write_bytes(content)
         folder.mkdir(exist_ok=True)
-        for name in members:
+        for name in reversed(members):  # u.data last: where it is, the rest is there too
             os.replace(Path(aside) / name, folder / name)
 
 
 def _download(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-        total = int(response.headers.get("Content-Length") or 0)
+        total = response.length or 0  # bytes; 0 if the server does not say
         received = io.BytesIO()
         with tqdm(total=total or None, unit="B", unit_scale=True, desc="MovieLens-100K", disable=None) as bar:
             while block := response.read(2**16):

@@ -57,9 +57,10 @@ def read_movielens_100k(folder: Path) -> Dataset:
 def parse_items(content: bytes, path: Path) -> dict[int, Item]:
     """u.item: `id|title|...` per line, ISO-8859-1."""
     catalogue = {}
-    for number, line in enumerate(content.decode("iso-8859-1").splitlines(), start=1):
+    for number, raw in enumerate(content.splitlines(), start=1):
+        line = raw.decode("iso-8859-1")
         fields = line.split("|")
-        if len(fields) < 2 or not fields[0].isdecimal() or not fields[1]:
+        if len(fields) < 2 or not fields[0].isdecimal() or len(fields[0]) > 10 or not fields[1]:
             raise DataError(f"{path} line {number}: expected `id|title|...`, found {line[:60]!r}")
         catalogue[int(fields[0])] = Item(fields[1])
     return catalogue
@@ -69,7 +70,8 @@ def parse_ratings(content: bytes, path: Path, catalogue: dict[int, Item]) -> dic
     """u.data: `user, item, rating, unix seconds` per line, tabs between; {user: [(time, item, rating)]}
     in file order."""
     ratings: dict[int, list[tuple[int, int, int]]] = {}
-    for number, line in enumerate(content.decode("ascii", errors="replace").splitlines(), start=1):
+    for number, raw in enumerate(content.splitlines(), start=1):
+        line = raw.decode("ascii", errors="replace")
         fields = line.split("\t")
         if len(fields) != 4 or not all(field.isascii() and field.isdecimal() and len(field) <= 10 for field in fields):
             raise DataError(

@@ -31,8 +31,11 @@ class Row:
 
 @dataclass(frozen=True)
 class EncodedPair:
+    """name: what to call the pair in a message."""
+
     positive: Row
     negative: Row
+    name: str = ""
 
     @property
     def length(self) -> int:
@@ -83,30 +86,31 @@ def encode_pairs(
     DataError if a row is too long even without history.
     """
     encoded, truncated = [], 0
-    for row in rows:
-        history = row.history
-        pair = _encode(prompt_pair(row, data.catalogue, data.noun, template), tokenizer)
+    for number, row in enumerate(rows):
+        name = f"row {number} (target {data.catalogue[row.target].title!r})"
+        shown = row
+        pair = _encode(prompt_pair(shown, data.catalogue, data.noun, template), tokenizer, name)
         while pair.length > max_len:
-            if not history:
+            if not shown.history:
                 raise DataError(
-                    f"--max-len {max_len}: the prompt for {data.catalogue[row.target].title!r} has {pair.length} tokens "
-                    f"without any history; use at least --max-len {pair.length}"
+                    f"--max-len {max_len}: the prompt of {name} has {pair.length} tokens without any history; "
+                    f"use at least --max-len {pair.length}"
                 )
-            history = history[1:]
-            pair = _encode(prompt_pair(replace(row, history=history), data.catalogue, data.noun, template), tokenizer)
-        truncated += len(history) < len(row.history)
+            shown = replace(shown, history=shown.history[1:])
+            pair = _encode(prompt_pair(shown, data.catalogue, data.noun, template), tokenizer, name)
+        truncated += shown is not row
         encoded.append(pair)
     return encoded, truncated
 
 
-def _encode(pair: PromptPair, tokenizer) -> EncodedPair:
+def _encode(pair: PromptPair, tokenizer, name: str) -> EncodedPair:
     def row(prompt: str, answer: str) -> Row:
         prompt_ids, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + answer)
         if whole[: len(prompt_ids)] != prompt_ids:
             raise DataError(f"tokenizer: joins the answer {answer!r} with the end of the prompt ...{prompt[-40:]!r}")
         return Row(prompt_ids, [*whole[len(prompt_ids) :], tokenizer.eos_id])
 
-    return EncodedPair(row(pair.positive, pair.answer_positive), row(pair.negative, pair.answer_negative))
+    return EncodedPair(row(pair.positive, pair.answer_positive), row(pair.negative, pair.answer_negative), name)
 
 
 def collate(pairs: list[EncodedPair], negatives: bool = True, shared: bool = False) -> PairBatch:

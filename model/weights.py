@@ -35,7 +35,8 @@ SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "max_position_embeddings",
 )  # fmt: skip
-LARGEST_SIZE = 2**24  # rejects nonsense before memory is asked for
+# Rejects nonsense before time or memory is spent on it: even a layer without memory takes a millisecond to build.
+LARGEST_SIZE, MOST_LAYERS = 2**24, 1024
 
 
 def read_config(folder: Path) -> LlamaConfig:
@@ -101,8 +102,9 @@ def _read_rope(path: Path, fields: dict) -> tuple[float, RopeScaling | None]:
 def _number(path: Path, fields: dict, name: str, kind: type) -> float:
     value = fields.get(name)
     right_type = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-    if not right_type or not 0 < value <= (LARGEST_SIZE if kind is int else float("inf")):
-        raise CheckpointError(f"{path}: {name} is {_short(value)}; expected a positive {kind.__name__}")
+    largest = float("inf") if kind is float else MOST_LAYERS if name == "num_hidden_layers" else LARGEST_SIZE
+    if not right_type or not 0 < value <= largest:
+        raise CheckpointError(f"{path}: {name} is {_short(value)}; expected a positive {kind.__name__} up to {largest}")
     return value
 
 

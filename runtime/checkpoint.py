@@ -56,14 +56,14 @@ def generations(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-[0-9]*"), reverse=True)
 
 
-def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
     """Put the newest state back into model, optimizer and random generators; returns its progress.
 
-    Raises RunError if there is none, or it is damaged.
+    None if the run had not come as far as saving one. Raises RunError if it is damaged.
     """
     found = generations(folder)
     if not found:
-        raise RunError(f"{folder}: holds no state to resume from; start without --resume")
+        return None
     newest = found[0]
     try:
         progress = json.loads((newest / "step.json").read_bytes())

@@ -22,6 +22,15 @@ def run_config(resolved: Resolved, data: Dataset, device: torch.device) -> dict:
     }
 
 
+def chosen_flags(resolved: Resolved) -> str:
+    """The flags that are not at their default, by where their value came from."""
+    by_source: dict[str, list[str]] = {}
+    for name, source in resolved.sources.items():
+        if source != "default":
+            by_source.setdefault(source, []).append(f"--{name.replace('_', '-')} {resolved.values[name]}")
+    return "\n".join(f"{source}: {' '.join(words)}" for source, words in by_source.items())
+
+
 def refuse_other_data(run: RunFolder, data: Dataset) -> None:
     """Raises RunError if the rows are not those that the run in this folder was started with."""
     if run.config().get("data_fingerprint") != data.fingerprint():

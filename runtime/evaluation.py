@@ -33,5 +33,3 @@ def _labels(rows: list[Interaction]) -> list[bool]:
 
 def _users(rows: list[Interaction]) -> list:
     return [row.user for row in rows]
-
-

@@ -5,6 +5,7 @@ Order of precedence, each value's source recorded: default < preset < flag.
 
 import argparse
 import difflib
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
@@ -43,17 +44,22 @@ def parse_flags(verb: type, argv: list[str], description: str, presets: Callable
     sets. Raises FlagError listing every unknown or malformed flag.
     """
     known = {_name(f.name): f for f in fields(verb)}
-    parser = _Parser(prog=Path(sys.argv[0]).name, description=description, allow_abbrev=False)
+    parser = _Parser(prog=Path(sys.argv[0]).name, description=description, allow_abbrev=False, formatter_class=_Help)
     for name, f in known.items():
         if f.type is bool:
             parser.add_argument(name, action="store_true", default=None, help=f.metadata["help"])
         else:
             shown = "" if f.default is None or f.default is MISSING else f" (default {f.default})"
             metavar = "{" + ",".join(f.metadata["choices"]) + "}" if f.metadata["choices"] else _metavar(f)
-            parser.add_argument(name, metavar=metavar, help=(f.metadata["help"] + shown).replace("%", "%%"))
+            parser.add_argument(name, nargs="?", const=_NO_VALUE, metavar=metavar, help=(f.metadata["help"] + shown).replace("%", "%%"))
     namespace, unknown = parser.parse_known_args(argv)
     problems = [_unknown(word, known) for word in unknown if word.startswith("-")]
-    problems += [f"{word}: not expected here; every value follows its flag" for word in unknown if not word.startswith("-")]
+    values_of_unknown = {value for word, value in zip(argv, argv[1:]) if word in unknown and word.startswith("-")}
+    problems += [
+        f"{word}: not expected here; every value follows its flag"
+        for word in unknown
+        if not word.startswith("-") and word not in values_of_unknown
+    ]
     given = {}
     for name, f in known.items():
         text = getattr(namespace, f.name)
@@ -72,6 +78,9 @@ def parse_flags(verb: type, argv: list[str], description: str, presets: Callable
     return verb(**values), Resolved(values, sources)
 
 
+_NO_VALUE = object()  # what a flag has that stands without its value
+
+
 def _name(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
@@ -87,6 +96,8 @@ def _unknown(word: str, known: dict) -> str:
 
 def _convert(name: str, f, text):
     choices, low, high = (f.metadata[key] for key in ("choices", "low", "high"))
+    if text is _NO_VALUE:
+        raise FlagError(f"{name}: expects a value")
     if choices and text not in choices:
         raise FlagError(f"{name} {text}: choose one of {', '.join(choices)}")
     if f.type not in (int, float):
@@ -95,10 +106,17 @@ def _convert(name: str, f, text):
         value = f.type(text)
     except ValueError:
         raise FlagError(f"{name} {text}: expected {'a whole number' if f.type is int else 'a number'}") from None
-    if not (low if low is not None else -float("inf")) <= value <= (high if high is not None else float("inf")):
+    if not math.isfinite(value):
+        raise FlagError(f"{name} {text}: expected a finite number")
+    if not (low if low is not None else -math.inf) <= value <= (high if high is not None else math.inf):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         raise FlagError(f"{name} {text}: must be {bounds}")
     return value
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def _format_args(self, action, default_metavar):
+        return action.metavar  # nargs="?" would show every value as optional; it is one so that all missing ones are listed
 
 
 class _Parser(argparse.ArgumentParser):

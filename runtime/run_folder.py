@@ -73,12 +73,12 @@ def read_config(folder: Path) -> dict:
     """config.json of a run. Raises RunError if the folder is not a run."""
     path = folder / "config.json"
     if not path.is_file():
-        raise RunError(f"--run {folder}: no config.json there; give the folder that train.py wrote")
+        raise RunError(f"{folder}: no run there (config.json is missing); give the folder that train.py wrote")
     try:
         config = json.loads(path.read_bytes())
-        if not isinstance(config["flags"], dict):
-            raise KeyError("flags")
-    except (ValueError, KeyError, TypeError, RecursionError):
+        for entry in config["flags"].values():
+            entry["value"], entry["source"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise RunError(f"{path}: not the config.json of a run; give the folder that train.py wrote") from None
     return config
 

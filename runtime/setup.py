@@ -36,7 +36,7 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()  # "meta" is a device that holds no values
     except (RuntimeError, AssertionError):
         raise FlagError(f"--device {name}: not available here; leave it out, or say cpu") from None
     return device

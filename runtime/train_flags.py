@@ -72,7 +72,7 @@ NO_EFFECT = {  # objective: flags that it does not look at
     "tallrec": ("kl_weight", "kl_forcing", "kl_tokens", "kl_cap"),
     "released": ("kl_forcing", "kl_tokens", "kl_cap", "train_on_prompt"),
 }
-FREE_ON_RESUME = ("resume", "out", "json", "device", "data_dir")
+FREE_ON_RESUME = ("resume", "out", "json", "device", "data_dir")  # json holds for one call, the others until given anew
 
 
 def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
@@ -126,16 +126,17 @@ def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Res
     """The flags that the run in --out was started with. Raises FlagError for each one now given otherwise."""
     config = read_config(Path(flags.out))
     recorded = {name: entry["value"] for name, entry in config["flags"].items()}
+    if set(recorded) != set(resolved.values):
+        raise FlagError(f"--resume: {flags.out}/config.json is from another version of train.py; start another run")
     problems = [
         f"--{name.replace('_', '-')} {resolved.values[name]}: the run in {flags.out} was started with {recorded[name]}; "
         "leave it out, or start another run"
         for name, source in resolved.sources.items()
-        if source == "flag" and name not in FREE_ON_RESUME and recorded.get(name) != resolved.values[name]
+        if source == "flag" and name not in FREE_ON_RESUME and recorded[name] != resolved.values[name]
     ]
     if problems:
         raise FlagError("\n".join(problems))
-    values = recorded | {name: resolved.values[name] for name in FREE_ON_RESUME}
-    if set(values) != set(resolved.values):
-        raise FlagError(f"--resume: {flags.out}/config.json is from another version of train.py; start another run")
+    anew = {name for name in FREE_ON_RESUME if name == "json" or resolved.sources[name] == "flag"}
+    values = recorded | {name: resolved.values[name] for name in anew}
     sources = {name: entry["source"] for name, entry in config["flags"].items()}
     return TrainFlags(**values), Resolved(values, sources)
