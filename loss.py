@@ -82,11 +82,12 @@ def answer_terms(
         log_q = log_probabilities(logits_shared)
     if kl_tokens == "first":
         no_kl = no_kl | (torch.arange(no_kl.shape[1], device=no_kl.device) > 0)
+    held = no_kl
     if kl_cap is not None:
         with torch.no_grad():
-            above = token_kl(log_p, log_q).masked_fill(no_kl, 0.0).sum(-1)[:, None, None] > kl_cap
-        # Held before the KL, not after: a zero gradient times an infinite KL would be NaN.
-        log_p, log_q = (torch.where(above, side.detach(), side) for side in (log_p, log_q))
+            held = held | (token_kl(log_p, log_q).masked_fill(no_kl, 0.0).sum(-1, keepdim=True) > kl_cap)
+    # Held before the KL, not after: a zero gradient times an infinite KL would be NaN.
+    log_p, log_q = (torch.where(held.unsqueeze(-1), side.detach(), side) for side in (log_p, log_q))
     kl = token_kl(log_p, log_q).masked_fill(no_kl, 0.0)  # Eq. 2: sum_v p_t(v) [log p_t(v) - log q_t(v)]
     return PairTerms(ce_pos, ce_neg, kl)
 

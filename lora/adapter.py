@@ -54,10 +54,14 @@ def read_adapter_config(folder: Path) -> dict:
     unsupported = {
         "peft_type": "LORA", "bias": "none", "use_dora": False, "use_rslora": False, "fan_in_fan_out": False,
         "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None,
+        "alora_invocation_tokens": None,
     }  # fmt: skip
     for name, supported in unsupported.items():
         if config.get(name, supported) not in (supported, None):
             raise AdapterError(f"{path}: {name} is {config[name]!r}; only {supported!r} is supported")
+    # The other ways to start (pissa, olora, corda, loftq, ...) change the base as well.
+    if config.get("init_lora_weights") not in (None, True, False, "gaussian", "orthogonal", "eva"):
+        raise AdapterError(f"{path}: init_lora_weights is {config['init_lora_weights']!r}, which changes the base too")
     targets, r, alpha = config.get("target_modules"), config.get("r"), config.get("lora_alpha")
     if not isinstance(targets, list) or not targets or not all(isinstance(name, str) for name in targets):
         raise AdapterError(f"{path}: target_modules must be a list of layer names")

@@ -32,7 +32,8 @@ def add_lora(
     for name, module in linears:
         parent_name, _, leaf = name.rpartition(".")
         if leaf in targets:
-            setattr(model.get_submodule(parent_name), leaf, LoRALinear(module, r, alpha, dropout))
+            layer = LoRALinear(module, r, alpha, dropout).train(module.training)
+            setattr(model.get_submodule(parent_name), leaf, layer)
     return sum(parameter.numel() for parameter in lora_parameters(model))
 
 

@@ -36,7 +36,7 @@ SIZES = (
     "num_key_value_heads", "head_dim", "max_position_embeddings",
 )  # fmt: skip
 # Rejects nonsense before time or memory is spent on it: even a layer without memory takes a millisecond to build.
-LARGEST_SIZE, MOST_LAYERS = 2**24, 1024
+LARGEST_SIZE, MOST_LAYERS, LARGEST_FLOAT = 2**24, 1024, 1e12
 
 
 def read_config(folder: Path) -> LlamaConfig:
@@ -44,14 +44,15 @@ def read_config(folder: Path) -> LlamaConfig:
     path = folder / "config.json"
     fields = read_json(path)
     if fields.get("architectures") not in (None, ["LlamaForCausalLM"]):
-        raise CheckpointError(f"{path}: architectures is {fields['architectures']}; only LlamaForCausalLM is supported")
+        raise CheckpointError(f"{path}: architectures is {_short(fields['architectures'])}; only LlamaForCausalLM is supported")
     for name, allowed in REQUIRED_VALUES.items():
         if name in fields and fields[name] not in allowed:
             raise CheckpointError(
                 f"{path}: {name} is {_short(fields[name])}, which this LLaMA does not compute; supported: {allowed[0]}"
             )
     fields = {**fields}
-    fields.setdefault("num_key_value_heads", fields.get("num_attention_heads"))
+    if fields.get("num_key_value_heads") is None:
+        fields["num_key_value_heads"] = fields.get("num_attention_heads")
     fields.setdefault("max_position_embeddings", 2048)
     for name in SIZES[:5]:
         _number(path, fields, name, int)
@@ -84,8 +85,8 @@ def _read_rope(path: Path, fields: dict) -> tuple[float, RopeScaling | None]:
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise CheckpointError(f"{path}: partial_rotary_factor is {_short(rope['partial_rotary_factor'])}; supported: 1.0")
     theta = _number(path, {"rope_theta": 10000.0, **fields, **rope}, "rope_theta", float)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind in (None, "default"):
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
         return theta, None
     if kind not in ("linear", "dynamic", "llama3"):
         raise CheckpointError(f"{path}: rope_scaling type is {_short(kind)}; supported: default, linear, dynamic, llama3")
@@ -102,7 +103,7 @@ def _read_rope(path: Path, fields: dict) -> tuple[float, RopeScaling | None]:
 def _number(path: Path, fields: dict, name: str, kind: type) -> float:
     value = fields.get(name)
     right_type = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-    largest = float("inf") if kind is float else MOST_LAYERS if name == "num_hidden_layers" else LARGEST_SIZE
+    largest = LARGEST_FLOAT if kind is float else MOST_LAYERS if name == "num_hidden_layers" else LARGEST_SIZE
     if not right_type or not 0 < value <= largest:
         raise CheckpointError(f"{path}: {name} is {_short(value)}; expected a positive {kind.__name__} up to {largest}")
     return value
@@ -226,7 +227,7 @@ def _check_names_and_shapes(folder: Path, shards: dict[Path, list[str]], wanted:
         raise CheckpointError(f"{folder}: tensors do not fit config.json: {shown}")
 
 
-def _find(shards: dict[Path, list[str]], name: str) -> torch.Tensor | None:
+def _find(shards: dict[Path, list[str]], name: str) -> torch.Tensor:
     for path, names in shards.items():
         if name in names:
             with _open(path) as file:

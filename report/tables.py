@@ -88,7 +88,9 @@ def step_plan(pairs: int, steps_per_epoch: int, total_steps: int, flags) -> str:
 
 def next_commands(run: Path, flags) -> str:
     """What to try next, ready to be typed."""
-    same = f"python train.py --data {flags.data} --shots {flags.shots}" + ("" if flags.model == "demo" else f" --model {flags.model}")
+    same = f"python train.py --data {flags.data} --shots {flags.shots}"
+    same += "" if flags.data_dir is None else f" --data-dir {flags.data_dir}"
+    same += "" if flags.model == "demo" else f" --model {flags.model}"
     lines = ["", f"Written to {run}: results.json, predictions.csv, curves.png, adapter_model.safetensors. Next:"]
     lines.append(f"  python eval.py --run {run} --split valid")
     if flags.objective != "tallrec":

@@ -90,8 +90,9 @@ def _metavar(f) -> str:
 
 
 def _unknown(word: str, known: dict) -> str:
-    close = difflib.get_close_matches(word.split("=")[0], known, n=1)
-    return f"{word}: unknown flag" + (f"; did you mean {close[0]}?" if close else "; --help lists them")
+    # Without the dashes, which all flags share and would make any two look alike.
+    close = difflib.get_close_matches(word.split("=")[0].strip("-"), [name.strip("-") for name in known], n=1)
+    return f"{word}: unknown flag" + (f"; did you mean --{close[0]}?" if close else "; --help lists them")
 
 
 def _convert(name: str, f, text):

@@ -1,0 +1,153 @@
+"""Resume state: a restored run goes on bit for bit; two generations are kept; damage is named."""
+
+import copy
+import os
+
+import pytest
+import torch
+
+from lora.inject import AdapterError, add_lora, lora_parameters, lora_state
+from runtime.checkpoint import generations, load_state, save_state
+from runtime.flags import RunError
+
+PROGRESS = {"step": 3, "best_auc": 0.625, "best_step": 2, "since_best": 1}
+
+
+@pytest.fixture
+def start(tiny_llama):
+    """start(): a model with LoRA and dropout, and its optimizer, the same every time."""
+
+    def build(r=2):
+        model = tiny_llama()
+        torch.manual_seed(5)
+        add_lora(model, r=r, alpha=4, dropout=0.5)
+        return model, torch.optim.AdamW(lora_parameters(model), lr=0.01, weight_decay=0.1)
+
+    return build
+
+
+def step(model, optimizer):
+    """An update that depends on the data, the moments and the dropout's random state."""
+    model.train()
+    loss = model(torch.tensor([[1, 5, 9, 4]])).logsumexp(-1).sum() - model(torch.tensor([[1, 7, 3]])).sum() / 100
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
+def test_a_restored_state_goes_on_bit_for_bit(start, tmp_path):
+    model, optimizer = start()
+    for _ in range(3):
+        step(model, optimizer)
+    save_state(tmp_path / "last", model, optimizer, PROGRESS)
+    losses = [step(model, optimizer) for _ in range(3)]
+    final = {name: tensor.clone() for name, tensor in lora_state(model).items()}
+
+    other, other_optimizer = start()
+    torch.manual_seed(99)
+    assert load_state(tmp_path / "last", other, other_optimizer) == PROGRESS
+    assert [step(other, other_optimizer) for _ in range(3)] == losses
+    for name, tensor in lora_state(other).items():
+        assert torch.equal(tensor, final[name]), name
+
+
+@pytest.mark.parametrize("part", ["optimizer", "rng"])
+def test_every_part_of_the_state_matters_to_what_follows(start, tmp_path, part):
+    model, optimizer = start()
+    for _ in range(3):
+        step(model, optimizer)
+    save_state(tmp_path, model, optimizer, PROGRESS)
+    step(model, optimizer)
+    second, second_optimizer = start()
+    fresh_moments = copy.deepcopy(second_optimizer.state_dict())
+    load_state(tmp_path, second, second_optimizer)
+    if part == "optimizer":
+        second_optimizer.load_state_dict(fresh_moments)
+    else:
+        torch.manual_seed(1)
+    step(second, second_optimizer)
+    same = [torch.equal(a, b) for a, b in zip(lora_state(model).values(), lora_state(second).values())]
+    assert not all(same)
+
+
+def test_the_restored_moments_and_random_state_are_those_that_were_saved(start, tmp_path):
+    model, optimizer = start()
+    step(model, optimizer)
+    rng = torch.get_rng_state()
+    save_state(tmp_path, model, optimizer, PROGRESS)
+    other, other_optimizer = start()
+    load_state(tmp_path, other, other_optimizer)
+    assert torch.equal(torch.get_rng_state(), rng)
+    wanted, found = optimizer.state_dict()["state"], other_optimizer.state_dict()["state"]
+    assert wanted.keys() == found.keys() and len(wanted) == len(lora_parameters(model))
+    for index in wanted:
+        assert {name: value.dtype for name, value in wanted[index].items()} == {n: v.dtype for n, v in found[index].items()}
+        assert all(torch.equal(wanted[index][name], found[index][name]) for name in wanted[index])
+
+
+def test_only_the_two_newest_generations_are_kept(start, tmp_path):
+    model, optimizer = start()
+    for number in (10, 20, 100):
+        save_state(tmp_path, model, optimizer, {**PROGRESS, "step": number})
+    assert [path.name for path in generations(tmp_path)] == ["step-00000100", "step-00000020"]
+    assert sorted(os.listdir(tmp_path)) == ["step-00000020", "step-00000100"]
+    assert load_state(tmp_path, model, optimizer)["step"] == 100
+
+
+def test_a_state_that_was_not_finished_is_not_a_generation(start, tmp_path, monkeypatch):
+    model, optimizer = start()
+    save_state(tmp_path, model, optimizer, {**PROGRESS, "step": 10})
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("runtime.checkpoint.os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_state(tmp_path, model, optimizer, {**PROGRESS, "step": 20})
+    assert load_state(tmp_path, model, optimizer)["step"] == 10
+
+
+def test_saving_the_same_step_again_replaces_it(start, tmp_path):
+    model, optimizer = start()
+    save_state(tmp_path, model, optimizer, {**PROGRESS, "since_best": 1})
+    save_state(tmp_path, model, optimizer, {**PROGRESS, "since_best": 5})
+    assert load_state(tmp_path, model, optimizer)["since_best"] == 5
+
+
+@pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.safetensors", "rng.safetensors", "step.json"])
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_a_damaged_generation_is_named_and_the_one_before_still_serves(start, tmp_path, name, damage):
+    model, optimizer = start()
+    save_state(tmp_path, model, optimizer, {**PROGRESS, "step": 10})
+    step(model, optimizer)
+    save_state(tmp_path, model, optimizer, {**PROGRESS, "step": 20})
+    newest = tmp_path / "step-00000020"
+    content = (newest / name).read_bytes()
+    (newest / name).write_bytes(content[: len(content) // 2])
+    if damage == "missing":
+        (newest / name).unlink()
+    with pytest.raises(RunError, match=f"^{newest}: damaged .*remove this folder to resume from the one before"):
+        load_state(tmp_path, *start())
+    for path in newest.iterdir():
+        path.unlink()
+    newest.rmdir()
+    assert load_state(tmp_path, *start())["step"] == 10
+
+
+def test_a_state_of_another_rank_is_refused_by_its_tensors(start, tmp_path):
+    save_state(tmp_path, *start(r=2), PROGRESS)
+    with pytest.raises(AdapterError, match=r"step-00000003: the adapter does not fit the model: .*is \[2, 32\]"):
+        load_state(tmp_path, *start(r=3))
+
+
+def test_a_run_that_saved_no_state_starts_at_the_beginning(start, tmp_path):
+    assert load_state(tmp_path / "last", *start()) is None
+
+
+def test_the_state_holds_no_pickle(start, tmp_path):
+    model, optimizer = start()
+    step(model, optimizer)
+    save_state(tmp_path, model, optimizer, PROGRESS)
+    files = sorted(path.name for path in (tmp_path / "step-00000003").iterdir())
+    assert files == ["adapter.safetensors", "optimizer.safetensors", "rng.safetensors", "step.json"]

@@ -1,0 +1,307 @@
+"""Command lines: everything wrong is said at once, a line each; every value knows where it comes from."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from data.interactions import DataError
+from lora.inject import AdapterError
+from model.weights import CheckpointError
+from runtime.flags import FlagError, RunError, flag, parse_flags, run_verb
+from runtime.train_flags import FREE_ON_RESUME, TrainFlags, adapter_settings, check_flags, flags_of_run, presets, shot_count
+
+
+@dataclass(frozen=True)
+class Flags:
+    name: str = flag("x", "a word")
+    rows: int = flag(4, "a number of 100 % rows", low=1, high=10)
+    rate: float = flag(0.5, "a rate", low=0)
+    kind: str = flag("a", "a choice", choices=("a", "b"))
+    folder: str = flag(None, "no default")
+    yes_please: bool = flag(False, "a switch")
+
+
+def parse(*argv, verb=Flags, **options):
+    return parse_flags(verb, list(argv), "What it does.", **options)
+
+
+def problems(call, *args, **options):
+    with pytest.raises(FlagError) as refusal:
+        call(*args, **options)
+    return str(refusal.value).splitlines()
+
+
+# ---- parsing ------------------------------------------------------------------------------------
+
+
+def test_values_have_the_type_of_their_field():
+    flags, _ = parse("--rows", "7", "--rate=2", "--name", "-1", "--yes-please", "--kind", "b")
+    assert flags == Flags(name="-1", rows=7, rate=2.0, kind="b", folder=None, yes_please=True)
+    assert type(flags.rate) is float and type(flags.rows) is int
+
+
+def test_without_flags_every_value_is_the_default():
+    flags, resolved = parse()
+    assert flags == Flags()
+    assert set(resolved.sources.values()) == {"default"}
+
+
+def test_flag_goes_before_preset_and_preset_before_default_and_each_source_is_kept():
+    seen = []
+
+    def preset(values):
+        seen.append(dict(values))
+        return {"rows": (9, "preset big"), "rate": (0.25, "preset big")}
+
+    flags, resolved = parse("--rows", "2", "--yes-please", presets=preset)
+    assert (flags.rows, flags.rate, flags.name) == (2, 0.25, "x")
+    assert resolved.sources == {
+        "name": "default", "rows": "flag", "rate": "preset big", "kind": "default", "folder": "default", "yes_please": "flag",
+    }  # fmt: skip
+    assert resolved.values["rate"] == 0.25
+    assert seen[0]["rows"] == 2 and seen[0]["yes_please"] is True
+
+
+def test_a_flag_that_repeats_the_default_counts_as_a_flag():
+    assert parse("--rows", "4")[1].sources["rows"] == "flag"
+
+
+def test_all_problems_are_listed_at_once_one_line_each():
+    found = problems(parse, "--row", "3", "--rows", "many", "--rate", "-1", "--kind", "c", "stray", "--name", "--bogus=1", "--folder")
+    assert sorted(found) == sorted(
+        [
+            "--row: unknown flag; did you mean --rows?",
+            "--bogus=1: unknown flag; --help lists them",
+            "stray: not expected here; every value follows its flag",
+            "--rows many: expected a whole number",
+            "--rate -1: must be at least 0",
+            "--kind c: choose one of a, b",
+            "--name: expects a value",
+            "--folder: expects a value",
+        ]
+    )
+
+
+@pytest.mark.parametrize("typo, meant", [("--nam", "--name"), ("--yes_please", "--yes-please"), ("--rate_=3", "--rate")])
+def test_an_unknown_flag_suggests_the_nearest(typo, meant):
+    assert problems(parse, typo) == [f"{typo}: unknown flag; did you mean {meant}?"]
+
+
+def test_a_flag_is_not_abbreviated():
+    assert problems(parse, "--na", "x")[0].startswith("--na: unknown flag")
+
+
+@pytest.mark.parametrize("rows", ["1", "10"])
+def test_bounds_are_inclusive(rows):
+    assert parse("--rows", rows)[0].rows == int(rows)
+
+
+@pytest.mark.parametrize("rows", ["0", "11", "-3"])
+def test_out_of_bounds_is_refused_with_the_bounds(rows):
+    assert problems(parse, "--rows", rows) == [f"--rows {rows}: must be from 1 to 10"]
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e999"])
+def test_a_number_must_be_finite(text):
+    assert problems(parse, "--rate", text) == [f"--rate {text}: expected a finite number"]
+
+
+@pytest.mark.parametrize("text", ["2.5", "", "0x10", "1e3"])
+def test_a_whole_number_is_written_with_digits(text):
+    assert problems(parse, "--rows", text) == [f"--rows {text}: expected a whole number"]
+
+
+def test_a_switch_takes_no_value():
+    assert len(problems(parse, "--yes-please=no")) == 1
+    assert problems(parse, "--yes-please", "no") == ["no: not expected here; every value follows its flag"]
+
+
+@pytest.mark.parametrize("verb", [Flags, TrainFlags])
+def test_help_lists_every_flag_keeps_the_lines_of_the_description_and_ends_with_status_0(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse_flags(verb, ["--help"], "First line.\n\n    a command    what it does\n    another one  and that\n")
+    shown = capsys.readouterr().out
+    assert end.value.code == 0
+    assert "    a command    what it does\n    another one  and that\n" in shown
+    for name in verb.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in shown
+    assert "[WORD]" not in shown
+
+
+# ---- run_verb -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [FlagError, RunError, DataError, AdapterError, CheckpointError])
+def test_what_a_user_can_mend_is_a_line_each_and_status_2(kind, capsys, monkeypatch):
+    def verb(argv):
+        raise kind("--a: wrong\n--b: wrong too")
+
+    monkeypatch.setattr("sys.argv", ["/somewhere/verb.py"])
+    with pytest.raises(SystemExit) as end:
+        run_verb(verb)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "verb.py: error: --a: wrong\nverb.py: error: --b: wrong too\n"
+
+
+def test_an_error_of_the_system_names_its_file(capsys, tmp_path):
+    with pytest.raises(SystemExit) as end:
+        run_verb(lambda argv: (tmp_path / "absent").read_text())
+    assert end.value.code == 2
+    assert f"error: {tmp_path / 'absent'}: No such file or directory\n" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_status_130_and_a_bug_keeps_its_traceback():
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        run_verb(interrupted)
+    assert end.value.code == 130
+    with pytest.raises(ZeroDivisionError):
+        run_verb(lambda argv: 1 / 0)
+
+
+# ---- train.py's flags ---------------------------------------------------------------------------
+
+
+def train_flags(*argv):
+    return parse_flags(TrainFlags, list(argv), "", presets)
+
+
+def check(*argv):
+    check_flags(*train_flags(*argv))
+
+
+CONTRADICTIONS = {
+    "--objective paper --train-on-prompt": "--train-on-prompt: has no effect with --objective paper",
+    "--objective released --train-on-prompt": "--train-on-prompt: has no effect with --objective released",
+    "--objective tallrec --kl-weight 1e-4": "--kl-weight: has no effect with --objective tallrec",
+    "--objective tallrec --kl-forcing own": "--kl-forcing: has no effect with --objective tallrec",
+    "--objective tallrec --kl-tokens all": "--kl-tokens: has no effect with --objective tallrec",
+    "--objective tallrec --kl-cap 5": "--kl-cap: has no effect with --objective tallrec",
+    "--objective released --kl-forcing shared": "--kl-forcing: has no effect with --objective released",
+    "--objective released --kl-tokens first": "--kl-tokens: has no effect with --objective released",
+    "--objective released --kl-cap 5": "--kl-cap: has no effect with --objective released",
+    "--kl-forcing shared --kl-tokens first": "--kl-forcing shared: has no effect with --kl-tokens first",
+    "--data demo --data-dir x": "--data-dir: has no effect with --data demo",
+    "--data demo --real-data": "--real-data: contradicts --data demo",
+    "--init-adapter x --lora-r 4": "--lora-r: is taken from --init-adapter",
+    "--init-adapter x --lora-alpha 4": "--lora-alpha: is taken from --init-adapter",
+    "--init-adapter x --lora-targets q_proj": "--lora-targets: is taken from --init-adapter",
+    "--batch-size 4 --micro-batch-size 5": "--micro-batch-size 5: is larger than --batch-size 4",
+    "--resume": "--resume: say which run with --out DIR",
+    "--shots 0": "--shots 0: expected a whole number from 1, or all",
+    "--shots -4": "--shots -4: expected a whole number",
+    "--shots many": "--shots many: expected a whole number",
+    "--shots 6.5": "--shots 6.5: expected a whole number",
+}
+
+
+@pytest.mark.parametrize("argv", CONTRADICTIONS)
+def test_flags_that_do_not_fit_together_are_refused(argv):
+    found = problems(check, *argv.split())
+    assert len(found) == 1 and found[0].startswith(CONTRADICTIONS[argv])
+
+
+def test_all_contradictions_are_listed_at_once():
+    found = problems(check, "--objective", "tallrec", "--kl-cap", "5", "--kl-weight", "1", "--shots", "x", "--data", "demo", "--real-data")
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "",
+        "--objective tallrec --train-on-prompt",
+        "--objective released",
+        "--kl-forcing shared",
+        "--kl-weight 0",
+        "--micro-batch-size 4 --batch-size 4",
+        "--init-adapter x --lora-dropout 0",
+        "--shots all",
+        "--batch-size 4",
+    ],
+)
+def test_flags_that_fit_together_are_accepted(argv):
+    check(*argv.split())
+
+
+def test_presets_follow_model_and_objective_and_yield_to_flags():
+    flags, resolved = train_flags("--lr", "0.5")
+    assert flags.lr == 0.5 and resolved.sources["lr"] == "flag"
+    assert resolved.sources["batch_size"] == "preset demo"
+
+    flags, resolved = train_flags("--model", "DIR")
+    assert (flags.lr, flags.batch_size, flags.weight_decay, flags.template, flags.kl_weight) == (1e-4, 64, 1e-3, "paper", 1e-4)
+    assert set(resolved.sources.values()) == {"default", "flag"}
+
+    flags, resolved = train_flags("--model", "DIR", "--objective", "released", "--weight-decay", "0.1")
+    assert (flags.template, flags.weight_decay) == ("released", 0.1)
+    assert resolved.sources["template"] == "preset released"
+
+    assert train_flags("--model", "DIR", "--objective", "tallrec")[0].kl_weight == 0.0
+
+
+def test_shots_are_a_number_or_all():
+    assert (shot_count("16"), shot_count("all")) == (16, None)
+
+
+# ---- --resume -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(*argv): the folder of a run that was started with these flags."""
+
+    def start(*argv, drop=()):
+        _, resolved = train_flags(*argv)
+        entries = {n: {"value": v, "source": resolved.sources[n]} for n, v in resolved.values.items() if n not in drop}
+        (tmp_path / "config.json").write_text(json.dumps({"flags": entries}))
+        return str(tmp_path)
+
+    return start
+
+
+def resumed(folder, *argv):
+    return flags_of_run(*train_flags("--resume", "--out", folder, *argv))
+
+
+def test_resume_takes_every_flag_of_the_run_with_its_source(run):
+    folder = run("--lr", "0.5", "--shots", "16", "--objective", "tallrec", "--model", "DIR")
+    flags, resolved = resumed(folder)
+    assert (flags.lr, flags.shots, flags.objective, flags.model, flags.kl_weight) == (0.5, "16", "tallrec", "DIR", 0.0)
+    assert (flags.resume, flags.out) == (True, folder)
+    assert (resolved.sources["lr"], resolved.sources["kl_weight"], resolved.sources["seed"]) == ("flag", "preset tallrec", "default")
+
+
+def test_resume_keeps_the_data_folder_and_the_device_unless_given_anew(run):
+    folder = run("--data-dir", "here", "--device", "cpu", "--json")
+    assert resumed(folder)[0].data_dir == "here" and resumed(folder)[0].device == "cpu"
+    assert resumed(folder, "--data-dir", "there")[0].data_dir == "there"
+    assert resumed(folder, "--device", "cuda")[0].device == "cuda"
+    assert resumed(folder)[0].json is False and resumed(folder, "--json")[0].json is True
+    assert {"data_dir", "device", "json"} < set(FREE_ON_RESUME)
+
+
+def test_resume_lists_every_flag_that_differs_from_the_run(run):
+    folder = run("--lr", "0.5", "--shots", "16")
+    found = problems(resumed, folder, "--lr", "0.25", "--shots", "8", "--seed", "0")
+    assert [line.split(":")[0] for line in sorted(found)] == ["--lr 0.25", "--shots 8"]
+    assert "was started with 0.5" in sorted(found)[0]
+
+
+def test_resume_of_another_version_is_refused(run):
+    folder = run(drop=("patience",))
+    assert problems(resumed, folder, "--patience", "3") == [
+        f"--resume: {folder}/config.json is from another version of train.py; start another run"
+    ]
+
+
+def test_adapter_settings_come_from_flags_or_from_the_adapter_that_training_starts_with(tmp_path):
+    flags, _ = train_flags("--lora-r", "4", "--lora-targets", "q_proj,o_proj", "--lora-dropout", "0.25")
+    assert adapter_settings(flags) == {"r": 4, "alpha": 16.0, "dropout": 0.25, "targets": ("q_proj", "o_proj"), "base": "demo"}
+    peft = {"peft_type": "LORA", "r": 3, "lora_alpha": 12, "lora_dropout": 0.5, "target_modules": ["v_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(peft))
+    flags, _ = train_flags("--init-adapter", str(tmp_path), "--lora-dropout", "0.25")
+    assert adapter_settings(flags) == {"r": 3, "alpha": 12, "dropout": 0.25, "targets": ("v_proj",), "base": "demo"}

@@ -1,0 +1,271 @@
+"""LoRA: what a fresh adapter changes (nothing), what trains, and the files that PEFT reads and writes."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lora.adapter import CONFIG, WEIGHTS, load_adapter, read_adapter_config, save_adapter
+from lora.inject import AdapterError, add_lora, lora_layers, lora_parameters
+from lora.layer import LoRALinear
+
+IDS = torch.tensor([[1, 5, 22, 0, 13, 7], [9, 9, 2, 4, 11, 3]])
+SETTINGS = {"r": 4, "alpha": 6, "dropout": 0.1, "targets": ("v_proj", "q_proj"), "base": "some/llama"}
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+
+
+def adapted(model, seed=0, **changes):
+    """The model with LoRA layers by SETTINGS, A and B random."""
+    settings = {**SETTINGS, **changes}
+    add_lora(model, settings["targets"], settings["r"], settings["alpha"], settings["dropout"])
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in lora_parameters(model):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model.eval()
+
+
+def loss_of(model):
+    return F.cross_entropy(model(IDS).float().flatten(0, 1), IDS.flip(1).flatten())
+
+
+# ---- the layer ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("training", [True, False])
+def test_fresh_adapter_changes_no_logit(tiny_llama, dtype, training):
+    model = tiny_llama().to(dtype)
+    before = model(IDS)
+    add_lora(model, LINEARS, r=8, alpha=16, dropout=0.5)
+    assert torch.equal(model.train(training)(IDS), before)
+
+
+def test_a_is_uniform_within_one_over_sqrt_in_and_b_is_zero():
+    layer = LoRALinear(nn.Linear(400, 30, bias=False), r=64, alpha=16, dropout=0.0)
+    bound = 1 / 400**0.5
+    assert layer.lora_A.shape == (64, 400) and layer.lora_B.shape == (30, 64)
+    assert 0.999 * bound < layer.lora_A.abs().max() <= bound
+    # 25,600 uniform draws: the standard deviation is bound / sqrt(3) within 1 %.
+    assert layer.lora_A.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert not layer.lora_B.any()
+
+
+def test_output_is_w_x_plus_alpha_over_r_b_a_x_by_hand():
+    layer = LoRALinear(nn.Linear(2, 2, bias=False), r=2, alpha=6, dropout=0.0)
+    with torch.no_grad():
+        layer.base.weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        layer.lora_A.copy_(torch.tensor([[1.0, -1.0], [0.0, 1.0]]))
+        layer.lora_B.copy_(torch.tensor([[0.5, 0.0], [2.0, 1.0]]))
+    # W x = (1*2 + 2*5, 3*2 + 4*5) = (12, 26); A x = (2 - 5, 5) = (-3, 5);
+    # B A x = (0.5*-3, 2*-3 + 5) = (-1.5, -1); alpha / r = 3.
+    assert layer(torch.tensor([2.0, 5.0])).tolist() == [12 - 4.5, 26 - 3]
+
+
+def test_output_equals_merged_weights_in_float64():
+    torch.manual_seed(0)
+    layer, x = LoRALinear(nn.Linear(7, 5, bias=False), r=3, alpha=2, dropout=0.0).double(), torch.randn(4, 6, 7).double()
+    nn.init.normal_(layer.lora_B)
+    merged = layer.base.weight + 2 / 3 * layer.lora_B @ layer.lora_A
+    torch.testing.assert_close(layer(x), x @ merged.T, rtol=0, atol=1e-12)
+
+
+def test_dropout_meets_the_low_rank_path_alone_and_only_in_training():
+    torch.manual_seed(0)
+    layer = LoRALinear(nn.Linear(1000, 3, bias=False), r=2, alpha=2, dropout=0.25)
+    nn.init.normal_(layer.lora_B)
+    x = torch.ones(1000)
+    torch.manual_seed(5)
+    kept = F.dropout(x, 0.25)
+    torch.manual_seed(5)
+    expected = layer.base(x) + layer.lora_B @ (layer.lora_A @ kept)
+    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(layer.eval()(x), layer.base(x) + layer.lora_B @ (layer.lora_A @ x))
+    assert not torch.allclose(layer(x), expected)
+
+
+# ---- injection ----------------------------------------------------------------------------------
+
+
+def test_only_a_and_b_of_the_targets_are_trained(tiny_llama):
+    model = tiny_llama(num_key_value_heads=2)
+    count = add_lora(model, ("q_proj", "v_proj"), r=4)
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    expected = {
+        f"model.layers.{i}.self_attn.{target}.lora_{side}": 4 * (32 if side == "A" else width)
+        for i in range(2) for target, width in (("q_proj", 32), ("v_proj", 16)) for side in "AB"
+    }  # fmt: skip
+    assert trained == expected and count == sum(expected.values())
+
+
+@pytest.mark.parametrize("checkpointed_layers", [0, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_b_moves_after_a_step_and_every_a_after_two(tiny_llama, dtype, checkpointed_layers):
+    model = tiny_llama().to(dtype)
+    frozen = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    add_lora(model)
+    model.model.checkpointed_layers = checkpointed_layers
+    start = [parameter.detach().clone() for parameter in lora_parameters(model)]
+    optimizer = torch.optim.SGD(lora_parameters(model), lr=1.0)
+    for step in range(2):
+        optimizer.zero_grad()
+        loss_of(model.train()).backward()
+        assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+        optimizer.step()
+        moved = [not torch.equal(p, old) for p, old in zip(lora_parameters(model), start)]
+        # B starts at zero, so A has no gradient in the first step.
+        assert moved == [step == 1, True] * 4
+    after = {name.replace(".base.", "."): tensor for name, tensor in model.state_dict().items() if "lora_" not in name}
+    assert after.keys() == frozen.keys() and all(torch.equal(after[name], frozen[name]) for name in frozen)
+
+
+def test_masters_stay_float32_over_a_bf16_base(tiny_llama):
+    model = tiny_llama().bfloat16()
+    add_lora(model)
+    assert {p.dtype for p in lora_parameters(model)} == {torch.float32} and model(IDS).dtype == torch.bfloat16
+    loss_of(model).backward()
+    B = lora_parameters(model)[1]
+    assert B.grad.dtype == torch.float32
+    with torch.no_grad():
+        B.fill_(1.0).sub_(1e-4)  # bf16 has no number between 1 and 1 - 2^-8
+    assert (B != 1.0).all()
+
+
+def test_adding_lora_keeps_evaluation_mode(tiny_llama):
+    model = tiny_llama().eval()
+    add_lora(model, dropout=0.9)
+    assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("targets, unknown", [(("q_proj", "v_porj"), "v_porj"), (("proj",), "proj"), ((), "nothing")])
+def test_unknown_target_lists_the_known_ones(tiny_llama, targets, unknown):
+    model = tiny_llama()
+    with pytest.raises(AdapterError) as caught:
+        add_lora(model, targets)
+    known = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
+    assert unknown in str(caught.value) and str(caught.value).endswith(known)
+    assert not list(lora_layers(model))
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def test_saved_files_have_peft_s_names_and_fields(tiny_llama, tmp_path):
+    model = adapted(tiny_llama(num_key_value_heads=2))
+    save_adapter(model, tmp_path, SETTINGS)
+    shapes = {"q_proj.lora_A": (4, 32), "q_proj.lora_B": (32, 4), "v_proj.lora_A": (4, 32), "v_proj.lora_B": (16, 4)}
+    prefix = "base_model.model.model.layers."
+    expected = {f"{prefix}{i}.self_attn.{name}.weight": shape for i in range(2) for name, shape in shapes.items()}
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == expected
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert torch.equal(tensors[f"{prefix}1.self_attn.v_proj.lora_B.weight"], model.model.layers[1].self_attn.v_proj.lora_B)
+    assert json.loads((tmp_path / "adapter_config.json").read_text()) == {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "some/llama", "r": 4, "lora_alpha": 6,
+        "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"], "bias": "none", "fan_in_fan_out": False,
+        "inference_mode": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), LINEARS])
+def test_saved_adapter_loads_to_the_same_logits(tiny_llama, tmp_path, targets):
+    saved = adapted(tiny_llama(), targets=targets)
+    save_adapter(saved, tmp_path, {**SETTINGS, "targets": targets})
+    read = read_adapter_config(tmp_path)
+    assert read == {"r": 4, "alpha": 6, "dropout": 0.1, "targets": tuple(sorted(targets))}
+    model = tiny_llama()
+    before = model(IDS)
+    add_lora(model, read["targets"], read["r"], read["alpha"], read["dropout"])
+    load_adapter(model, tmp_path)
+    assert torch.equal(model.eval()(IDS), saved(IDS)) and not torch.allclose(saved(IDS), before, atol=0.01)
+
+
+A_KEY = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda t: t.pop(A_KEY), ("missing", A_KEY)),
+        (lambda t: t.update({"base_model.model.lm_head.lora_A.weight": torch.ones(4, 32)}), ("unexpected", "lm_head")),
+        (lambda t: t.update({A_KEY: torch.ones(8, 32)}), (A_KEY, "[8, 32]", "[4, 32]")),
+        (lambda t: t[A_KEY].__setitem__((1, 2), float("nan")), (A_KEY, "NaN")),
+        (lambda t: t[A_KEY].__setitem__((1, 2), float("inf")), (A_KEY, "infinite")),
+        (lambda t: t.clear(), ("missing", "and 4 more")),
+    ],
+)
+def test_adapter_that_does_not_fit_is_refused_and_changes_nothing(tiny_llama, tmp_path, change, words):
+    model = adapted(tiny_llama())
+    save_adapter(adapted(tiny_llama(), seed=1), tmp_path, SETTINGS)
+    tensors = load_file(tmp_path / WEIGHTS)
+    change(tensors)
+    save_file(tensors, tmp_path / WEIGHTS)
+    before = model(IDS)
+    refusal(lambda: load_adapter(model, tmp_path), WEIGHTS, *words)
+    assert torch.equal(model(IDS), before)
+
+
+def refusal(action, *words):
+    with pytest.raises(AdapterError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123\n"
+
+
+@pytest.mark.parametrize(
+    "content, word", [(None, "missing"), (b"", "truncated"), (b"x" * 99, "truncated"), (POINTER, "LFS")]
+)
+def test_damaged_adapter_file_is_refused(tiny_llama, tmp_path, content, word):
+    if content is not None:
+        (tmp_path / WEIGHTS).write_bytes(content)
+    refusal(lambda: load_adapter(adapted(tiny_llama()), tmp_path), WEIGHTS, word)
+
+
+def test_truncated_adapter_file_is_refused(tiny_llama, tmp_path):
+    model = adapted(tiny_llama())
+    save_adapter(model, tmp_path, SETTINGS)
+    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:-1])
+    refusal(lambda: load_adapter(model, tmp_path), WEIGHTS, "truncated")
+
+
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"use_rslora": True}, "use_rslora"),
+        ({"peft_type": "IA3"}, "peft_type"),
+        ({"bias": "all"}, "bias"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
+        ({"layers_to_transform": [0]}, "layers_to_transform"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"target_modules": "all-linear"}, "target_modules"),
+        ({"target_modules": [1]}, "target_modules"),
+        ({"r": 0}, "r and lora_alpha"),
+        ({"r": 4.0}, "r and lora_alpha"),
+        ({"lora_alpha": None}, "lora_alpha"),
+        ({"lora_dropout": 1.0}, "lora_dropout"),
+    ],
+)
+def test_adapter_config_of_another_variant_is_refused(tiny_llama, tmp_path, changes, word):
+    save_adapter(adapted(tiny_llama()), tmp_path, SETTINGS)
+    config = json.loads((tmp_path / CONFIG).read_text()) | changes
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    refusal(lambda: read_adapter_config(tmp_path), CONFIG, word)
+
+
+@pytest.mark.parametrize(
+    "content, word", [(None, "missing"), (b"{", "JSON"), (b"[1]", "JSON"), (b"\xff", "JSON"), (POINTER, "JSON")]
+)
+def test_damaged_adapter_config_is_refused(tmp_path, content, word):
+    if content is not None:
+        (tmp_path / CONFIG).write_bytes(content)
+    refusal(lambda: read_adapter_config(tmp_path), CONFIG, word)

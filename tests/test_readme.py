@@ -1,0 +1,48 @@
+"""What the README says is so: its commands, its equation lines, its files, its flags."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from runtime.train_flags import TrainFlags
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_there_are_exactly_two_commands_and_the_second_is_what_ci_runs():
+    blocks = re.findall(r"^```bash\n(.*?)^```$", README, re.S | re.M)
+    assert len(blocks) == 2
+    assert blocks[0].strip().endswith("train.py --data movie --shots 64")
+    assert "pytest" in blocks[1] and "n == 2" in (ROOT / ".ci/run").read_text()
+    for block in blocks:
+        for name in re.findall(r"-r (\S+)", block):
+            assert (ROOT / name).is_file()
+
+
+def test_the_quoted_lines_stand_in_loss_py():
+    quoted = re.findall(r"^\| (?:Eq\. \d)? \|.*\| `([^`]+)` \|$", README, re.M)
+    assert len(quoted) == 4
+    source = (ROOT / "loss.py").read_text(encoding="utf-8")
+    for line in quoted:
+        assert line in source, line
+
+
+def test_linked_and_listed_files_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    tree = re.search(r"^```\n(train\.py .*?)^```$", README, re.S | re.M)[1]
+    for line in tree.splitlines():
+        place = line.split()[0]
+        assert (ROOT / place).exists(), place
+        for name in re.findall(r"\b\w+\.py\b", line) if place.endswith("/") else []:
+            assert (ROOT / place / name).exists(), name
+
+
+def test_flags_in_the_readme_exist():
+    known = {"--" + f.name.replace("_", "-") for f in fields(TrainFlags)} | {"--help"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
+
+
+def test_no_placeholder_is_left():
+    assert not re.findall(r"@[A-Z]+@", README)

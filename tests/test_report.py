@@ -1,0 +1,174 @@
+"""Tables and pictures: the right number in the right column, and never without saying where it was measured."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data.interactions import Dataset, Interaction, Item
+from metrics import Scored, evaluate, paired_change, ranking_metrics
+from report.curves import draw_curves
+from report.tables import next_commands, provenance, result_table, score_table, step_plan, tuning
+from runtime.describe import refuse_other_data, results_heading, run_config
+from runtime.flags import RunError, parse_flags
+from runtime.run_folder import RunFolder
+from runtime.setup import pick_device
+from runtime.train_flags import TrainFlags, presets
+
+
+def flags(*argv):
+    return parse_flags(TrainFlags, list(argv), "", presets)[0]
+
+
+def scored(shift):
+    rng = np.random.default_rng(1)
+    labels = np.tile([True, False], 20)
+    z = rng.normal(size=40) + shift * labels
+    nothing = np.full(40, -1.0)
+    return Scored(np.repeat(np.arange(8), 5).tolist(), labels, z, nothing, -z, nothing, np.full(40, 0.25), np.full(40, 0.05))
+
+
+@pytest.fixture
+def results():
+    before, after = scored(0.0), scored(2.0)
+    rules = {"history share": ranking_metrics(before.labels, before.z_pos, before.users)}
+    split = {"before": evaluate(before), "after": evaluate(after), "change": paired_change(before, after), "rules": rules}
+    heading = {"data": "movie", "data_source": "stand-in", "model": "demo", "objective": "paper", "kl_weight": 1e-4, "shots": "64", "seed": 3}
+    return {**heading, "steps": 4, "best_step": 2, "best_valid_auc": 0.75, "stopped": "steps done", "valid": split, "test": split}
+
+
+def line_of(table, label):
+    (line,) = [line for line in table.splitlines() if line.startswith(label)]
+    return line.removeprefix(label).split("]")[:-1]
+
+
+def cell(values, name, sign=""):
+    low, high = values["interval_95"][name]
+    return f"{values[name]:{sign}.3f} [{low:{sign}.2f}, {high:{sign}.2f}"
+
+
+def test_a_result_table_shows_before_after_and_change_in_this_order(results):
+    table = result_table(results, "test")
+    test = results["test"]
+    for label, name in (("AUC, positive prompt", "auc"), ("UAUC, positive prompt", "uauc"), ("calibration error (ECE)", "ece")):
+        cells = [part.strip() for part in line_of(table, label)]
+        assert cells == [cell(test["before"], name), cell(test["after"], name), cell(test["change"], name, "+")]
+    assert table.index("before") < table.index("after") < table.index("change")
+    assert "test split: 40 rows, 8 users, 8 of them in UAUC; 95 % intervals from resampling users" in table
+
+
+def test_a_result_table_shows_the_rules_beside_the_learned_rows(results):
+    table = result_table(results, "test")
+    rule = results["test"]["rules"]["history share"]
+    assert [part.strip() for part in line_of(table, "history share")] == [cell(rule, "auc"), cell(rule, "uauc")]
+
+
+def test_simulated_data_are_named_above_and_below_and_real_ones_are_not_called_simulated(results):
+    table = result_table(results, "test")
+    assert "movie (SIMULATED stand-in data), built-in demo model; objective paper with lambda 0.0001, 64 shots, seed 3" in table
+    assert table.endswith("Simulated viewers: these figures show how the method works, and say nothing about MovieLens.")
+    real = result_table({**results, "data_source": "movielens-100k", "model": "llama-7b"}, "test")
+    assert "movie (movielens-100k), llama-7b; " in real
+    assert "imulated" not in real and "SIMULATED" not in real
+
+
+def test_what_does_not_exist_is_a_dash_and_unknown_users_are_told(results):
+    unknown = scored(2.0)
+    unknown = Scored([None] * 40, *(getattr(unknown, n) for n in list(Scored.__dataclass_fields__)[1:]))
+    one = {**results, "run": None, "split": "test", "rules": {"rule": ranking_metrics(unknown.labels, unknown.z_pos, unknown.users)}}
+    table = score_table({**one, **evaluate(unknown)})
+    assert "users unknown; 95 % intervals from resampling rows" in table and "no adapter" in table
+    assert "UAUC, positive prompt" not in table
+    assert table.split("without any learning")[1].splitlines()[1].endswith(" -")
+
+
+def test_no_zero_has_a_minus_sign(results):
+    results["test"]["change"]["auc"] = -0.0001
+    results["test"]["change"]["interval_95"]["auc"] = [-0.004, 0.001]
+    assert line_of(result_table(results, "test"), "AUC, positive prompt")[2].strip() == "+0.000 [+0.00, +0.00"
+
+
+def test_tuning_names_lambda_only_where_there_is_one(results):
+    assert tuning(results) == "objective paper with lambda 0.0001, 64 shots, seed 3"
+    assert tuning({**results, "objective": "tallrec"}) == "objective tallrec, 64 shots, seed 3"
+    assert provenance(results) == "movie (SIMULATED stand-in data), built-in demo model"
+
+
+# ---- what a run says of itself ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argv, pairs, expected",
+    [
+        ("--batch-size 64 --micro-batch-size 8", 64, "64 pairs, 64 a step in micro-batches of 8 (16 rows); 1 steps an epoch"),
+        ("--batch-size 64 --micro-batch-size 8", 16, "16 pairs, 16 a step in micro-batches of 8 (16 rows); 1 steps an epoch"),
+        ("--batch-size 64 --micro-batch-size 64", 16, "16 pairs, 16 a step in micro-batches of 16 (32 rows); 1 steps an epoch"),
+        ("--batch-size 64 --micro-batch-size 8 --kl-forcing shared", 64, "micro-batches of 8 (24 rows)"),
+        ("--batch-size 64 --micro-batch-size 8 --objective tallrec", 64, "micro-batches of 8 (8 rows)"),
+        ("--batch-size 24 --micro-batch-size 8", 64, "3 steps an epoch, the last of 16 pairs"),
+    ],
+)
+def test_the_plan_of_a_step_counts_pairs_and_rows(argv, pairs, expected):
+    given = flags("--model", "DIR", *argv.split())
+    assert expected in step_plan(pairs, -(-pairs // given.batch_size), 50, given)
+
+
+def test_the_next_commands_are_ones_that_train_py_accepts(tmp_path):
+    given = flags("--model", "DIR", "--data-dir", "D", "--shots", "16")
+    commands = [line.split("#")[0].split() for line in next_commands(tmp_path, given).splitlines() if "python train.py" in line]
+    assert len(commands) == 3
+    again = [flags(*words[2:]) for words in commands]
+    assert {(f.model, f.data_dir, f.shots, f.data) for f in again} == {("DIR", "D", "16", "movie")}
+    assert [(f.objective, f.kl_weight) for f in again] == [("tallrec", 0.0), ("paper", 0.0), ("released", 1e-4)]
+
+
+ROWS = [Interaction(1, ((1, True),), 2, True), Interaction(1, (), 2, False)]
+DATA = Dataset("movie", "stand-in", "movie", {1: Item("A (1990)"), 2: Item("B (1991)")}, ROWS, ROWS[:1], ROWS)
+
+
+def test_the_config_of_a_run_has_every_flag_with_its_source_and_the_data_it_saw(tmp_path):
+    given, resolved = parse_flags(TrainFlags, ["--lr", "0.5"], "", presets)
+    run = RunFolder(tmp_path / "run", resume=False)
+    run.write_config(run_config(resolved, DATA, pick_device("cpu")))
+    config = json.loads((run.path / "config.json").read_text())
+    assert set(config["flags"]) == set(TrainFlags.__dataclass_fields__)
+    assert config["flags"]["lr"] == {"value": 0.5, "source": "flag"}
+    assert config["flags"]["seed"] == {"value": 0, "source": "default"}
+    assert config["flags"]["batch_size"]["source"] == "preset demo"
+    assert config["data_source"] == "stand-in" and config["rows"] == {"train": 2, "valid": 1, "test": 2}
+    assert set(config["versions"]) == {"python", "torch", "numpy"}
+
+    refuse_other_data(run, DATA)
+    other = Dataset("movie", "stand-in", "movie", DATA.catalogue, ROWS[:1], ROWS[:1], ROWS)
+    with pytest.raises(RunError, match=r"that run saw other data \(stand-in\)"):
+        refuse_other_data(run, other)
+
+
+def test_the_heading_of_results_names_data_model_and_what_happened():
+    heading = results_heading(flags("--seed", "5"), DATA, {"steps": 7, "stopped": "patience"})
+    assert heading == {
+        "data": "movie", "data_source": "stand-in", "model": "demo", "objective": "paper", "kl_weight": 1e-4,
+        "template": "paper", "shots": "64", "seed": 5, "steps": 7, "stopped": "patience",
+    }  # fmt: skip
+
+
+# ---- curves.png ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_negatives", [True, False])
+def test_the_curves_are_a_picture_that_says_what_it_shows(tmp_path, results, monkeypatch, with_negatives):
+    import report.curves as curves
+
+    figures = []
+    monkeypatch.setattr(curves, "Figure", lambda make=curves.Figure, **options: figures.append(make(**options)) or figures[0])
+    history = [{"step": i, "ce_pos": 2.0 / i, "ce_neg": 1.0 * with_negatives, "kl": 0.5 * i} for i in (1, 2, 3, 4)]
+    history[1]["valid_auc"], history[3]["valid_auc"] = 0.75, 0.5
+    draw_curves(tmp_path / "curves.png", history, results)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+    loss, kl, auc = figures[0].axes
+    shown = [list(line.get_ydata()) for line in loss.lines]
+    assert shown == [[2.0, 1.0, 2 / 3, 0.5], [1.0] * 4][: 1 + with_negatives]
+    assert list(kl.lines[0].get_ydata()) == [0.5, 1.0, 1.5, 2.0]
+    assert [list(line.get_xdata()) for line in auc.lines[:3]] == [[0], [2, 4], [2]]
+    assert "SIMULATED stand-in data" in figures[0].get_suptitle()

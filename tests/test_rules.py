@@ -1,0 +1,71 @@
+"""The rows without learning, by hand and on the published split."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from baselines.rules import all_rules, history_share, item_mean
+from data.interactions import Interaction
+from data.movie import read_movielens_100k
+from metrics import auc, ranking_metrics, uauc
+from runtime.evaluation import rules_without_learning
+
+
+def row(target, label, *liked):
+    return Interaction(1, tuple((10 + i, value) for i, value in enumerate(liked)), target, label)
+
+
+TRAIN = [row(1, True), row(1, True), row(1, False), row(2, False), row(3, True)]
+
+
+def test_history_share_is_liked_over_all_and_a_half_without_history():
+    rows = [row(1, True, True, True, False, True), row(1, True), row(1, True, False)]
+    np.testing.assert_array_equal(history_share(rows), [0.75, 0.5, 0.0])
+
+
+def test_item_mean_is_smoothed_by_five_rows_of_the_global_mean():
+    rows = [row(1, True), row(2, True), row(3, False), row(99, True)]
+    expected = [(2 + 5 * 0.6) / 8, (0 + 5 * 0.6) / 6, (1 + 5 * 0.6) / 6, 0.6]
+    np.testing.assert_allclose(item_mean(TRAIN, rows), expected)
+
+
+def test_item_mean_sees_no_label_of_the_rows_it_scores():
+    liked, disliked = [row(1, True), row(2, True)], [row(1, False), row(2, False)]
+    np.testing.assert_array_equal(item_mean(TRAIN, liked), item_mean(TRAIN, disliked))
+
+
+def test_every_rule_has_a_name_that_says_how_many_rows_it_saw():
+    scores = all_rules(TRAIN, [row(1, True, True), row(2, True, False)])
+    assert list(scores) == ["history share", "item mean of 5 training rows", "history share + item mean"]
+    np.testing.assert_allclose(scores["history share + item mean"], [1 + 5 / 8, 0 + 3 / 6])
+
+
+def test_ranking_metrics_of_a_rule_are_auc_and_uauc_with_intervals():
+    labels, users = np.tile([True, False, True], 8), np.repeat(np.arange(8), 3).tolist()
+    scores = np.random.default_rng(0).normal(size=24)
+    found = ranking_metrics(labels, scores, users)
+    assert found["auc"] == auc(labels, scores) and found["uauc"] == uauc(labels, scores, users).value
+    for name in ("auc", "uauc"):
+        low, high = found["interval_95"][name]
+        assert low < found[name] < high
+
+
+read_once = functools.cache(read_movielens_100k)
+
+
+@pytest.mark.parametrize(
+    "rule, expected_auc, expected_uauc",
+    [
+        ("history share", 0.7260, 0.541),
+        ("item mean of 8,000 training rows", 0.671, 0.719),
+        ("history share + item mean", 0.7610, 0.682),
+    ],
+)
+def test_rules_on_the_published_test_split(real_file, rule, expected_auc, expected_uauc):
+    data = read_once(real_file("ml-100k/u.data").parent)
+    found = rules_without_learning(data.train, data.test)[rule]
+    assert found["auc"] == pytest.approx(expected_auc, abs=5e-4)
+    assert found["uauc"] == pytest.approx(expected_uauc, abs=5e-4)
+    low, high = found["interval_95"]["auc"]
+    assert low < found["auc"] < high and 0.05 < high - low < 0.25  # 16 users

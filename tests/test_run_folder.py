@@ -1,0 +1,217 @@
+"""Run folders: files that are whole or absent, no run written over another, predictions as they are read."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lora.adapter import load_adapter, read_adapter_config
+from lora.inject import add_lora, lora_parameters, lora_state
+from metrics import Scored
+from runtime.files import write_aside, write_json, write_text
+from runtime.flags import RunError
+from runtime.run_folder import RunFolder, fresh_name, read_config, write_predictions
+
+ROOT = Path(__file__).parent.parent
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- files that are whole or absent -------------------------------------------------------------
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("old")
+
+    def fail(aside):
+        aside.write_text("half of the new")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_aside(path, fail)
+    assert path.read_text() == "old" and names(tmp_path) == ["results.json"]
+
+
+def test_the_old_file_is_whole_until_the_new_one_is(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("old")
+
+    def write(aside):
+        aside.write_text("new")
+        assert path.read_text() == "old" and aside.parent == path.parent
+
+    write_aside(path, write)
+    assert path.read_text() == "new" and names(tmp_path) == ["results.json"]
+
+
+def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    program = (
+        "import os, signal, sys; from pathlib import Path; from runtime.files import write_aside\n"
+        "def write(aside):\n    aside.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_aside(Path(sys.argv[1]), write)"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+def test_text_is_utf_8_and_json_refuses_what_json_has_not(tmp_path):
+    write_text(tmp_path / "a.txt", "Nîmes\n")
+    assert (tmp_path / "a.txt").read_bytes() == "Nîmes\n".encode()
+    write_json(tmp_path / "b.json", {"a": 1})
+    assert (tmp_path / "b.json").read_text() == '{\n  "a": 1\n}\n'
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "b.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "b.json").read_text()) == {"a": 1}
+
+
+# ---- one folder, one run ------------------------------------------------------------------------
+
+
+def test_a_new_run_makes_its_folder_and_leaves_nothing_else_in_it(tmp_path):
+    run = RunFolder(tmp_path / "runs" / "a", resume=False)
+    assert run.path.is_dir() and names(run.path) == []
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "a").mkdir()
+    RunFolder(tmp_path / "a", resume=False)
+
+
+def test_a_folder_that_holds_anything_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(RunError, match=f"^--out {tmp_path}: is there already; choose another folder, or .*--resume$"):
+        RunFolder(tmp_path, resume=False)
+    assert names(tmp_path) == ["note.txt"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(RunError, match="is there already"):
+        RunFolder(tmp_path / "a", resume=False)
+    with pytest.raises(RunError, match=r"a/b: cannot be written \(Not a directory\)"):
+        RunFolder(tmp_path / "a" / "b", resume=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunError, match=r"cannot be written \(Permission denied\)"):
+        RunFolder(tmp_path / "a", resume=False)
+
+
+def test_resuming_where_no_run_is_creates_nothing(tmp_path):
+    with pytest.raises(RunError, match="no run there"):
+        RunFolder(tmp_path / "a", resume=True)
+    assert names(tmp_path) == []
+
+
+def test_a_fresh_name_is_one_that_is_not_there(tmp_path):
+    assert fresh_name(tmp_path, "a") == tmp_path / "a"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a-2").mkdir()
+    assert fresh_name(tmp_path, "a") == tmp_path / "a-3"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"flags": 3}', '{"flags": {"lr": 3}}', '{"flags": {"lr": {"value": 3}}}'])
+def test_a_config_that_no_run_wrote_is_refused_by_its_path(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RunError, match="config.json: not the config.json of a run"):
+        read_config(tmp_path)
+
+
+def test_a_folder_without_config_is_no_run(tmp_path):
+    with pytest.raises(RunError, match=f"^{tmp_path}: no run there"):
+        read_config(tmp_path)
+
+
+# ---- metrics.jsonl ------------------------------------------------------------------------------
+
+
+def test_the_log_is_read_back_without_a_line_that_a_crash_cut_off(tmp_path):
+    run = RunFolder(tmp_path / "a", resume=False)
+    assert run.history() == []
+    records = [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.25}]
+    for record in records:
+        run.log(record)
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "lo')
+    assert run.history() == records
+
+
+def test_forget_after_drops_later_steps_and_the_cut_line(tmp_path):
+    run = RunFolder(tmp_path / "a", resume=False)
+    for step in (1, 2, 3, 4):
+        run.log({"step": step, "loss": step / 8})
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "lo')
+    run.forget_after(2)
+    run.log({"step": 3, "loss": 9.0})
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": 1, "loss": 0.125}, {"step": 2, "loss": 0.25}, {"step": 3, "loss": 9.0}]
+    run.forget_after(0)
+    assert run.history() == []
+
+
+# ---- the best adapter ---------------------------------------------------------------------------
+
+SETTINGS = {"r": 2, "alpha": 8.0, "dropout": 0.25, "targets": ("v_proj", "q_proj"), "base": "demo"}
+
+
+def adapted(tiny_llama, scale=1.0):
+    model = tiny_llama()
+    add_lora(model, r=2, alpha=8.0)
+    for i, parameter in enumerate(lora_parameters(model)):
+        parameter.data.fill_(scale * (i + 1))
+    return model
+
+
+def test_the_best_adapter_replaces_the_one_before_and_is_read_back(tiny_llama, tmp_path):
+    run = RunFolder(tmp_path / "a", resume=False)
+    run.save_best(adapted(tiny_llama, 0.5), SETTINGS)
+    run.save_best(adapted(tiny_llama, 2.0), SETTINGS)
+    assert names(run.path) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert read_adapter_config(run.path) == {"r": 2, "alpha": 8.0, "dropout": 0.25, "targets": ("q_proj", "v_proj")}
+    fresh = adapted(tiny_llama, 7.0)
+    load_adapter(fresh, run.path)
+    expected = lora_state(adapted(tiny_llama, 2.0))
+    assert all((lora_state(fresh)[name] == tensor).all() for name, tensor in expected.items())
+
+
+def test_an_adapter_that_cannot_be_written_leaves_the_one_before(tiny_llama, tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "a", resume=False)
+    run.save_best(adapted(tiny_llama), SETTINGS)
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    with pytest.raises(KeyError):
+        run.save_best(adapted(tiny_llama, 3.0), {"r": 2})  # fails after the weights are written
+    assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+
+
+# ---- predictions.csv ----------------------------------------------------------------------------
+
+
+def test_predictions_have_a_line_per_row_with_both_answers_and_the_contradiction(tmp_path):
+    z_pos, z_neg = np.array([2.0, -1.0, 0.5]), np.array([1.0, -3.0, -0.5])
+    zero = np.zeros(3)
+    scored = Scored([7, None, "u, 8"], np.array([True, False, True]), z_pos, zero, z_neg, zero)
+    write_predictions(tmp_path / "p.csv", [3, 'The "Quoted" Man, A (1984)', "Nîmes (1966)"], scored)
+    with open(tmp_path / "p.csv", newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [
+            ["user", "item", "label", "p_yes_positive", "p_yes_negative", "contradiction"],
+            ["7", "3", "1", "0.880797", "0.731059", "1"],
+            ["", 'The "Quoted" Man, A (1984)', "0", "0.268941", "0.047426", "1"],
+            ["u, 8", "Nîmes (1966)", "1", "0.622459", "0.377541", "0"],
+        ]
+    assert b"\r" not in (tmp_path / "p.csv").read_bytes()
+    assert names(tmp_path) == ["p.csv"]

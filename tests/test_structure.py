@@ -1,0 +1,199 @@
+"""The rules of the house, read from the files: who imports what, how long a file may be, what an import may do."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("model", "lora", "data", "demo", "baselines", "runtime", "report", "bench", "tests")
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
+)
+TREES = {name: ast.parse((ROOT / name).read_bytes(), name) for name in FILES}
+LINES = {name: len((ROOT / name).read_bytes().splitlines()) for name in FILES}
+OURS = {name.removesuffix(".py").split("/")[0] for name in FILES}
+PRODUCT = [name for name in FILES if not name.startswith(("tests/", "bench/"))]
+READING_PATH = ["data/prompts.py", "data/pairs.py", "model/llama.py", "lora/layer.py", "lora/inject.py", "loss.py", "train.py"]
+VERBS = {"train", "eval", "predict", "audit", "reproduce"}
+
+
+def imports(name):
+    """Dotted names of all modules that the file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}:{node.lineno}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def top_level(name):
+    return {module.split(".")[0] for module in imports(name)}
+
+
+def in_room(*rooms):
+    return [name for name in FILES if name.split("/")[0] in rooms]
+
+
+# ---- who imports what ---------------------------------------------------------------------------
+
+
+def test_the_files_that_the_rules_speak_of_are_there():
+    assert set(READING_PATH) <= set(FILES) and {"metrics.py", "eval.py"} <= set(FILES)
+    assert {"model", "lora", "data", "runtime"} <= OURS
+
+
+@pytest.mark.parametrize("name", in_room("model", "lora"))
+def test_model_and_lora_import_torch_safetensors_sentencepiece_and_their_own_folder(name):
+    allowed = {"torch", "safetensors", "sentencepiece", name.split("/")[0]} | sys.stdlib_module_names
+    assert top_level(name) <= allowed
+
+
+def test_the_loss_imports_torch_only():
+    assert top_level("loss.py") <= {"torch"} | sys.stdlib_module_names
+
+
+def test_the_metrics_import_numpy_and_scikit_learn_only():
+    assert top_level("metrics.py") <= {"numpy", "sklearn"} | sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("name", in_room("data"))
+def test_data_never_imports_model_lora_or_loss(name):
+    assert not top_level(name) & {"model", "lora", "loss", "runtime", *VERBS}
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_nothing_imports_a_verb_bench_or_tests(name):
+    assert not top_level(name) & (VERBS | {"bench", "tests"})
+
+
+@pytest.mark.parametrize("name", [name for name in PRODUCT if not name.startswith("runtime/")])
+def test_only_runtime_touches_torch_distributed(name):
+    assert not any(module.startswith("torch.distributed") for module in imports(name))
+    used = [ast.unparse(node) for node in ast.walk(TREES[name]) if isinstance(node, ast.Attribute)]
+    assert "torch.distributed" not in used
+
+
+LIBRARIES_OF_OTHERS = {"transformers", "peft", "accelerate", "datasets", "trl", "deepspeed"}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(("tests/oracle/", "bench/"))])
+def test_only_oracle_and_bench_import_the_libraries_that_this_project_does_without(name):
+    assert not top_level(name) & LIBRARIES_OF_OTHERS
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_every_import_is_listed_in_requirements(name):
+    listed = {line.split("=")[0].split(">")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()}
+    third_party = top_level(name) - sys.stdlib_module_names - OURS
+    assert third_party <= {line.replace("scikit-learn", "sklearn") for line in listed}
+
+
+# ---- budgets ------------------------------------------------------------------------------------
+
+BUDGETS = {"model/llama.py": 350, "train.py": 350, "loss.py": 160}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_at_most_400_lines_and_the_central_ones_less(name):
+    assert LINES[name] <= BUDGETS.get(name, 400)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_function_is_at_most_60_lines(name):
+    functions = (node for node in ast.walk(TREES[name]) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+    assert {node.name: length for node in functions if (length := node.end_lineno - node.lineno + 1) > 60} == {}
+
+
+def test_the_reading_path_is_at_most_1400_lines():
+    assert sum(LINES[name] for name in READING_PATH) <= 1400
+
+
+# ---- what an import may do ----------------------------------------------------------------------
+
+DEFINITIONS = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef)
+
+
+def is_docstring(node):
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def is_main_guard(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" and not node.orelse
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_an_import_only_defines(name):
+    body = TREES[name].body
+    others = [ast.unparse(node) for node in body if not (isinstance(node, DEFINITIONS) or is_docstring(node) or is_main_guard(node))]
+    assert others == []
+
+
+EFFECTS = {"open", "print", "exec", "eval", "input", "read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "parse_args",
+           "manual_seed", "set_default_device", "set_num_threads", "load", "run", "getenv"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_no_assignment_at_import_reads_writes_or_sets_anything(name):
+    values = [node.value for node in TREES[name].body if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value]
+    outside_lambdas = [node for value in values if not isinstance(value, ast.Lambda) for node in ast.walk(value)]
+    called = {ast.unparse(node.func).split(".")[-1] for node in outside_lambdas if isinstance(node, ast.Call)}
+    assert not called & EFFECTS
+    assert not any(ast.unparse(node) == "os.environ" for node in outside_lambdas if isinstance(node, ast.Attribute))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_begins_with_what_it_is_for(name):
+    if (ROOT / name).stat().st_size:
+        assert ast.get_docstring(TREES[name])
+
+
+# ---- safety -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_unpickles(name):
+    assert not top_level(name) & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            safe = [keyword for keyword in node.keywords if keyword.arg == "weights_only"]
+            assert safe and ast.unparse(safe[0].value) == "True", f"{name}:{node.lineno}: torch.load without weights_only=True"
+        if isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "trust_remote_code"):
+            assert ast.unparse(node.value) == "False", f"{name}:{node.value.lineno}: {node.arg}"
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_no_bare_except_and_no_eval_or_shell(name):
+    for node in ast.walk(TREES[name]):
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{name}:{node.lineno}: bare except"
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in ("eval", "exec", "os.system"), f"{name}:{node.lineno}"
+            assert not any(k.arg == "shell" for k in node.keywords), f"{name}:{node.lineno}: shell"
+
+
+def tracked_files():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    if listed.returncode:
+        pytest.skip("not a git repository: cannot tell which files belong to it")
+    return [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+
+
+def test_no_file_in_git_is_over_1_9_megabytes():
+    sizes = {str(path): path.stat().st_size for path in tracked_files() if path.is_file()}
+    assert {name: size for name, size in sizes.items() if size > 1_900_000} == {}
+
+
+def test_no_real_data_and_no_path_of_a_machine_is_in_git():
+    forbidden_names = {"u.data", "u.item", "u.user", "ratings.dat", "movies.dat"}
+    machine = [b"/" + word + b"/" for word in (b"home", b"root", b"work", b"Users")]
+    for path in tracked_files():
+        assert path.name not in forbidden_names
+        if path.suffix in (".py", ".md", ".txt", ".json", ".csv", ".cff", ".ini") and path.is_file():
+            content = path.read_bytes()
+            assert not [word for word in machine if word in content], path

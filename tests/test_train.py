@@ -1,0 +1,199 @@
+"""The loop end to end on the built-in demo model and a handful of simulated viewers' rows."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+import eval as eval_verb
+import train
+from data.tallrec import write_split
+from demo.world import stand_in
+from runtime.flags import RunError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A TALLRec folder of 24 training, 16 validation and 16 test rows."""
+    path = tmp_path_factory.mktemp("rows")
+    data = stand_in()
+    for split, count in (("train", 24), ("valid", 16), ("test", 16)):
+        write_split(path / f"{split}.json", getattr(data, split)[:count], data)
+    return path
+
+
+@pytest.fixture
+def run(folder, tmp_path):
+    """run(*flags, name=...) trains for a few steps on the CPU and returns the run folder."""
+
+    def start(*flags, name="run", steps=4):
+        out = tmp_path / name
+        train.main(
+            ["--data", str(folder), "--shots", "12", "--max-steps", str(steps), "--batch-size", "4", "--eval-every", "2",
+             "--micro-batch-size", "2", "--device", "cpu", "--out", str(out), *flags]
+        )  # fmt: skip
+        return out
+
+    return start
+
+
+def adapter_hash(out):
+    return hashlib.sha256((out / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def losses(out):
+    return [[record[k] for k in ("loss", "ce_pos", "ce_neg", "kl", "grad_norm")] for record in records(out)]
+
+
+def records(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+OBJECTIVES = {
+    "own": (),
+    "shared": ("--kl-forcing", "shared"),
+    "first": ("--kl-tokens", "first"),
+    "cap": ("--kl-cap", "0.01"),
+    "control": ("--kl-weight", "0"),
+    "tallrec": ("--objective", "tallrec"),
+    "tallrec-prompt": ("--objective", "tallrec", "--train-on-prompt"),
+    "released": ("--objective", "released"),
+}
+
+
+@pytest.mark.parametrize("flags", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_every_objective_trains_and_leaves_a_whole_run_folder(run, flags):
+    out = run(*flags, steps=2)
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"config.json", "metrics.jsonl", "adapter_model.safetensors", "adapter_config.json",
+                     "results.json", "predictions.csv", "curves.png", "last"}  # fmt: skip
+    assert not [name for name in names if name.startswith(".")]
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    results = json.loads((out / "results.json").read_text())
+    for split in ("valid", "test"):
+        for when in ("before", "after"):
+            assert results[split][when]["contradiction_rate"] == pytest.approx(
+                results[split][when]["yes_yes"] + results[split][when]["no_no"]
+            )
+    assert len((out / "predictions.csv").read_text().splitlines()) == 17
+
+
+def test_objectives_differ(run):
+    seen = {}
+    for name, flags in OBJECTIVES.items():
+        seen[name] = losses(run(*flags, name=name, steps=1))[0][0]
+    assert len({round(loss, 9) for loss in seen.values()}) == len(seen), seen
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(run):
+    first, again, other = run(name="a"), run(name="b"), run("--seed", "1", name="c")
+    assert adapter_hash(first) == adapter_hash(again) != adapter_hash(other)
+    assert losses(first) == losses(again)
+    assert json.loads((first / "results.json").read_text()) == json.loads((again / "results.json").read_text())
+
+
+def test_gradient_checkpointing_changes_no_bit_of_the_result(run):
+    """With LoRA dropout on: the recomputed layer must draw the same mask."""
+    flags = ("--precision", "fp32", "--lora-dropout", "0.3")
+    plain, recomputed = run(*flags, "--checkpointing", "off", name="a"), run(*flags, "--checkpointing", "on", name="b")
+    assert adapter_hash(plain) == adapter_hash(recomputed)
+    assert losses(plain) == losses(recomputed)
+
+
+def test_micro_batches_of_any_size_give_the_same_step(run):
+    flags = ("--precision", "fp32", "--lora-dropout", "0")
+    reference = losses(run(*flags, "--micro-batch-size", "4", name="4", steps=2))
+    for size in ("1", "3"):
+        other = losses(run(*flags, "--micro-batch-size", size, name=size, steps=2))
+        for a, b in zip(reference, other):
+            assert a == pytest.approx(b, rel=2e-4)
+
+
+def test_training_lowers_the_cross_entropy_of_its_own_pairs(run):
+    out = run("--lr", "5e-3", "--warmup-steps", "1", steps=40)
+    ce = [record["ce_pos"] + record["ce_neg"] for record in records(out)]
+    assert sum(ce[-6:]) < 0.7 * sum(ce[:6])
+
+
+def test_resume_continues_bitwise(run, monkeypatch):
+    whole = run(name="whole", steps=6)
+    calls = {"n": 0}
+    real_step = train.accumulate_gradients
+
+    def dies_in_step_5(*args):
+        calls["n"] += 1
+        if calls["n"] == 5:
+            raise KeyboardInterrupt
+        return real_step(*args)
+
+    monkeypatch.setattr(train, "accumulate_gradients", dies_in_step_5)
+    with pytest.raises(KeyboardInterrupt):
+        run(name="broken", steps=6)
+    monkeypatch.undo()
+    resumed = whole.parent / "broken"
+    assert not (resumed / "results.json").exists()
+    train.main(["--resume", "--out", str(resumed)])
+    assert adapter_hash(whole) == adapter_hash(resumed)
+    assert losses(whole) == losses(resumed)
+    last = "last/step-00000006/optimizer.safetensors"
+    assert (whole / last).read_bytes() == (resumed / last).read_bytes()
+
+
+def test_resume_before_the_first_save_starts_over(run, monkeypatch):
+    whole = run(name="whole", steps=2)
+    monkeypatch.setattr(train, "accumulate_gradients", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(name="broken", steps=2)
+    monkeypatch.undo()
+    train.main(["--resume", "--out", str(whole.parent / "broken")])
+    assert adapter_hash(whole) == adapter_hash(whole.parent / "broken")
+
+
+def test_resume_refuses_another_flag_and_names_it(run):
+    out = run(steps=2)
+    with pytest.raises(ValueError, match="--lr 0.5: the run in .* was started with"):
+        train.main(["--resume", "--out", str(out), "--lr", "0.5"])
+
+
+def test_a_pair_that_is_not_finite_stops_the_run_by_name_and_keeps_the_best(run, tmp_path, monkeypatch):
+    real = train.answer_terms
+
+    def poisoned(*args, **kwargs):
+        terms = real(*args, **kwargs)
+        poisoned.calls += 1
+        return terms if poisoned.calls <= 6 else terms._replace(kl=terms.kl + torch.tensor([[0.0], [float("inf")]]))
+
+    poisoned.calls = 0
+    monkeypatch.setattr(train, "answer_terms", poisoned)
+    with pytest.raises(RunError, match=r"kl of row \d+ \(target '.*'\) is inf"):
+        run(name="poisoned")
+    assert [record["step"] for record in records(tmp_path / "poisoned")] == [1, 2, 3]
+    assert adapter_hash(tmp_path / "poisoned")
+
+
+def test_init_adapter_starts_from_that_adapter(run):
+    first = run(name="first")
+    second = run("--init-adapter", str(first), "--lr", "0", name="second", steps=2)
+    assert adapter_hash(first) == adapter_hash(second)
+
+
+def test_eval_of_a_run_gives_the_results_of_train(run, capsys):
+    out = run()
+    capsys.readouterr()
+    eval_verb.main(["--run", str(out), "--device", "cpu", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    trained = json.loads((out / "results.json").read_text())["test"]["after"]
+    assert {name: printed[name] for name in trained} == trained
+    assert (out / f"eval-{printed['data']}-test" / "predictions.csv").read_bytes() == (out / "predictions.csv").read_bytes()
+
+
+def test_json_is_all_that_standard_output_gets(run, capsys):
+    run("--json", steps=2)
+    output = capsys.readouterr().out
+    assert json.loads(output)["steps"] == 2 and output.count("\n") == 1
+
+
+def test_learning_rate_warms_up_and_decays_linearly(run):
+    out = run("--lr", "1e-3", "--warmup-steps", "2", steps=6)
+    assert [record["lr"] for record in records(out)] == pytest.approx([5e-4, 1e-3, 1e-3, 7.5e-4, 5e-4, 2.5e-4])
