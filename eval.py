@@ -20,7 +20,7 @@ from report.tables import score_table
 from runtime import setup
 from runtime.evaluation import rules_without_learning, score_split
 from runtime.files import write_json
-from runtime.flags import FlagError, flag, notice, parse_flags, run_verb
+from runtime.flags import FlagError, Resolved, flag, notice, parse_flags, run_verb
 from runtime.run_folder import read_config, write_predictions
 
 
@@ -43,10 +43,23 @@ class EvalFlags:
 WITHOUT_RUN = {"model": "demo", "data": "movie", "data_dir": None, "template": "paper", "max_len": 512, "precision": "bf16", "real_data": False}
 
 
-def main(argv: list[str]) -> None:
-    flags, resolved = parse_flags(EvalFlags, argv, __doc__)
+def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
+    """Raises FlagError with a line for every flag that is missing, unused or would overwrite something."""
+    problems = []
     if not flags.run and not flags.model:
-        raise FlagError("--run: say which run with --run DIR, or which base with --model DIR (or --model demo)")
+        problems.append("--run: say which run with --run DIR, or which base with --model DIR (or --model demo)")
+    if flags.out and (Path(flags.out) / "config.json").exists():
+        problems.append(f"--out {flags.out}: is a run folder, whose results.json this would replace; choose another")
+    if flags.out and Path(flags.out).exists() and not Path(flags.out).is_dir():
+        problems.append(f"--out {flags.out}: is not a folder")
+    if flags.data not in (None, "movie") and flags.data_dir:
+        problems.append(f"--data-dir: has no effect with --data {flags.data}; leave it out")
+    if problems:
+        raise FlagError("\n".join(problems))
+
+
+def main(argv: list[str]) -> None:
+    flags, resolved = parse_flags(EvalFlags, argv, __doc__, check=check_flags)
     config = read_config(Path(flags.run)) if flags.run else {"flags": {}}
     trained = {name: entry["value"] for name, entry in config["flags"].items()}
     chosen = {

@@ -70,7 +70,7 @@ def answer_terms(
     logits_shared: those of (X-, Y+). Eq. 2 writes one Y for both sides: given these, it is Y+
     (`--kl-forcing shared`); without, each side is forced on its own answer (`own`).
     kl_tokens: "all", or "first" for t = 1 alone, where both readings are the same.
-    kl_cap: nats; the KL of a pair above it sends no gradient (its value here stays as it is).
+    kl_cap: nats; the KL of a pair above it keeps its value and sends no gradient.
     """
     log_p, log_q = log_probabilities(logits_pos), log_probabilities(logits_neg)
     ce_pos = token_cross_entropy(log_p, targets_pos)  # Eq. 1: -log p_t(Y+_t)
@@ -92,16 +92,13 @@ def answer_terms(
     return PairTerms(ce_pos, ce_neg, kl)
 
 
-def paper_loss(terms: PairTerms, kl_weight: float, pairs_in_step: int, kl_cap: float | None = None) -> torch.Tensor:
+def paper_loss(terms: PairTerms, kl_weight: float, pairs_in_step: int) -> torch.Tensor:
     """A micro-batch's share of Eq. 3, L = (1/P) sum_i [CE+_i + CE-_i - lambda KL_i]; a scalar.
 
     pairs_in_step: P over all micro-batches and ranks of the optimizer step, so that every way of
     cutting the step gives the same gradient. `tallrec` is this with no KL and no negative rows.
     """
-    kl = terms.kl.sum(-1)  # (P,)
-    if kl_cap is not None:
-        kl = kl.clamp(max=kl_cap)
-    return (terms.ce_pos.sum(-1) + terms.ce_neg.sum(-1) - kl_weight * kl).sum() / pairs_in_step
+    return (terms.ce_pos + terms.ce_neg - kl_weight * terms.kl).sum() / pairs_in_step  # Eq. 3
 
 
 # ---- --objective released -----------------------------------------------------------------------

@@ -114,20 +114,8 @@ def evaluate(scored: Scored, seed: int = 0) -> dict:
     Metrics that do not exist (one class, unknown users) are None; without negative prompts those
     that need them are left out.
     """
-    draws = bootstrap_metrics(scored, seed)
     users = uauc(scored.labels, scored.z_pos, scored.users)
-    values = {
-        "auc": auc(scored.labels, scored.z_pos),
-        "auc_published_score": auc(scored.labels, np.exp(scored.log_yes_pos) - np.exp(scored.log_no_pos)),
-        "uauc": users.value,
-        "uauc_weighted": users.weighted,
-        "ece": expected_calibration_error(scored.labels, scored.p_pos),
-        **{name: float(column.mean()) for name, column in row_metrics(scored).items()},
-    }
-    if scored.log_yes_neg is not None:
-        values["auc_negative"] = auc(scored.labels, -scored.z_neg)
-        values["auc_combined"] = auc(scored.labels, scored.z_pos - scored.z_neg)
-    result = with_intervals(values, draws)
+    result = with_intervals(metric_values(scored), bootstrap_metrics(scored, seed))
     result["counts"] = {
         "rows": len(scored.labels),
         "positive": int(scored.labels.sum()),
@@ -137,6 +125,29 @@ def evaluate(scored: Scored, seed: int = 0) -> dict:
         "users_with_one_class": users.one_class,
     }
     return result
+
+
+def metric_values(scored: Scored) -> dict[str, float]:
+    """Every metric of the rows as they are, NaN where it does not exist."""
+    users = uauc(scored.labels, scored.z_pos, scored.users)
+    return {
+        **{name: auc(scored.labels, scores) for name, scores in rankings(scored).items()},
+        "uauc": users.value,
+        "uauc_weighted": users.weighted,
+        "ece": expected_calibration_error(scored.labels, scored.p_pos),
+        **{name: float(column.mean()) for name, column in row_metrics(scored).items()},
+    }
+
+
+def rankings(scored: Scored) -> dict[str, np.ndarray]:
+    """The scores that are measured by AUC, (N,) each."""
+    scores = {
+        "auc": scored.z_pos,
+        "auc_published_score": np.exp(scored.log_yes_pos) - np.exp(scored.log_no_pos),
+    }
+    if scored.log_yes_neg is not None:
+        scores |= {"auc_negative": -scored.z_neg, "auc_combined": scored.z_pos - scored.z_neg}
+    return scores
 
 
 def row_metrics(scored: Scored) -> dict[str, np.ndarray]:
@@ -196,13 +207,7 @@ def bootstrap_metrics(scored: Scored, seed: int = 0) -> dict[str, np.ndarray]:
     total = weights.sum(1)
     draws = {name: weights @ column / total for name, column in row_metrics(scored).items()}
     draws["ece"] = expected_calibration_error(scored.labels, scored.p_pos, weights)
-    rankings = {
-        "auc": scored.z_pos,
-        "auc_published_score": np.exp(scored.log_yes_pos) - np.exp(scored.log_no_pos),
-    }
-    if scored.log_yes_neg is not None:
-        rankings |= {"auc_negative": -scored.z_neg, "auc_combined": scored.z_pos - scored.z_neg}
-    for name, scores in rankings.items():
+    for name, scores in rankings(scored).items():
         draws[name] = weighted_auc(scored.labels, scores, weights)
     draws["uauc"], draws["uauc_weighted"] = resampled_uauc(
         uauc(scored.labels, scored.z_pos, scored.users), user_weights
@@ -212,13 +217,9 @@ def bootstrap_metrics(scored: Scored, seed: int = 0) -> dict[str, np.ndarray]:
 
 def paired_change(before: Scored, after: Scored, seed: int = 0) -> dict:
     """after - before for every metric, with 95 % intervals from the same resampled users."""
-    values_before, values_after = evaluate(before, seed), evaluate(after, seed)
+    values_before, values_after = metric_values(before), metric_values(after)
     draws_before, draws_after = bootstrap_metrics(before, seed), bootstrap_metrics(after, seed)
-    changes = {
-        name: values_after[name] - values_before[name]
-        for name in draws_before
-        if values_before[name] is not None and values_after[name] is not None
-    }
+    changes = {name: values_after[name] - values_before[name] for name in values_after}
     return with_intervals(changes, {name: draws_after[name] - draws_before[name] for name in changes})
 
 

@@ -33,15 +33,16 @@ from runtime.describe import chosen_flags, refuse_other_data, results_heading, r
 from runtime.evaluation import positive_auc, rules_without_learning, score_split
 from runtime.files import write_json
 from runtime.flags import RunError, notice, parse_flags, run_verb
-from runtime.run_folder import RunFolder, fresh_name, write_predictions
-from runtime.train_flags import TrainFlags, adapter_settings, check_flags, flags_of_run, presets, shot_count
+from runtime.run_folder import RunFolder, fresh_name, refuse_unusable, write_predictions
+from runtime.train_flags import TrainFlags, adapter_settings, check_flags, flags_of_run, presets, run_name, shot_count
 
 
 def main(argv: list[str]) -> None:
-    flags, resolved = parse_flags(TrainFlags, argv, __doc__, presets)
-    check_flags(flags, resolved)
+    flags, resolved = parse_flags(TrainFlags, argv, __doc__, presets, check_flags)
     if flags.resume:
         flags, resolved = flags_of_run(flags, resolved)
+    out = Path(flags.out) if flags.out else fresh_name(Path("runs"), run_name(flags))
+    refuse_unusable(out, flags.resume)  # now, and not after minutes of loading
     device = setup.pick_device(flags.device)
 
     data = setup.load_data(flags.data, flags.data_dir, flags.model, flags.real_data)
@@ -62,8 +63,7 @@ def main(argv: list[str]) -> None:
         load_adapter(model, Path(flags.init_adapter))
     model.model.checkpointed_layers = setup.layers_to_checkpoint(flags.checkpointing, model)
 
-    name = f"{Path(data.name).name}-{flags.shots}-{flags.objective}-seed{flags.seed}"
-    run = RunFolder(Path(flags.out) if flags.out else fresh_name(Path("runs"), name), flags.resume)
+    run = RunFolder(out, flags.resume)
     if flags.resume:
         refuse_other_data(run, data)
     else:
@@ -193,7 +193,7 @@ def answer_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, fla
     else:
         ce_pos = token_cross_entropy(log_probabilities(logits), targets)  # (P, A)
         terms = PairTerms(ce_pos, torch.zeros_like(ce_pos), torch.zeros_like(ce_pos))
-    loss = paper_loss(terms, flags.kl_weight, pairs_in_step, flags.kl_cap)
+    loss = paper_loss(terms, flags.kl_weight, pairs_in_step)
     return loss, {name: term.sum(-1) for name, term in terms._asdict().items()}, int(batch.lengths.sum())
 
 

@@ -62,6 +62,8 @@ def parse_items(content: bytes, path: Path) -> dict[int, Item]:
         fields = line.split("|")
         if len(fields) < 2 or not fields[0].isdecimal() or len(fields[0]) > 10 or not fields[1]:
             raise DataError(f"{path} line {number}: expected `id|title|...`, found {line[:60]!r}")
+        if int(fields[0]) in catalogue:
+            raise DataError(f"{path} line {number}: item {fields[0]} is there twice")
         catalogue[int(fields[0])] = Item(fields[1])
     return catalogue
 

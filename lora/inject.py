@@ -15,13 +15,13 @@ class AdapterError(ValueError):
 def add_lora(
     model: nn.Module, targets: tuple[str, ...] = ("q_proj", "v_proj"), r: int = 8, alpha: float = 16, dropout: float = 0.05
 ) -> int:
-    """Freeze the model and wrap every nn.Linear whose leaf name is in `targets`.
+    """Freeze the model and wrap every nn.Linear whose leaf name is in `targets`; lm_head stays as it is.
 
     Draws the A matrices from torch's global generator, in module order. Returns the number of
     trainable parameters. Raises AdapterError if any target matches no linear layer.
     """
     model.requires_grad_(False)
-    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
     leaf_names = {name.rpartition(".")[2] for name, _ in linears}
     unknown = [target for target in targets if target not in leaf_names]
     if unknown or not targets:

@@ -71,7 +71,8 @@ class RMSNorm(nn.Module):
 def rope_frequencies(config: LlamaConfig, length: int) -> torch.Tensor:
     """The Dh/2 rotation frequencies in radians per token, float32, lowest index fastest.
 
-    length matters for "dynamic" scaling alone, and there only past the trained context.
+    length matters for "dynamic" scaling alone, and there only past the trained context, where it is
+    the padded length of the batch: there, and only there, padding has an influence.
     Source: Su et al. 2021, section 3.4.2; the scalings as in RopeScaling.
     """
     theta, scaling, dim = config.rope_theta, config.rope_scaling, config.head_dim

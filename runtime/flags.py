@@ -37,11 +37,18 @@ def flag(default, help: str, *, choices: tuple = (), low: float | None = None, h
     return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
 
 
-def parse_flags(verb: type, argv: list[str], description: str, presets: Callable[[dict], dict] = lambda values: {}):
+def parse_flags(
+    verb: type,
+    argv: list[str],
+    description: str,
+    presets: Callable[[dict], dict] = lambda values: {},
+    check: Callable = lambda flags, resolved: None,
+):
     """The verb's dataclass filled from argv, and a Resolved.
 
     presets: called with the values so far, returns {name: (value, source)} for names that no flag
-    sets. Raises FlagError listing every unknown or malformed flag.
+    sets. check: called with both results, raises FlagError for what does not fit together.
+    Raises FlagError listing everything that is unknown, malformed or does not fit.
     """
     known = {_name(f.name): f for f in fields(verb)}
     parser = _Parser(prog=Path(sys.argv[0]).name, description=description, allow_abbrev=False, formatter_class=_Help)
@@ -68,14 +75,19 @@ def parse_flags(verb: type, argv: list[str], description: str, presets: Callable
                 given[f.name] = _convert(name, f, text)
             except FlagError as error:
                 problems.append(str(error))
-    if problems:
-        raise FlagError("\n".join(problems))
     values = {f.name: f.default for f in known.values()} | given
     sources = {name: "flag" if name in given else "default" for name in values}
     for name, (value, source) in presets(values).items():
         if name not in given:
             values[name], sources[name] = value, source
-    return verb(**values), Resolved(values, sources)
+    flags, resolved = verb(**values), Resolved(values, sources)
+    try:
+        check(flags, resolved)
+    except FlagError as error:
+        problems += str(error).splitlines()
+    if problems:
+        raise FlagError("\n".join(problems))
+    return flags, resolved
 
 
 _NO_VALUE = object()  # what a flag has that stands without its value

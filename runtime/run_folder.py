@@ -14,15 +14,23 @@ from runtime.flags import RunError
 PREDICTION_COLUMNS = ["user", "item", "label", "p_yes_positive", "p_yes_negative", "contradiction"]
 
 
+def refuse_unusable(path: Path, resume: bool) -> None:
+    """Raises RunError if a run cannot be started, or resumed, in this folder. Changes nothing."""
+    if resume and not (path / "config.json").is_file():
+        raise RunError(f"--resume --out {path}: no run there (config.json is missing); start without --resume")
+    if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"--out {path}: is there already; choose another folder, or continue that run with --resume")
+    above = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise RunError(f"--out {path}: cannot be written ({above} is {'not writable' if above.is_dir() else 'not a folder'})")
+
+
 class RunFolder:
     """runs/NAME, created on construction. Raises RunError if it holds another run or cannot be written."""
 
     def __init__(self, path: Path, resume: bool):
         self.path = path
-        if resume and not (path / "config.json").is_file():
-            raise RunError(f"--resume --out {path}: no run there (config.json is missing); start without --resume")
-        if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(f"--out {path}: is there already; choose another folder, or continue that run with --resume")
+        refuse_unusable(path, resume)
         try:
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):

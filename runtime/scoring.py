@@ -11,6 +11,7 @@ from data.pairs import EncodedPair, pad_right
 from loss import log_probabilities, token_kl
 from metrics import Scored
 from model.llama import Llama
+from runtime.flags import RunError
 
 TOKENS_PER_BATCH = 8192
 
@@ -49,8 +50,17 @@ def score(
                 values += [neg[:, yes], neg[:, no], token_kl(pos, neg), jensen_shannon(pos, neg)]
             for name, value in zip(columns, values):
                 found[name][batch] = value.double().cpu().numpy()
+            refuse_non_finite(found, batch, pairs)
             bar.update(len(batch))
     return Scored(list(users), np.array(labels, dtype=bool), **found)
+
+
+def refuse_non_finite(found: dict[str, np.ndarray], batch: list[int], pairs: list[EncodedPair]) -> None:
+    """Raises RunError naming the first pair whose scores are not finite: no metric could use them."""
+    for i in batch:
+        bad = [name for name, values in found.items() if not np.isfinite(values[i])]
+        if bad:
+            raise RunError(f"{bad[0]} of {pairs[i].name} is {found[bad[0]][i]}; the adapter or the base is damaged")
 
 
 def jensen_shannon(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:

@@ -77,6 +77,10 @@ FREE_ON_RESUME = ("resume", "out", "json", "device", "data_dir")  # json holds f
 
 def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is unused or contradicts another."""
+    if flags.resume:  # checked when the run was started; what may be given now, flags_of_run says
+        if not flags.out:
+            raise FlagError("--resume: say which run with --out DIR")
+        return
     given = {name for name, source in resolved.sources.items() if source == "flag"}
     problems = [
         f"--{name.replace('_', '-')}: has no effect with --objective {flags.objective}; leave it out"
@@ -95,8 +99,6 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
                 problems.append(f"--{name.replace('_', '-')}: is taken from --init-adapter; leave it out")
     if "micro_batch_size" in given and flags.micro_batch_size > flags.batch_size:
         problems.append(f"--micro-batch-size {flags.micro_batch_size}: is larger than --batch-size {flags.batch_size}")
-    if flags.resume and not flags.out:
-        problems.append("--resume: say which run with --out DIR")
     try:
         shot_count(flags.shots)
     except FlagError as error:
@@ -112,6 +114,11 @@ def shot_count(text: str) -> int | None:
     if not text.isascii() or not text.isdecimal() or int(text) == 0:
         raise FlagError(f"--shots {text}: expected a whole number from 1, or all")
     return int(text)
+
+
+def run_name(flags: TrainFlags) -> str:
+    """What the run folder is called unless --out says."""
+    return f"{Path(flags.data).name}-{flags.shots}-{flags.objective}-seed{flags.seed}"
 
 
 def adapter_settings(flags: TrainFlags) -> dict:

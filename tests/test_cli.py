@@ -211,7 +211,7 @@ def test_a_run_is_not_written_over(refuse_train, checkpoint, tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(refuse_train, checkpoint, tmp_path):
     (tmp_path / "file").write_text("")
     line = refuse_train("--model", checkpoint(), "--out", tmp_path / "file" / "out")
-    assert line == f"--out {tmp_path / 'file' / 'out'}: cannot be written (Not a directory)"
+    assert line == f"--out {tmp_path / 'file' / 'out'}: cannot be written ({tmp_path / 'file'} is not a folder)"
 
 
 def test_resuming_or_scoring_what_is_no_run_is_refused(refuse, tmp_path):

@@ -1,16 +1,17 @@
 """The built-in demo: its simulated viewers, its prose, its weights."""
 
 import itertools
-import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 
 from data.prompts import prompt_pair
 from demo.corpus import FORBIDDEN, documents
 from demo.world import CORPUS_SEED, HISTORY, ROWS_PER_VIEWER, STAND_IN_SEED, VIEWERS, read_world, stand_in
+from model.tokenizer import Tokenizer
+from model.weights import load_llama, read_config
 
 MODEL = Path(__file__).parent.parent / "demo" / "model"
 GENRES = set(
@@ -26,8 +27,7 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    sentencepiece = pytest.importorskip("sentencepiece")
-    return sentencepiece.SentencePieceProcessor(model_file=str(MODEL / "tokenizer.model"))
+    return Tokenizer(MODEL, read_config(MODEL).vocab_size)
 
 
 def test_stand_in_has_the_documented_counts_and_says_what_it_is(dataset):
@@ -79,7 +79,7 @@ def test_the_corpus_never_asks_the_question_of_the_task(dataset):
 
 def test_the_corpus_answers_yes_and_no_about_equally_often():
     text = "\n".join(itertools.islice(documents(1), 1000))
-    yes, no = (text.count(f"?{separator}{answer}") for answer in ("Yes.", "No.") for separator in " \n")[:2], 0
+    yes, no = (len(re.findall(rf"\?\s{answer}\.", text)) for answer in ("Yes", "No"))
     assert 0.4 < yes / (yes + no) < 0.6
 
 
@@ -97,3 +97,18 @@ def test_prompt_ids_are_a_prefix_of_prompt_and_answer_ids(dataset, tokenizer):
 def test_every_prompt_fits_into_the_trained_lengths(dataset, tokenizer):
     longest = max(len(tokenizer.encode(prompt_pair(row, dataset.catalogue, "movie").negative)) for row in dataset.test)
     assert longest < 300
+
+
+def test_the_model_folder_is_small_and_in_small_files():
+    sizes = [path.stat().st_size for path in MODEL.iterdir()]
+    assert sum(sizes) < 9_000_000 and max(sizes) < 1_900_000
+
+
+def test_the_model_loads_and_answers_yes_or_no(dataset, tokenizer):
+    model = load_llama(MODEL, torch.bfloat16)
+    pair = prompt_pair(dataset.test[0], dataset.catalogue, dataset.noun)
+    ids = tokenizer.encode(pair.positive)
+    with torch.no_grad():
+        logits = model(torch.tensor([ids]), torch.tensor([[len(ids) - 1]]))  # (1, 1, V)
+    answers = [tokenizer.encode(pair.positive + answer)[len(ids)] for answer in ("Yes.", "No.")]
+    assert logits[0, 0].float().softmax(-1)[answers].sum() > 0.5

@@ -14,7 +14,7 @@ from lora.layer import LoRALinear
 
 IDS = torch.tensor([[1, 5, 22, 0, 13, 7], [9, 9, 2, 4, 11, 3]])
 SETTINGS = {"r": 4, "alpha": 6, "dropout": 0.1, "targets": ("v_proj", "q_proj"), "base": "some/llama"}
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def adapted(model, seed=0, **changes):
@@ -145,7 +145,7 @@ def test_unknown_target_lists_the_known_ones(tiny_llama, targets, unknown):
     model = tiny_llama()
     with pytest.raises(AdapterError) as caught:
         add_lora(model, targets)
-    known = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
+    known = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
     assert unknown in str(caught.value) and str(caught.value).endswith(known)
     assert not list(lora_layers(model))
 

@@ -305,9 +305,9 @@ def test_a_change_is_after_minus_before():
     assert paired_change(right, wrong)["interval_95"]["accuracy"] == [-1.0, -1.0]
 
 
-def test_a_change_of_what_does_not_exist_is_left_out():
+def test_a_change_of_what_does_not_exist_is_none():
     one_class = scored([0.1, 0.2], [True, True])
-    assert "auc" not in paired_change(one_class, one_class)
+    assert paired_change(one_class, one_class)["auc"] is None
 
 
 def test_the_same_seed_gives_the_same_intervals_and_another_seed_others():

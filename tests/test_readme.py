@@ -21,7 +21,7 @@ def test_there_are_exactly_two_commands_and_the_second_is_what_ci_runs():
 
 
 def test_the_quoted_lines_stand_in_loss_py():
-    quoted = re.findall(r"^\| (?:Eq\. \d)? \|.*\| `([^`]+)` \|$", README, re.M)
+    quoted = re.findall(r"^\|(?: Eq\. \d)? \|.*\| `([^`]+)` \|$", README, re.M)
     assert len(quoted) == 4
     source = (ROOT / "loss.py").read_text(encoding="utf-8")
     for line in quoted:
