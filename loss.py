@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 RELEASED_KL_CAP = 10_000.0  # nats; the bound in the authors' code
@@ -20,17 +21,17 @@ RELEASED_KL_CAP = 10_000.0  # nats; the bound in the authors' code
 class PairTerms(NamedTuple):
     """Every term of the objective, per pair and answer token: (P, A) in nats, 0 where no token is."""
 
-    ce_pos: torch.Tensor
-    ce_neg: torch.Tensor
-    kl: torch.Tensor
+    ce_pos: Tensor
+    ce_neg: Tensor
+    kl: Tensor
 
 
-def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+def log_probabilities(logits: Tensor) -> Tensor:
     """log softmax over the vocabulary in float32 or better; log(softmax) would underflow to -inf."""
     return F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
 
 
-def token_cross_entropy(log_p: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def token_cross_entropy(log_p: Tensor, targets: Tensor) -> Tensor:
     """-log p_t(Y_t). log_p: (..., V); targets: (...) int64. Returns (...), 0 where a target is -1.
 
     Gradient with respect to the logits: softmax - onehot(Y_t).
@@ -39,7 +40,7 @@ def token_cross_entropy(log_p: torch.Tensor, targets: torch.Tensor) -> torch.Ten
     return -picked.masked_fill(targets < 0, 0.0)
 
 
-def token_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+def token_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) = sum_v p(v) [log p(v) - log q(v)]. Both (..., V); returns (...).
 
     Gradients flow through both sides (detach one to hold it still): with respect to the logits
@@ -55,15 +56,9 @@ def token_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
 
 
 def answer_terms(
-    logits_pos: torch.Tensor,
-    logits_neg: torch.Tensor,
-    targets_pos: torch.Tensor,
-    targets_neg: torch.Tensor,
-    *,
-    logits_shared: torch.Tensor | None = None,
-    kl_tokens: str = "all",
-    kl_cap: float | None = None,
-) -> PairTerms:
+    logits_pos: Tensor, logits_neg: Tensor, targets_pos: Tensor, targets_neg: Tensor, *,
+    logits_shared: Tensor | None = None, kl_tokens: str = "all", kl_cap: float | None = None,
+) -> PairTerms:  # fmt: skip
     """Eq. 1 and Eq. 2, per pair and answer token.
 
     logits_*: (P, A, V), position t predicting answer token t; targets_*: (P, A) int64.
@@ -92,7 +87,7 @@ def answer_terms(
     return PairTerms(ce_pos, ce_neg, kl)
 
 
-def paper_loss(terms: PairTerms, kl_weight: float, pairs_in_step: int) -> torch.Tensor:
+def paper_loss(terms: PairTerms, kl_weight: float, pairs_in_step: int) -> Tensor:
     """A micro-batch's share of Eq. 3, L = (1/P) sum_i [CE+_i + CE-_i - lambda KL_i]; a scalar.
 
     pairs_in_step: P over all micro-batches and ranks of the optimizer step, so that every way of
@@ -104,9 +99,7 @@ def paper_loss(terms: PairTerms, kl_weight: float, pairs_in_step: int) -> torch.
 # ---- --objective released -----------------------------------------------------------------------
 
 
-def position_terms(
-    logits_pos: torch.Tensor, logits_neg: torch.Tensor | None, targets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def position_terms(logits_pos: Tensor, logits_neg: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
     """(CE, KL(neg || pos)) at N positions of positive rows, (N,) each.
 
     logits_neg: (N, V) like logits_pos, at the aligned positions of the negative rows, held still;
@@ -120,12 +113,8 @@ def position_terms(
 
 
 def sequence_terms(
-    lm_head: Callable[[torch.Tensor], torch.Tensor],
-    hidden_pos: torch.Tensor,
-    hidden_neg: torch.Tensor | None,
-    targets: torch.Tensor,
-    chunk: int = 256,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    lm_head: Callable[[Tensor], Tensor], hidden_pos: Tensor, hidden_neg: Tensor | None, targets: Tensor, chunk: int = 256
+) -> tuple[Tensor, Tensor]:
     """position_terms of all N positions, hidden_* (N, D), computed a chunk at a time in both passes.
 
     Full-vocabulary logits exist for `chunk` positions only: all those of one LLaMA-7B pair,
@@ -142,8 +131,8 @@ def sequence_terms(
 
 
 def released_loss(
-    ce: torch.Tensor, kl: torch.Tensor, targets: torch.Tensor, kl_weight: float, pairs: int, accumulation_steps: int
-) -> torch.Tensor:
+    ce: Tensor, kl: Tensor, targets: Tensor, kl_weight: float, pairs: int, accumulation_steps: int
+) -> Tensor:
     """A micro-batch's share of the published code's loss; a scalar.
 
     CE: mean over the positive rows' tokens. KL: sum over all positions, mean over the pairs of
