@@ -234,12 +234,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, flags: TrainFlags, step:
 def refuse_non_finite(loss: torch.Tensor, terms: dict[str, torch.Tensor], pairs: list[EncodedPair]) -> None:
     """Stop before a backward pass that would destroy the adapter, naming the first term and pair at fault."""
     culprits = [
-        f"{name} of {pairs[i].name} is {float(values[i])}"
+        f"{name} of {pairs[i].name} is {float(values[i].detach())}"
         for name, values in terms.items()  # (P,)
         for i in (~torch.isfinite(values)).nonzero().flatten().tolist()
     ]
     raise RunError(
-        f"{(culprits or [f'the loss is {float(loss)}'])[0]}; stopped before the update, the best adapter so far is kept. "
+        f"{(culprits or [f'the loss is {float(loss.detach())}'])[0]}; stopped before the update, the best adapter so far is kept. "
         "Lower --lr or --kl-weight, or set --kl-cap"
     )
 

@@ -23,19 +23,19 @@ def folder(tmp_path_factory):
     return path
 
 
+def start(folder, out, *flags, steps=4):
+    """Train for a few steps on the CPU; returns the run folder."""
+    train.main(
+        ["--data", str(folder), "--shots", "12", "--max-steps", str(steps), "--batch-size", "4", "--eval-every", "2",
+         "--micro-batch-size", "2", "--device", "cpu", "--out", str(out), *flags]
+    )  # fmt: skip
+    return out
+
+
 @pytest.fixture
 def run(folder, tmp_path):
-    """run(*flags, name=...) trains for a few steps on the CPU and returns the run folder."""
-
-    def start(*flags, name="run", steps=4):
-        out = tmp_path / name
-        train.main(
-            ["--data", str(folder), "--shots", "12", "--max-steps", str(steps), "--batch-size", "4", "--eval-every", "2",
-             "--micro-batch-size", "2", "--device", "cpu", "--out", str(out), *flags]
-        )  # fmt: skip
-        return out
-
-    return start
+    """run(*flags, name=..., steps=...): a run folder of that name in tmp_path."""
+    return lambda *flags, name="run", steps=4: start(folder, tmp_path / name, *flags, steps=steps)
 
 
 def adapter_hash(out):
@@ -51,10 +51,10 @@ def records(out):
 
 
 OBJECTIVES = {
-    "own": (),
-    "shared": ("--kl-forcing", "shared"),
-    "first": ("--kl-tokens", "first"),
-    "cap": ("--kl-cap", "0.01"),
+    "own": ("--kl-weight", "0.1"),
+    "shared": ("--kl-weight", "0.1", "--kl-forcing", "shared"),
+    "first": ("--kl-weight", "0.1", "--kl-tokens", "first"),
+    "cap": ("--kl-weight", "0.1", "--kl-cap", "0"),
     "control": ("--kl-weight", "0"),
     "tallrec": ("--objective", "tallrec"),
     "tallrec-prompt": ("--objective", "tallrec", "--train-on-prompt"),
@@ -62,28 +62,38 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("flags", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_every_objective_trains_and_leaves_a_whole_run_folder(run, flags):
-    out = run(*flags, steps=2)
-    names = {path.name for path in out.iterdir()}
-    assert names >= {"config.json", "metrics.jsonl", "adapter_model.safetensors", "adapter_config.json",
-                     "results.json", "predictions.csv", "curves.png", "last"}  # fmt: skip
-    assert not [name for name in names if name.startswith(".")]
-    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
-    results = json.loads((out / "results.json").read_text())
-    for split in ("valid", "test"):
-        for when in ("before", "after"):
-            assert results[split][when]["contradiction_rate"] == pytest.approx(
-                results[split][when]["yes_yes"] + results[split][when]["no_no"]
-            )
-    assert len((out / "predictions.csv").read_text().splitlines()) == 17
+@pytest.fixture(scope="module")
+def objective_runs(folder, tmp_path_factory):
+    """A run of two steps for each objective."""
+    parent = tmp_path_factory.mktemp("objectives")
+    return {name: start(folder, parent / name, *flags, steps=2) for name, flags in OBJECTIVES.items()}
 
 
-def test_objectives_differ(run):
-    seen = {}
-    for name, flags in OBJECTIVES.items():
-        seen[name] = losses(run(*flags, name=name, steps=1))[0][0]
-    assert len({round(loss, 9) for loss in seen.values()}) == len(seen), seen
+def test_every_objective_leaves_a_whole_run_folder(objective_runs):
+    for out in objective_runs.values():
+        names = {path.name for path in out.iterdir()}
+        assert names == {"config.json", "metrics.jsonl", "adapter_model.safetensors", "adapter_config.json",
+                         "results.json", "predictions.csv", "curves.png", "last"}  # fmt: skip
+        assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+        results = json.loads((out / "results.json").read_text())
+        for split in ("valid", "test"):
+            for when in ("before", "after"):
+                found = results[split][when]
+                assert found["contradiction_rate"] == pytest.approx(found["yes_yes"] + found["no_no"])
+        assert len((out / "predictions.csv").read_text().splitlines()) == 17
+
+
+def test_every_objective_updates_differently_but_a_cap_of_zero_is_the_control(objective_runs):
+    states = {name: (out / "last/step-00000002/adapter.safetensors").read_bytes() for name, out in objective_runs.items()}
+    assert states.pop("cap") == states["control"]
+    assert len(set(states.values())) == len(states)
+
+
+def test_tallrec_sees_no_negative_prompt_and_released_scores_none(objective_runs):
+    for name, out in objective_runs.items():
+        positives_only = name in ("tallrec", "tallrec-prompt", "released")
+        assert all((record["ce_neg"] == 0) == positives_only for record in records(out)), name
+        assert all((record["kl"] == 0) == name.startswith("tallrec") for record in records(out)), name
 
 
 def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(run):
