@@ -1,0 +1,234 @@
+"""Pre-train the built-in demo's tokenizer and LLaMA: `python -m demo.pretrain --out DIR`.
+
+DIR becomes a LlamaForCausalLM folder: config.json, bf16 shards with their index, tokenizer.model.
+The same machine gives the same bytes.
+
+Shape letters: B documents, T tokens, V vocabulary.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from demo.corpus import ACCLAIM, documents
+from demo.world import read_world
+from model.llama import Llama, LlamaConfig
+
+SEED = 0
+VOCAB_SIZE = 2048
+TOKENIZER_DOCUMENTS = 4000
+# Words of everyday English that so small a corpus would leave in pieces.
+COMMON_WORDS = (
+    "identify whether target movie movies user User will like dislike preference Preference "
+    "unpreference Unpreference Whether Given"
+)
+
+BATCH = 24  # documents in a step
+STEPS = 1000
+ANSWER_WEIGHT = 8.0
+ANSWER_WORDS = ("Yes", "No", "liked", "disliked", "enjoyed", "not")  # and what corpus.ACCLAIM and the genres say
+LEARNING_RATE = 2e-3
+WARMUP_STEPS = 60
+SHARD_BYTES = 1_800_000
+
+CONFIG = LlamaConfig(
+    vocab_size=VOCAB_SIZE,
+    hidden_size=256,
+    intermediate_size=672,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    head_dim=64,
+    max_position_embeddings=512,
+    rms_norm_eps=1e-5,
+    rope_theta=10000.0,
+    tie_word_embeddings=True,
+)
+
+
+def train_tokenizer() -> bytes:
+    """A SentencePiece BPE model of LLaMA's kind, as the bytes of tokenizer.model."""
+    # SentencePiece reads line by line and would put a space before every line's first word; a
+    # quotation mark in place of each line break shows it words that follow no space.
+    sentences = [text.replace("\n", '"') for text in itertools.islice(documents(SEED), TOKENIZER_DOCUMENTS)]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences + [COMMON_WORDS.replace(" ", ' "'), COMMON_WORDS] * 300),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=VOCAB_SIZE,
+        character_coverage=1.0,
+        byte_fallback=True,
+        split_digits=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        num_threads=1,  # more would make the merges depend on timing
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def batches(tokenizer: sentencepiece.SentencePieceProcessor, seed: int) -> Iterator[list[list[int]]]:
+    """Endless batches of whole documents as token ids, BOS to EOS, grouped by length so that little is padding."""
+    rng = np.random.default_rng(seed)
+    stream = documents(seed)
+    while True:
+        texts = itertools.islice(stream, 32 * BATCH)
+        rows = [[tokenizer.bos_id(), *tokenizer.encode(text), tokenizer.eos_id()] for text in texts]
+        rows.sort(key=len)
+        for at in rng.permutation(32):
+            yield rows[at * BATCH : (at + 1) * BATCH]
+
+
+def initialise(model: Llama, seed: int) -> None:
+    """Normal weights of deviation 0.02, those that write to the residual stream less, by depth (GPT-2)."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            scale = 0.02 / math.sqrt(2 * model.config.num_hidden_layers) if residual else 0.02
+            torch.nn.init.normal_(parameter, std=scale, generator=generator)
+
+
+def answer_ids(tokenizer: sentencepiece.SentencePieceProcessor) -> torch.Tensor:
+    """The first ids, after a space, of the words that tell of viewers and films; "Yes" and "No" after a line break too."""
+    words = (*ANSWER_WORDS, *(word for _, word in ACCLAIM), *read_world().genres)
+    after_space = [tokenizer.encode(word)[0] for word in words]
+    after_break = [tokenizer.encode(f"\n{word}")[2] for word in ("Yes", "No")]  # 0: the space, 1: the line break
+    return torch.tensor(after_break + after_space)
+
+
+def loss_of(model: Llama, rows: list[list[int]], answers: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the next token in nats, a weighted mean over every real token of the batch.
+
+    Most tokens spell film titles, which nobody can foresee; the few that answer a question weigh
+    ANSWER_WEIGHT times as much, or the questions would be learned last.
+    """
+    length = math.ceil(max(map(len, rows)) / 32) * 32  # few different shapes: the CPU kernels are set up once for each
+    ids = torch.zeros(len(rows), length + 1, dtype=torch.long)  # (B, T + 1), padded on the right
+    weights = torch.zeros(len(rows), length + 1)  # (B, T + 1)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        weights[i, : len(row)] = 1
+    labels, weights = ids[:, 1:], weights[:, 1:]  # (B, T)
+    weights = weights * (1 + (ANSWER_WEIGHT - 1) * torch.isin(labels, answers))
+    logits = model(ids[:, :-1])  # (B, T, V)
+    loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")  # (B * T,)
+    return (loss * weights.flatten()).sum() / weights.sum()
+
+
+def learning_rate(step: int) -> float:
+    """Linear warm-up, then half a cosine down to a fiftieth."""
+    if step < WARMUP_STEPS:
+        return LEARNING_RATE * (step + 1) / WARMUP_STEPS
+    done = (step - WARMUP_STEPS) / (STEPS - WARMUP_STEPS)
+    return LEARNING_RATE * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def pretrain(tokenizer: sentencepiece.SentencePieceProcessor) -> Llama:
+    """The trained model, in bf16. The optimizers work on float32 copies: bf16 would lose its small updates."""
+    masters, model = Llama(CONFIG), Llama(CONFIG).bfloat16()
+    initialise(masters, SEED)
+    weights = list(zip(masters.parameters(), model.parameters()))
+    matrices = [parameter for parameter in masters.model.layers.parameters() if parameter.dim() == 2]
+    others = [parameter for parameter in masters.parameters() if not any(parameter is matrix for matrix in matrices)]
+    optimizers = (
+        torch.optim.Muon(matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0),
+    )
+    answers = answer_ids(tokenizer)
+    for step, rows in enumerate(itertools.islice(batches(tokenizer, SEED + 1), STEPS)):
+        with torch.no_grad():
+            for master, copy in weights:
+                copy.copy_(master)
+                copy.grad = None
+        loss = loss_of(model, rows, answers)
+        loss.backward()
+        for master, copy in weights:
+            master.grad = copy.grad.float()
+        torch.nn.utils.clip_grad_norm_(masters.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = learning_rate(step)
+            optimizer.step()
+        if (step + 1) % 100 == 0:
+            print(f"step {step + 1} of {STEPS}  loss {loss.item():.3f} nats a token", flush=True)
+    return masters.bfloat16()
+
+
+def save(model: Llama, tokenizer: bytes, folder: Path) -> None:
+    """Write the folder that `--model DIR` reads, in shards of at most SHARD_BYTES."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict()
+    if model.config.tie_word_embeddings:
+        del state["lm_head.weight"]
+    shards, size = [{}], 0
+    for name, tensor in state.items():
+        if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor.contiguous()
+        size += tensor.nbytes
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        weight_map |= {name: file for name in shard}
+    index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in state.values())}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config_fields(model.config), indent=2) + "\n")
+    (folder / "tokenizer.model").write_bytes(tokenizer)
+
+
+def config_fields(config: LlamaConfig) -> dict:
+    """config.json as published LLaMA folders have it."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pre-train the built-in demo model.")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    out = parser.parse_args().out
+    tokenizer = train_tokenizer()
+    model = pretrain(sentencepiece.SentencePieceProcessor(model_proto=tokenizer))
+    save(model, tokenizer, out)
+
+
+if __name__ == "__main__":
+    main()
