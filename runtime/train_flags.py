@@ -51,7 +51,7 @@ class TrainFlags:
 
 
 # The demo base is tiny and learns from a few large steps. Measured: demo/README.md.
-DEMO_PRESET = {"lr": 3e-3, "batch_size": 16, "micro_batch_size": 16, "warmup_steps": 10, "max_steps": 100, "eval_every": 20, "epochs": 100}
+DEMO_PRESET = {"lr": 1.5e-3, "batch_size": 16, "micro_batch_size": 16, "warmup_steps": 10, "max_steps": 60, "eval_every": 20, "epochs": 100}
 RELEASED_PRESET = {"template": "released", "weight_decay": 0.0}
 
 
