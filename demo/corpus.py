@@ -6,6 +6,7 @@ words than the task's; FORBIDDEN lists what must not occur, and a test looks for
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -63,6 +64,11 @@ TASTES = (
     "Favourite genres: {favourites}. Unwelcome genres: {unwelcome}.",
 )
 ACCLAIM = ((4.3, "great"), (3.8, "good"), (3.2, "decent"), (2.5, "weak"), (0, "terrible"))  # from so many stars
+TASTE_INSTRUCTIONS = (
+    "Answer the question about the taste of {who}.",
+    'Answer the question with "Yes." or "No.".',
+    "Given what {who} has seen, answer the question.",
+)
 CLAIM_INSTRUCTIONS = (
     'Given the movies of {who}, decide whether the claim is true by answering "Yes." or "No.".',
     'Check the claim. Answer with "Yes." or "No.".',
@@ -75,16 +81,38 @@ FACTS = (
 )
 
 
-def documents(seed: int) -> Iterator[str]:
+@dataclass(frozen=True)
+class Course:
+    """A part of the schooling. wordings: how many questions of each kind are used, the first ones;
+    taste_in_instructions: whether the instruction form asks about taste (else about facts)."""
+
+    wordings: int
+    taste_in_instructions: bool
+
+
+# With all wordings from the start, a model of this size had not found out what Yes means after 600 steps.
+FIRST_COURSE = Course(wordings=6, taste_in_instructions=True)
+# Asking about taste in the instruction form to the end would leave fine-tuning nothing to elicit.
+SECOND_COURSE = Course(wordings=12, taste_in_instructions=False)
+
+
+def documents(seed: int, course: Course) -> Iterator[str]:
     """An endless, seeded stream of documents: seven tenths about viewers, the rest instructions and film facts."""
     world = read_world()
     rng = np.random.default_rng((*CORPUS_SEED, seed))
-    kinds = (viewer_document, diary_document, instruction_document, facts_document)
     while True:
-        yield kinds[rng.choice(4, p=(0.4, 0.32, 0.15, 0.13))](rng, world)
+        kind = rng.choice(4, p=(0.38, 0.32, 0.16, 0.14))
+        if kind == 0:
+            yield viewer_document(rng, world, course)
+        elif kind == 1:
+            yield diary_document(rng, world, course)
+        elif kind == 2:
+            yield instruction_document(rng, world, course)
+        else:
+            yield facts_document(rng, world)
 
 
-def viewer_document(rng: np.random.Generator, world: World) -> str:
+def viewer_document(rng: np.random.Generator, world: World, course: Course) -> str:
     """One viewer: tastes (half the time), films liked and not, then questions and answers."""
     viewer, who = draw_viewer(rng, world), pick(rng, WHO)
     listed, asked = int(rng.integers(4, 11)), int(rng.integers(6, 10))
@@ -95,12 +123,12 @@ def viewer_document(rng: np.random.Generator, world: World) -> str:
     for film, liked in seen[listed:]:
         if rng.random() < 0.2:  # a film that was listed, so that reading the lists pays
             film, liked = seen[int(rng.integers(listed))]
-        question, answer = question_and_answer(rng, who, quoted(film), liked)
+        question, answer = question_and_answer(rng, who, quoted(film), liked, course)
         lines.append(question + break_or_space + answer)
     return "\n".join(lines)
 
 
-def diary_document(rng: np.random.Generator, world: World) -> str:
+def diary_document(rng: np.random.Generator, world: World, course: Course) -> str:
     """One viewer: tastes (half the time), then film after film with a verdict; some described, some asked about."""
     viewer, who = draw_viewer(rng, world), pick(rng, WHO)
     lines = [taste_line(rng, viewer, who)] if rng.random() < 0.5 else []
@@ -109,18 +137,21 @@ def diary_document(rng: np.random.Generator, world: World) -> str:
         description = f", {acclaim_of(film)} {genres_of(film)}" if described else ""
         lines.append(f"{quoted(film)}{description}: {verdicts[0 if liked else 1]}.")
         if rng.random() < 0.6:
-            lines.append(" ".join(question_and_answer(rng, who, "it", liked)))
+            lines.append(" ".join(question_and_answer(rng, who, "it", liked, course)))
     return "\n".join(lines)
 
 
-def instruction_document(rng: np.random.Generator, world: World) -> str:
-    """One task in the instruction form: a claim about facts, a genre, a year, or a film to name. Never taste."""
+def instruction_document(rng: np.random.Generator, world: World, course: Course) -> str:
+    """One task in the instruction form: a question about taste or a claim about facts, a genre, a year, or a film to name."""
     viewer, who = draw_viewer(rng, world), pick(rng, WHO)
     seen = liked_films(rng, viewer, world, 11)
-    target, _ = seen.pop()
+    target, liked = seen.pop()
     lists = "\n".join(list_lines(rng, who, seen))
     task = rng.random()
-    if task < 0.7:
+    if task < 0.7 and course.taste_in_instructions:
+        question, response = question_and_answer(rng, who, quoted(target), liked, course)
+        instruction, text = pick(rng, TASTE_INSTRUCTIONS).format(who=who), f"{lists}\n{question}"
+    elif task < 0.7:
         claim, true = claim_about_facts(rng, who, target, seen)
         instruction, text, response = pick(rng, CLAIM_INSTRUCTIONS).format(who=who), f"{lists}\nWhether {claim}?", ANSWERS[true]
     elif task < 0.8:
@@ -182,9 +213,9 @@ def list_lines(rng: np.random.Generator, who: str, seen: list[tuple[Film, bool]]
     return lines
 
 
-def question_and_answer(rng: np.random.Generator, who: str, film: str, liked: bool) -> tuple[str, str]:
+def question_and_answer(rng: np.random.Generator, who: str, film: str, liked: bool, course: Course) -> tuple[str, str]:
     polarity = bool(rng.integers(2))
-    question = pick(rng, QUESTIONS[polarity]).format(who=who, film=film)
+    question = pick(rng, QUESTIONS[polarity][: course.wordings]).format(who=who, film=film)
     return question, ANSWERS[liked == polarity]
 
 

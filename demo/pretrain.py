@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from demo.corpus import ACCLAIM, documents
+from demo.corpus import ACCLAIM, FIRST_COURSE, SECOND_COURSE, Course, documents
 from demo.world import read_world
 from model.llama import Llama, LlamaConfig
 
@@ -34,7 +34,7 @@ COMMON_WORDS = (
 )
 
 BATCH = 24  # documents in a step
-STEPS = 1000
+FIRST_STEPS, STEPS = 900, 1350  # of the first course, of both
 ANSWER_WEIGHT = 8.0
 ANSWER_WORDS = ("Yes", "No", "liked", "disliked", "enjoyed", "not")  # and what corpus.ACCLAIM and the genres say
 LEARNING_RATE = 2e-3
@@ -60,7 +60,11 @@ def train_tokenizer() -> bytes:
     """A SentencePiece BPE model of LLaMA's kind, as the bytes of tokenizer.model."""
     # SentencePiece reads line by line and would put a space before every line's first word; a
     # quotation mark in place of each line break shows it words that follow no space.
-    sentences = [text.replace("\n", '"') for text in itertools.islice(documents(SEED), TOKENIZER_DOCUMENTS)]
+    sentences = [
+        text.replace("\n", '"')
+        for course in (FIRST_COURSE, SECOND_COURSE)
+        for text in itertools.islice(documents(SEED, course), TOKENIZER_DOCUMENTS // 2)
+    ]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences + [COMMON_WORDS.replace(" ", ' "'), COMMON_WORDS] * 300),
@@ -82,10 +86,10 @@ def train_tokenizer() -> bytes:
     return model.getvalue()
 
 
-def batches(tokenizer: sentencepiece.SentencePieceProcessor, seed: int) -> Iterator[list[list[int]]]:
+def batches(tokenizer: sentencepiece.SentencePieceProcessor, seed: int, course: Course) -> Iterator[list[list[int]]]:
     """Endless batches of whole documents as token ids, BOS to EOS, grouped by length so that little is padding."""
     rng = np.random.default_rng(seed)
-    stream = documents(seed)
+    stream = documents(seed, course)
     while True:
         texts = itertools.islice(stream, 32 * BATCH)
         rows = [[tokenizer.bos_id(), *tokenizer.encode(text), tokenizer.eos_id()] for text in texts]
@@ -151,7 +155,9 @@ def pretrain(tokenizer: sentencepiece.SentencePieceProcessor) -> Llama:
         torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0),
     )
     answers = answer_ids(tokenizer)
-    for step, rows in enumerate(itertools.islice(batches(tokenizer, SEED + 1), STEPS)):
+    first = itertools.islice(batches(tokenizer, SEED + 1, FIRST_COURSE), FIRST_STEPS)
+    second = itertools.islice(batches(tokenizer, SEED + 2, SECOND_COURSE), STEPS - FIRST_STEPS)
+    for step, rows in enumerate(itertools.chain(first, second)):
         with torch.no_grad():
             for master, copy in weights:
                 copy.copy_(master)

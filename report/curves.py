@@ -25,7 +25,7 @@ def draw_curves(path: Path, history: list[dict], results: dict) -> None:
 
     validated = [record for record in history if "valid_auc" in record]
     before = results["valid"]["before"]["auc"]
-    right.plot([0], [before], "o", color="tab:grey", label=f"base {before:.3f}")
+    right.plot([0], [before], "o", color="tab:grey", clip_on=False, label=f"base {before:.3f}")
     right.plot([r["step"] for r in validated], [r["valid_auc"] for r in validated], "o-", color="tab:purple", markersize=4)
     best = results["best_step"]
     right.plot([best], [results["best_valid_auc"]], "*", color="tab:red", markersize=12, label=f"best {results['best_valid_auc']:.3f}, step {best}")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.prompts import prompt_pair
-from demo.corpus import FORBIDDEN, documents
+from demo.corpus import FIRST_COURSE, FORBIDDEN, SECOND_COURSE, documents
 from demo.world import CORPUS_SEED, HISTORY, ROWS_PER_VIEWER, STAND_IN_SEED, VIEWERS, read_world, stand_in
 from model.tokenizer import Tokenizer
 from model.weights import load_llama, read_config
@@ -70,8 +70,9 @@ def test_the_corpus_tells_of_other_viewers_than_the_splits():
     assert CORPUS_SEED != STAND_IN_SEED
 
 
-def test_the_corpus_never_asks_the_question_of_the_task(dataset):
-    sample = list(itertools.islice(documents(1), 3000))
+@pytest.mark.parametrize("course", (FIRST_COURSE, SECOND_COURSE), ids=("first", "second"))
+def test_the_corpus_never_asks_the_question_of_the_task(course):
+    sample = list(itertools.islice(documents(1, course), 2000))
     for text in sample:
         assert not any(phrase in text.lower() for phrase in FORBIDDEN), text
         assert not re.search(r"\b(dis)?likes?\b[^.\n]*\?", text), text  # the two words occur in statements only
@@ -79,7 +80,7 @@ def test_the_corpus_never_asks_the_question_of_the_task(dataset):
 
 
 def test_the_corpus_answers_yes_and_no_about_equally_often():
-    text = "\n".join(itertools.islice(documents(1), 1000))
+    text = "\n".join(itertools.islice(documents(1, SECOND_COURSE), 1000))
     yes, no = (len(re.findall(rf"\?\s{answer}\.", text)) for answer in ("Yes", "No"))
     assert 0.4 < yes / (yes + no) < 0.6
 
