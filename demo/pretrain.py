@@ -9,7 +9,6 @@ Shape letters: B documents, T tokens, V vocabulary.
 import argparse
 import io
 import itertools
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +17,11 @@ import numpy as np
 import sentencepiece
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 
 from demo.corpus import ACCLAIM, FIRST_COURSE, SECOND_COURSE, Course, documents
 from demo.world import read_world
 from model.llama import Llama, LlamaConfig
+from model.write import plan_shards, write_checkpoint
 
 SEED = 0
 VOCAB_SIZE = 2048
@@ -177,26 +176,14 @@ def pretrain(tokenizer: sentencepiece.SentencePieceProcessor) -> Llama:
 
 def save(model: Llama, tokenizer: bytes, folder: Path) -> None:
     """Write the folder that `--model DIR` reads, in shards of at most SHARD_BYTES."""
-    folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     if model.config.tie_word_embeddings:
         del state["lm_head.weight"]
-    shards, size = [{}], 0
-    for name, tensor in state.items():
-        if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor.contiguous()
-        size += tensor.nbytes
-    weight_map = {}
-    for number, shard in enumerate(shards, start=1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        weight_map |= {name: file for name in shard}
-    index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in state.values())}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-    (folder / "config.json").write_text(json.dumps(config_fields(model.config), indent=2) + "\n")
-    (folder / "tokenizer.model").write_bytes(tokenizer)
+    sizes = {name: tensor.nbytes for name, tensor in state.items()}
+    shards = plan_shards(sizes, SHARD_BYTES)
+    write_checkpoint(
+        folder, shards, sum(sizes.values()), lambda names: {name: state[name] for name in names}, config_fields(model.config), tokenizer
+    )
 
 
 def config_fields(config: LlamaConfig) -> dict:

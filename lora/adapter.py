@@ -1,26 +1,37 @@
-"""Adapter files in PEFT's layout: adapter_model.safetensors and adapter_config.json."""
+"""Adapter files in PEFT's layout, both ways: adapter_model.safetensors (or .bin) and adapter_config.json."""
 
 import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
 from lora.inject import AdapterError, lora_state
 
 WEIGHTS = "adapter_model.safetensors"
+PICKLED = "adapter_model.bin"  # PEFT's older form, as of alpaca-lora
 CONFIG = "adapter_config.json"
+FINGERPRINT = "base_fingerprint"  # in the header of WEIGHTS, where PEFT does not mind it
+
+# What LoRALinear computes. A field that is absent or null counts as supported.
+SUPPORTED = {
+    "peft_type": "LORA", "bias": "none", "use_dora": False, "fan_in_fan_out": False, "modules_to_save": None,
+    "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None, "alora_invocation_tokens": None,
+    "enable_lora": None, "lora_bias": False, "exclude_modules": None, "target_parameters": None,
+}  # fmt: skip
 
 
 def save_adapter(model: nn.Module, folder: Path, settings: dict) -> None:
-    """Write the adapter of `model` into an existing folder.
+    """Write the adapter of `model` into an existing folder, then read it back and compare.
 
-    settings: r, alpha, dropout, targets and base (the checkpoint's name), as train.py has them.
+    settings: r, alpha, dropout, rslora, targets, base (the checkpoint's name) and base_fingerprint,
+    as train.py has them. Raises AdapterError if what was read is not what was written.
     """
     tensors = {name: tensor.cpu().contiguous() for name, tensor in lora_state(model).items()}
-    (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+    metadata = {"format": "pt", FINGERPRINT: settings[FINGERPRINT]}
+    (folder / WEIGHTS).write_bytes(_in_fixed_order(save(tensors, metadata=metadata)))
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -28,35 +39,27 @@ def save_adapter(model: nn.Module, folder: Path, settings: dict) -> None:
         "r": settings["r"],
         "lora_alpha": settings["alpha"],
         "lora_dropout": settings["dropout"],
+        "use_rslora": settings["rslora"],
         "target_modules": sorted(settings["targets"]),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    written = read_tensors(folder)
+    same = written.keys() == tensors.keys() and all(torch.equal(written[name], tensors[name]) for name in tensors)
+    if not same or _read_config(folder) != config:
+        raise AdapterError(f"{folder / WEIGHTS}: reads back otherwise than it was written; is the disk full or failing?")
 
 
 def read_adapter_config(folder: Path) -> dict:
-    """r, alpha, dropout and targets of a saved adapter.
+    """r, alpha, dropout, rslora and targets of a saved adapter.
 
     Raises AdapterError if the file is missing, is not a LoRA adapter, or uses a variant that
     LoRALinear does not compute.
     """
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise AdapterError(f"{path}: missing; is {folder} the folder of a finished run or of a PEFT adapter?")
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        raise AdapterError(f"{path}: not a JSON object; save or fetch the adapter again")
-    unsupported = {
-        "peft_type": "LORA", "bias": "none", "use_dora": False, "use_rslora": False, "fan_in_fan_out": False,
-        "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None,
-        "alora_invocation_tokens": None,
-    }  # fmt: skip
-    for name, supported in unsupported.items():
+    config, path = _read_config(folder), Path(folder) / CONFIG
+    for name, supported in SUPPORTED.items():
         if config.get(name, supported) not in (supported, None):
             raise AdapterError(f"{path}: {name} is {config[name]!r}; only {supported!r} is supported")
     # The other ways to start (pissa, olora, corda, loftq, ...) change the base as well.
@@ -67,10 +70,12 @@ def read_adapter_config(folder: Path) -> dict:
         raise AdapterError(f"{path}: target_modules must be a list of layer names")
     if type(r) is not int or not 0 < r <= 2**16 or type(alpha) not in (int, float) or not 0 < alpha < 2**16:
         raise AdapterError(f"{path}: r and lora_alpha must be positive numbers, r a whole one")
-    dropout = config.get("lora_dropout", 0.0)
+    dropout, rslora = config.get("lora_dropout", 0.0), config.get("use_rslora") or False
     if type(dropout) not in (int, float) or not 0 <= dropout < 1:
         raise AdapterError(f"{path}: lora_dropout must lie in [0, 1)")
-    return {"r": r, "alpha": alpha, "dropout": dropout, "targets": tuple(targets)}
+    if type(rslora) is not bool:
+        raise AdapterError(f"{path}: use_rslora must be true or false")
+    return {"r": r, "alpha": alpha, "dropout": dropout, "rslora": rslora, "targets": tuple(targets)}
 
 
 def load_adapter(model: nn.Module, folder: Path) -> None:
@@ -78,16 +83,22 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
 
     Raises AdapterError naming every tensor that is missing, surplus, misshapen or not finite.
     """
-    path = Path(folder) / WEIGHTS
-    if not path.is_file():
-        raise AdapterError(f"{path}: missing; is {folder} the folder of a finished run or of a PEFT adapter?")
+    put_lora_state(model, read_tensors(folder), str(_weights(folder)))
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under PEFT's names. Raises AdapterError if there is no readable file."""
+    path = _weights(folder)
     if path.read_bytes()[:40].startswith(b"version https://git-lfs"):
         raise AdapterError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise AdapterError(f"{path}: damaged or truncated ({str(error)[:60]}); save or fetch it again") from None
-    put_lora_state(model, tensors, str(path))
+        tensors = load_file(path) if path.name == WEIGHTS else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the bytes of a damaged file make it do
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:60]
+        raise AdapterError(f"{path}: damaged, truncated or not plain tensors ({reason}); save or fetch it again") from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise AdapterError(f"{path}: not a dictionary of tensors; save or fetch the adapter again")
+    return tensors
 
 
 def put_lora_state(model: nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
@@ -107,3 +118,57 @@ def put_lora_state(model: nn.Module, tensors: dict[str, torch.Tensor], where: st
     with torch.no_grad():
         for name, tensor in tensors.items():
             wanted[name].copy_(tensor)
+
+
+def adapter_warnings(folder: Path, base: str, base_fingerprint: str) -> list[str]:
+    """What a user should know before trusting this adapter on this base; a line each, none if all is well.
+
+    base: the checkpoint's name on the command line; base_fingerprint: see model.weights.fingerprint.
+    """
+    path, warnings = _weights(folder), []
+    if all(not tensor.any() for name, tensor in read_tensors(folder).items() if "lora_B" in name):
+        warnings.append(f"{path}: every B is zero, so the adapter changes nothing; was it trained?")
+    trained_on = _read_config(folder).get("base_model_name_or_path")
+    recorded = None
+    if path.name == WEIGHTS:
+        with safe_open(path, framework="pt") as file:
+            recorded = (file.metadata() or {}).get(FINGERPRINT)
+    if recorded is not None and recorded != base_fingerprint:
+        warnings.append(
+            f"{path}: was trained on other weights ({trained_on}, fingerprint {recorded[:12]}) than those of "
+            f"{base} (fingerprint {base_fingerprint[:12]}); its figures mean little here"
+        )
+    # An adapter of PEFT's has no fingerprint, and a folder may be called anything: only the last part is compared.
+    if recorded is None and trained_on and Path(str(trained_on)).name.lower() != Path(base).name.lower():
+        warnings.append(f"{path}: names {trained_on} as its base, this one is {base}; make sure that they are the same weights")
+    return warnings
+
+
+def _read_config(folder: Path) -> dict:
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise AdapterError(f"{path}: missing; is {folder} the folder of a finished run or of a PEFT adapter?")
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise AdapterError(f"{path}: not a JSON object; save or fetch the adapter again")
+    return config
+
+
+def _weights(folder: Path) -> Path:
+    """The file with the tensors; the safetensors one if there are both."""
+    for name in (WEIGHTS, PICKLED):
+        if (Path(folder) / name).is_file():
+            return Path(folder) / name
+    raise AdapterError(f"{Path(folder) / WEIGHTS}: missing; is {folder} the folder of a finished run or of a PEFT adapter?")
+
+
+def _in_fixed_order(content: bytes) -> bytes:
+    """The safetensors file with its header sorted: the library writes metadata in an order drawn anew each
+    time, and the same adapter should give the same bytes."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format aligns the tensors to 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[start:]

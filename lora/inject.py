@@ -13,17 +13,23 @@ class AdapterError(ValueError):
 
 
 def add_lora(
-    model: nn.Module, targets: tuple[str, ...] = ("q_proj", "v_proj"), r: int = 8, alpha: float = 16, dropout: float = 0.05
+    model: nn.Module,
+    targets: tuple[str, ...] = ("q_proj", "v_proj"),
+    r: int = 8,
+    alpha: float = 16,
+    dropout: float = 0.05,
+    rslora: bool = False,
 ) -> int:
-    """Freeze the model and wrap every nn.Linear whose leaf name is in `targets`; lm_head stays as it is.
+    """Freeze the model and wrap every nn.Linear that `targets` name; lm_head stays as it is.
 
+    A target is a leaf name (q_proj) or the end of a path (self_attn.q_proj, layers.0.mlp.up_proj).
     Draws the A matrices from torch's global generator, in module order. Returns the number of
     trainable parameters. Raises AdapterError if any target matches no linear layer.
     """
     model.requires_grad_(False)
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
     leaf_names = {name.rpartition(".")[2] for name, _ in linears}
-    unknown = [target for target in targets if target not in leaf_names]
+    unknown = [target for target in targets if not any(_is_named(name, target) for name, _ in linears)]
     if unknown or not targets:
         raise AdapterError(
             f"--lora-targets {','.join(targets)}: no linear layer is called {', '.join(unknown) or '(nothing)'}; "
@@ -31,10 +37,14 @@ def add_lora(
         )
     for name, module in linears:
         parent_name, _, leaf = name.rpartition(".")
-        if leaf in targets:
-            layer = LoRALinear(module, r, alpha, dropout).train(module.training)
+        if any(_is_named(name, target) for target in targets):
+            layer = LoRALinear(module, r, alpha, dropout, rslora).train(module.training)
             setattr(model.get_submodule(parent_name), leaf, layer)
     return sum(parameter.numel() for parameter in lora_parameters(model))
+
+
+def _is_named(name: str, target: str) -> bool:
+    return name == target or name.endswith("." + target)
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
@@ -54,3 +64,28 @@ def lora_state(model: nn.Module) -> dict[str, torch.Tensor]:
         state[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A.detach()
         state[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B.detach()
     return state
+
+
+def merge_lora(model: nn.Module) -> None:
+    """Fold every layer's update into its weight, in float32 arithmetic. Raises AdapterError if that has been done."""
+    layers = _layers_or_refuse(model, "merge")
+    if any(layer.unmerged is not None for layer in layers):
+        raise AdapterError("the adapter is merged already; merging it again would count it twice")
+    for layer in layers:
+        layer.merge()
+
+
+def unmerge_lora(model: nn.Module) -> None:
+    """Put every weight back as it was, bitwise. Raises AdapterError if nothing is merged."""
+    layers = _layers_or_refuse(model, "unmerge")
+    if any(layer.unmerged is None for layer in layers):
+        raise AdapterError("the adapter is not merged, so there is nothing to undo")
+    for layer in layers:
+        layer.unmerge()
+
+
+def _layers_or_refuse(model: nn.Module, verb: str) -> list[LoRALinear]:
+    layers = [layer for _, layer in lora_layers(model)]
+    if not layers:
+        raise AdapterError(f"the model has no LoRA layer, so there is nothing to {verb}")
+    return layers

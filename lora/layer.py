@@ -11,26 +11,44 @@ from torch import nn
 
 
 class LoRALinear(nn.Module):
-    """y = W x + (alpha / r) * B(A(dropout(x))), with A (r, in) and B (out, r).
+    """y = W x + s * B(A(dropout(x))), with A (r, in), B (out, r) and s = alpha / r.
 
+    rslora: s = alpha / sqrt(r) instead (Kalajdzievski 2023).
     base: the frozen nn.Linear that is wrapped. A starts Kaiming-uniform, i.e. in +-1/sqrt(in);
     B starts at zero, so a fresh layer computes exactly W x. A and B are float32 master weights
     whatever the base's dtype: an update of 1e-4 would be lost in bf16's 8 bits. Their products
     are computed in the dtype of x.
     """
 
-    def __init__(self, base: nn.Linear, r: int, alpha: float, dropout: float):
+    def __init__(self, base: nn.Linear, r: int, alpha: float, dropout: float, rslora: bool = False):
         super().__init__()
         self.base = base
-        self.scaling = alpha / r
+        self.scaling = alpha / (math.sqrt(r) if rslora else r)
         self.dropout = dropout  # probability
         options = {"dtype": torch.float32, "device": base.weight.device}
         self.lora_A = nn.Parameter(torch.empty(r, base.in_features, **options))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, r, **options))
         # a = sqrt(5) makes Kaiming's bound sqrt(6 / ((1 + a^2) * in)) = 1 / sqrt(in).
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.unmerged = None  # the weight of base as it was, while A and B are merged into it
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., in) to (..., out)."""
+        if self.unmerged is not None:
+            return self.base(x)
         low_rank = F.linear(F.dropout(x, self.dropout, self.training), self.lora_A.to(x.dtype))  # (..., r)
         return self.base(x) + self.scaling * F.linear(low_rank, self.lora_B.to(x.dtype))
+
+    def merged(self, weight: torch.Tensor) -> torch.Tensor:
+        """W + s B A, (out, in), added up in float32 and rounded once to the dtype of `weight`."""
+        update = self.lora_B.detach().float() @ self.lora_A.detach().float()  # (out, in)
+        return (weight.float() + self.scaling * update).to(weight.dtype)
+
+    def merge(self) -> None:
+        """Compute with W + s B A from now on, without dropout; `unmerge` brings back W to the last bit."""
+        self.unmerged = self.base.weight.detach()
+        self.base.weight = nn.Parameter(self.merged(self.unmerged), requires_grad=False)
+
+    def unmerge(self) -> None:
+        self.base.weight = nn.Parameter(self.unmerged, requires_grad=False)
+        self.unmerged = None

@@ -5,6 +5,7 @@ memory-mapped file and put where it belongs, one at a time. On a CPU, at the fil
 that is the mapping itself: nothing is copied.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -163,6 +164,46 @@ def load_llama(folder: str | Path, dtype: torch.dtype, device: str | torch.devic
     return model.eval()
 
 
+def fingerprint(folder: str | Path) -> str:
+    """sha256 over name, shape and a sample of values of every stored tensor: tells two bases apart in a moment.
+
+    Values are compared as float32, so that a lossless change of dtype goes unnoticed and a lossy
+    one does not.
+    """
+    digest = hashlib.sha256()
+    stored = {name: path for path, names in _shards(Path(folder)).items() for name in names}
+    for name in sorted(stored):
+        if not name.endswith("rotary_emb.inv_freq"):
+            with _open(stored[name]) as file:
+                tensor = file.get_slice(name)
+                shape = tensor.get_shape()
+                sample = [tensor[:]] if len(shape) < 2 else [tensor[row : row + 1] for row in (0, shape[0] // 2, shape[0] - 1)]
+            digest.update(json.dumps([name, shape]).encode())
+            for part in sample:
+                digest.update(part.float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def stored_tensors(folder: Path) -> dict[str, int]:
+    """Bytes of every tensor of the checkpoint by name, in the order of its files; old exports' rotary buffers left out."""
+    sizes = {}
+    for path, names in _shards(folder).items():
+        with _open(path) as file:
+            for name in names:
+                if not name.endswith("rotary_emb.inv_freq"):
+                    sizes[name] = file.get_tensor(name).nbytes  # memory-mapped: nothing is read
+    return sizes
+
+
+def read_stored(folder: Path, names: list[str]) -> dict[str, torch.Tensor]:
+    """The named tensors as they are stored."""
+    found = {}
+    for path, there in _shards(folder).items():
+        with _open(path) as file:
+            found |= {name: file.get_tensor(name) for name in names if name in there}
+    return found
+
+
 def _shards(folder: Path) -> dict[Path, list[str]]:
     """Each safetensors file of the checkpoint with the tensor names it holds."""
     index_path = folder / "model.safetensors.index.json"
@@ -178,7 +219,7 @@ def _shards(folder: Path) -> dict[Path, list[str]]:
         paths = [folder / name for name in sorted(set(listed.values()))]
     else:
         pickled = [*folder.glob("pytorch_model*.bin"), *folder.glob("consolidated*.pth")]
-        hint = "; it has pickled weights: convert them to safetensors first" if pickled else ""
+        hint = f"; it has pickled weights: convert them with `python -m model.convert {folder} --out DIR`" if pickled else ""
         raise CheckpointError(f"{folder}: no model.safetensors and no model.safetensors.index.json{hint}")
     shards = {}
     for path in paths:

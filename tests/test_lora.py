@@ -8,19 +8,22 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lora.adapter import CONFIG, WEIGHTS, load_adapter, read_adapter_config, save_adapter
-from lora.inject import AdapterError, add_lora, lora_layers, lora_parameters
+from lora.adapter import CONFIG, PICKLED, WEIGHTS, adapter_warnings, load_adapter, read_adapter_config, save_adapter
+from lora.inject import AdapterError, add_lora, lora_layers, lora_parameters, lora_state, merge_lora, unmerge_lora
 from lora.layer import LoRALinear
 
 IDS = torch.tensor([[1, 5, 22, 0, 13, 7], [9, 9, 2, 4, 11, 3]])
-SETTINGS = {"r": 4, "alpha": 6, "dropout": 0.1, "targets": ("v_proj", "q_proj"), "base": "some/llama"}
+SETTINGS = {
+    "r": 4, "alpha": 6, "dropout": 0.1, "rslora": False, "targets": ("v_proj", "q_proj"),
+    "base": "some/llama", "base_fingerprint": "ab" * 32,
+}  # fmt: skip
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def adapted(model, seed=0, **changes):
     """The model with LoRA layers by SETTINGS, A and B random."""
     settings = {**SETTINGS, **changes}
-    add_lora(model, settings["targets"], settings["r"], settings["alpha"], settings["dropout"])
+    add_lora(model, *(settings[name] for name in ("targets", "r", "alpha", "dropout", "rslora")))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in lora_parameters(model):
@@ -165,7 +168,7 @@ def test_saved_files_have_peft_s_names_and_fields(tiny_llama, tmp_path):
     assert torch.equal(tensors[f"{prefix}1.self_attn.v_proj.lora_B.weight"], model.model.layers[1].self_attn.v_proj.lora_B)
     assert json.loads((tmp_path / "adapter_config.json").read_text()) == {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "some/llama", "r": 4, "lora_alpha": 6,
-        "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"], "bias": "none", "fan_in_fan_out": False,
+        "lora_dropout": 0.1, "use_rslora": False, "target_modules": ["q_proj", "v_proj"], "bias": "none", "fan_in_fan_out": False,
         "inference_mode": True,
     }  # fmt: skip
 
@@ -175,7 +178,7 @@ def test_saved_adapter_loads_to_the_same_logits(tiny_llama, tmp_path, targets):
     saved = adapted(tiny_llama(), targets=targets)
     save_adapter(saved, tmp_path, {**SETTINGS, "targets": targets})
     read = read_adapter_config(tmp_path)
-    assert read == {"r": 4, "alpha": 6, "dropout": 0.1, "targets": tuple(sorted(targets))}
+    assert read == {"r": 4, "alpha": 6, "dropout": 0.1, "rslora": False, "targets": tuple(sorted(targets))}
     model = tiny_llama()
     before = model(IDS)
     add_lora(model, read["targets"], read["r"], read["alpha"], read["dropout"])
@@ -238,7 +241,7 @@ def test_truncated_adapter_file_is_refused(tiny_llama, tmp_path):
     "changes, word",
     [
         ({"use_dora": True}, "use_dora"),
-        ({"use_rslora": True}, "use_rslora"),
+        ({"use_rslora": "yes"}, "use_rslora"),
         ({"peft_type": "IA3"}, "peft_type"),
         ({"bias": "all"}, "bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
@@ -269,3 +272,125 @@ def test_damaged_adapter_config_is_refused(tmp_path, content, word):
     if content is not None:
         (tmp_path / CONFIG).write_bytes(content)
     refusal(lambda: read_adapter_config(tmp_path), CONFIG, word)
+
+
+# ---- rslora, paths as targets, .bin ---------------------------------------------------------------
+
+
+def test_rslora_divides_by_the_root_of_r():
+    layer = LoRALinear(nn.Linear(3, 3, bias=False), r=9, alpha=6, dropout=0.0, rslora=True)
+    assert layer.scaling == pytest.approx(2.0)
+
+
+def test_a_target_may_be_the_end_of_a_path(tiny_llama):
+    model = tiny_llama()
+    add_lora(model, ("layers.1.self_attn.q_proj", "mlp.up_proj"), r=2, alpha=2, dropout=0.0)
+    found = {name for name, _ in lora_layers(model)}
+    assert found == {"model.layers.1.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"}
+    refusal(lambda: add_lora(tiny_llama(), ("elf_attn.q_proj",)), "elf_attn.q_proj", "q_proj")
+
+
+def test_pickled_adapter_gives_the_same_logits(tiny_llama, tmp_path):
+    saved = adapted(tiny_llama())
+    save_adapter(saved, tmp_path, SETTINGS)
+    torch.save({name: tensor.clone() for name, tensor in lora_state(saved).items()}, tmp_path / PICKLED)
+    (tmp_path / WEIGHTS).unlink()
+    model = adapted(tiny_llama(), seed=3)
+    load_adapter(model, tmp_path)
+    assert torch.equal(model(IDS), saved(IDS))
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 99, b"PK\x03\x04" + b"0" * 40, "evil", ["a list"], {"name": 1}])
+def test_bin_that_is_damaged_or_holds_more_than_tensors_is_refused(tiny_llama, tmp_path, content):
+    if isinstance(content, bytes):
+        (tmp_path / PICKLED).write_bytes(content)
+    else:
+        torch.save({"a": Evil(tmp_path / "opened")} if content == "evil" else content, tmp_path / PICKLED)
+    refusal(lambda: load_adapter(adapted(tiny_llama()), tmp_path), PICKLED)
+    assert not (tmp_path / "opened").exists()
+
+
+# ---- what a save promises, what a load warns of -----------------------------------------------------
+
+
+def test_a_save_that_the_disk_does_not_keep_is_an_error(tiny_llama, tmp_path, monkeypatch):
+    def flip_a_bit(path, content):
+        path.open("wb").write(content[:-1] + bytes([content[-1] ^ 1]))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", flip_a_bit)
+    refusal(lambda: save_adapter(adapted(tiny_llama()), tmp_path, SETTINGS), WEIGHTS, "reads back")
+
+
+def test_the_same_adapter_gives_the_same_bytes(tiny_llama, tmp_path):
+    found = set()
+    for _ in range(8):  # safetensors draws the order of its metadata anew each time
+        save_adapter(adapted(tiny_llama()), tmp_path, SETTINGS)
+        found.add((tmp_path / WEIGHTS).read_bytes())
+    assert len(found) == 1
+
+
+def test_warnings_tell_of_a_zero_adapter_and_of_another_base(tiny_llama, tmp_path):
+    save_adapter(adapted(tiny_llama()), tmp_path, SETTINGS)
+    assert adapter_warnings(tmp_path, "elsewhere/other-name", "ab" * 32) == []  # the fingerprint decides
+    (other,) = adapter_warnings(tmp_path, "some/llama", "cd" * 32)
+    assert "some/llama" in other and "abababababab" in other and "cdcdcdcdcdcd" in other
+    save_file(load_file(tmp_path / WEIGHTS), tmp_path / WEIGHTS)  # as PEFT writes it: no fingerprint
+    assert adapter_warnings(tmp_path, "a/LLaMA", "cd" * 32) == []
+    (name,) = adapter_warnings(tmp_path, "a/vicuna", "cd" * 32)
+    assert "some/llama" in name and "a/vicuna" in name
+    fresh = tiny_llama()
+    add_lora(fresh, SETTINGS["targets"], r=4, alpha=6)
+    save_adapter(fresh, tmp_path, SETTINGS)
+    (zero,) = adapter_warnings(tmp_path, "some/llama", "ab" * 32)
+    assert "every B is zero" in zero
+
+
+# ---- merge --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_merged_logits_are_those_of_the_adapter(tiny_llama, rslora):
+    model = adapted(tiny_llama(), targets=LINEARS, rslora=rslora)
+    expected = model(IDS)
+    merge_lora(model)
+    torch.testing.assert_close(model(IDS), expected, rtol=0, atol=2e-5)
+    assert torch.equal(model.train()(IDS), model.eval()(IDS))  # no dropout is left
+
+
+def test_merged_weight_is_rounded_once():
+    base = nn.Linear(2, 1, bias=False).bfloat16()
+    base.weight.data = torch.tensor([[1.0, 1.0]]).bfloat16()
+    layer = LoRALinear(base, r=1, alpha=1, dropout=0.0)
+    # bf16 has 8 bits: 1 + 2^-9 is rounded to 1, 1 + 3 * 2^-9 up to 1 + 2^-7.
+    layer.lora_A.data, layer.lora_B.data = torch.tensor([[2.0**-9, 3 * 2.0**-9]]), torch.tensor([[1.0]])
+    layer.merge()
+    assert layer.base.weight.tolist() == [[1.0, 1.0 + 2.0**-7]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_unmerge_is_exact(tiny_llama, dtype):
+    model = adapted(tiny_llama().to(dtype))
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = model(IDS)
+    merge_lora(model)
+    assert not torch.equal(model.model.layers[0].self_attn.q_proj.base.weight, weights["model.layers.0.self_attn.q_proj.base.weight"])
+    unmerge_lora(model)
+    assert model.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(model(IDS), before)
+
+
+def test_merging_twice_and_unmerging_what_is_not_merged_are_refused(tiny_llama):
+    model = adapted(tiny_llama())
+    refusal(lambda: unmerge_lora(model), "not merged")
+    merge_lora(model)
+    refusal(lambda: merge_lora(model), "merged already")
+    refusal(lambda: merge_lora(tiny_llama()), "no LoRA layer")

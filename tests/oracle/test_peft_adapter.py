@@ -34,7 +34,7 @@ def test_our_adapter_loads_in_peft(make_checkpoint, tmp_path):
     before = ours(IDS)
     add_lora(ours, tuple(TARGETS), r=4, alpha=6, dropout=0.1)
     randomise(lora_parameters(ours))
-    settings = {"r": 4, "alpha": 6, "dropout": 0.1, "targets": TARGETS, "base": str(folder)}
+    settings = {"r": 4, "alpha": 6, "dropout": 0.1, "rslora": False, "targets": TARGETS, "base": str(folder), "base_fingerprint": "0"}
     save_adapter(ours, tmp_path, settings)
     base = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     check(ours, peft.PeftModel.from_pretrained(base, tmp_path), before)
@@ -48,7 +48,7 @@ def test_peft_adapter_loads_in_ours(make_checkpoint, tmp_path):
     randomise(parameter for name, parameter in theirs.named_parameters() if "lora_" in name)
     theirs.save_pretrained(tmp_path / "adapter")
     read = read_adapter_config(tmp_path / "adapter")
-    assert read == {"r": 4, "alpha": 6, "dropout": 0.1, "targets": read["targets"]} and set(read["targets"]) == set(TARGETS)
+    assert read == {"r": 4, "alpha": 6, "dropout": 0.1, "rslora": False, "targets": read["targets"]} and set(read["targets"]) == set(TARGETS)
     ours = load_llama(folder, torch.float32)
     add_lora(ours, read["targets"], read["r"], read["alpha"], read["dropout"])
     load_adapter(ours, tmp_path / "adapter")

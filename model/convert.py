@@ -1,0 +1,300 @@
+"""A checkpoint in pickled files to safetensors: `python -m model.convert SRC --out DIR`.
+
+Two layouts are read: pytorch_model*.bin with config.json (as Vicuna is published), and Meta's
+consolidated.*.pth with params.json. A pickle can hold code; PyTorch opens these as tensors and
+nothing else, from a memory-mapped file, so that a look at all names and shapes costs no memory.
+"""
+
+import argparse
+import json
+import math
+import re
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from model.llama import Llama, LlamaConfig
+from model.weights import LARGEST_FLOAT, LARGEST_SIZE, MOST_LAYERS, CheckpointError, read_config, read_json, refuse_missing_or_pointer
+from model.write import SHARD_BYTES, name_shards, plan_shards, write_checkpoint
+
+DTYPES = {"keep": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+READABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+NOTE = "convert.json"  # in DIR until the conversion is complete: what it is a conversion of
+
+
+@dataclass
+class Source:
+    """A checkpoint whose headers were read: what it holds under our names, and how to get it."""
+
+    config: dict  # for config.json
+    stored: dict[str, tuple[torch.Size, torch.dtype]]
+    groups: list[list[str]] | None  # names by output shard; None leaves it to their sizes
+    read: Callable[[list[str]], dict[str, torch.Tensor]]  # the named tensors of one group
+
+
+def convert(src: Path, out: Path, dtype: str = "keep", limit: int = SHARD_BYTES, progress: Callable[[str], None] = lambda line: None) -> None:
+    """Write the checkpoint of `src` to `out` as safetensors. A broken call can be repeated and goes on where it was.
+
+    dtype: a key of DTYPES; limit: bytes per shard where the source does not divide it already; progress
+    is told one line per step. Raises CheckpointError, before anything is written where headers can tell.
+    """
+    weights = _weight_files(src)
+    meta = weights[0].suffix == ".pth"
+    description, tokenizer = src / ("params.json" if meta else "config.json"), src / "tokenizer.model"
+    if meta and not tokenizer.exists() and (src.resolve().parent / tokenizer.name).exists():
+        tokenizer = src.resolve().parent / tokenizer.name  # Meta's download has it once, above the folders of all sizes
+    files = {}
+    for path in (description, tokenizer, *weights):
+        refuse_missing_or_pointer(path)
+        files[path.name] = [path.stat().st_size, path.stat().st_mtime_ns]
+    note = {"source": str(src.resolve()), "files": files, "dtype": dtype, "shard_bytes": limit}
+    _refuse_output(src, out, note)
+    progress(f"{src}: checking names and shapes of {len(weights)} file{'s' if len(weights) > 1 else ''}")
+    source = _open_meta(description, weights) if meta else _open_bins(src, weights)
+
+    target = DTYPES[dtype]
+    sizes = {name: math.prod(shape) * (target or kept).itemsize for name, (shape, kept) in source.stored.items()}
+    shards = name_shards(source.groups) if source.groups else plan_shards(sizes, limit)
+    if target:
+        source.config["dtype" if "dtype" in source.config else "torch_dtype"] = str(target).removeprefix("torch.")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / NOTE).write_text(json.dumps(note, indent=2) + "\n")
+    write_checkpoint(
+        out, shards, sum(sizes.values()), lambda names: _cast(src, source.read(names), target), source.config,
+        tokenizer.read_bytes(), lambda file: progress(f"{out / file}: {'is there' if (out / file).exists() else 'writing'}"),
+    )  # fmt: skip
+    (out / NOTE).unlink()
+
+
+def _cast(src: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    cast, storages = {}, set()
+    for name, tensor in tensors.items():
+        new = tensor.to(dtype or tensor.dtype)
+        if not torch.isfinite(new).all():
+            if torch.isfinite(tensor).all():
+                raise CheckpointError(f"{src}: {name} has values too large for {dtype}; empty the output folder and pass --dtype bf16")
+            raise CheckpointError(f"{src}: {name} has NaN or infinite values; the file is damaged, fetch it again")
+        # torch.save keeps views of one storage as such; safetensors takes no two of them.
+        cast[name] = new.clone() if new.untyped_storage().data_ptr() in storages else new
+        storages.add(new.untyped_storage().data_ptr())
+    return cast
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def _weight_files(src: Path) -> list[Path]:
+    """The pickled files in order, of one layout or the other. Raises CheckpointError if there are none."""
+    if not src.is_dir():
+        raise CheckpointError(f"{src}: no such checkpoint folder; pass one that is there")
+    if (src / BIN).exists():
+        return [src / BIN]
+    if (src / BIN_INDEX).exists() or any(src.glob("pytorch_model*.bin")):
+        listed = read_json(src / BIN_INDEX).get("weight_map")
+        if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
+            raise CheckpointError(f"{src / BIN_INDEX}: no `weight_map` of tensor name to file name; fetch it again")
+        names = sorted(set(listed.values()))
+        for name in names:
+            if name != Path(name).name or not name.endswith(".bin"):
+                raise CheckpointError(f"{src / BIN_INDEX}: names {name[:60]!r}, which is not a .bin file of this folder; fetch it again")
+        return [src / name for name in names]
+    parts = sorted(src.glob("consolidated.*.pth"))
+    for number, path in enumerate(parts):
+        if path.name != f"consolidated.{number:02d}.pth":
+            raise CheckpointError(f"{src / f'consolidated.{number:02d}.pth'}: missing, though {path.name} is there; fetch all parts")
+    if not parts:
+        what = "it has safetensors already" if any(src.glob("*.safetensors")) else "pass a folder that has them"
+        raise CheckpointError(f"{src}: neither pytorch_model*.bin nor consolidated.*.pth to convert; {what}")
+    return parts
+
+
+def _refuse_output(src: Path, out: Path, note: dict) -> None:
+    """Raises CheckpointError unless `out` is new, empty, or an unfinished conversion of the same source."""
+    if src.resolve() in (out.resolve(), *out.resolve().parents):
+        raise CheckpointError(f"{out}: lies in the source folder; choose another folder")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / NOTE).exists():
+        raise CheckpointError(f"{out}: is there already and no unfinished conversion; choose another folder")
+    if read_json(out / NOTE) != note:
+        raise CheckpointError(f"{out / NOTE}: the unfinished conversion there is of another source or dtype; remove that folder or choose another")
+
+
+def _load(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a pickled file by name, memory-mapped where the format allows.
+
+    Raises CheckpointError if it is damaged or holds anything but tensors; no code in it is run.
+    """
+    try:
+        # Before PyTorch 1.6 the format was no zip archive; such a file cannot be mapped and is read whole.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = "holds more than tensors, or is damaged" if type(error).__name__ == "UnpicklingError" else "damaged or truncated"
+        raise CheckpointError(f"{path}: {reason}; nothing in it was run, fetch it again from a source you trust") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__} instead of tensors by name; it is no checkpoint of this layout")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+            raise CheckpointError(f"{path}: entry {str(name)[:60]!r} is no plain tensor; it is no checkpoint of this layout")
+    return {name: tensor.detach() for name, tensor in content.items()}
+
+
+def _refuse_misfits(where: Path, config: LlamaConfig, stored: dict, problems: list[str]) -> None:
+    """Raises CheckpointError naming what `stored` lacks or has too much or misshapen, after the problems found before."""
+    with torch.device("meta"):
+        wanted = {name: parameter.shape for name, parameter in Llama(config).named_parameters()}
+    problems = [*problems, *(f"missing {name}" for name in wanted if name not in stored)]
+    for name, (shape, dtype) in stored.items():
+        if name not in wanted:
+            problems.append(f"unexpected {name}")
+        elif shape != wanted[name]:
+            problems.append(f"{name} is {list(shape)}, expected {list(wanted[name])}")
+        elif dtype not in READABLE:
+            problems.append(f"{name} has dtype {dtype} (a quantised checkpoint?)")
+    if problems:
+        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise CheckpointError(f"{where}: tensors do not fit it: {'; '.join(problems[:6])}{more}; fetch the complete checkpoint")
+
+
+# ---- pytorch_model*.bin -------------------------------------------------------------------------
+
+
+def _open_bins(src: Path, paths: list[Path]) -> Source:
+    config, stored, files, problems = read_config(src), {}, {}, []
+    for path in paths:
+        for name, tensor in _load(path).items():
+            if not name.endswith("rotary_emb.inv_freq"):  # old exports store it; it follows from the config
+                if name in stored:
+                    problems.append(f"{name} is in both {files[name].name} and {path.name}")
+                stored[name], files[name] = (tensor.shape, tensor.dtype), path
+    embeddings, head = "model.embed_tokens.weight", "lm_head.weight"
+    if config.tie_word_embeddings and embeddings in stored and head in stored:
+        kept = _load(files[embeddings])[embeddings].clone()  # a copy lets go of its file before the other is opened
+        if not torch.equal(kept, _load(files[head])[head]):
+            problems.append(f"{head} differs from {embeddings} though tie_word_embeddings is true")
+        del stored[head]
+    _refuse_misfits(src / "config.json", config, stored, problems)
+
+    def read(names: list[str]) -> dict[str, torch.Tensor]:
+        tensors = _load(files[names[0]])
+        return {name: tensors[name] for name in names}
+
+    groups = [group for path in paths if (group := [name for name in stored if files[name] == path])]
+    return Source(read_json(src / "config.json"), stored, groups, read)
+
+
+# ---- Meta's consolidated.*.pth ------------------------------------------------------------------
+
+# Our name: Meta's, and the dimension along which the parts of model parallelism divide it (None: every part has it all).
+META = {
+    "embed_tokens": ("tok_embeddings", 1), "norm": ("norm", None), "lm_head": ("output", 0),
+    "self_attn.q_proj": ("attention.wq", 0), "self_attn.k_proj": ("attention.wk", 0),
+    "self_attn.v_proj": ("attention.wv", 0), "self_attn.o_proj": ("attention.wo", 1),
+    "mlp.gate_proj": ("feed_forward.w1", 0), "mlp.up_proj": ("feed_forward.w3", 0), "mlp.down_proj": ("feed_forward.w2", 1),
+    "input_layernorm": ("attention_norm", None), "post_attention_layernorm": ("ffn_norm", None),
+}  # fmt: skip
+
+
+def _our_name(theirs: str) -> tuple[str, int | None] | None:
+    """(our name, dimension divided) of a tensor of Meta's, or None if no LLaMA has it."""
+    layer, stem = re.fullmatch(r"(layers\.\d+\.)?(.*)", theirs, re.DOTALL).groups("")
+    for ours, (name, dim) in META.items():
+        if f"{name}.weight" == stem:
+            return f"{'' if ours == 'lm_head' else 'model.'}{layer}{ours}.weight", dim
+    return None
+
+
+def _open_meta(params_path: Path, paths: list[Path]) -> Source:
+    params = read_json(params_path)
+    parts = [_load(path) for path in paths]
+    found, stored, problems = {}, {}, []  # found: {our name: (Meta's name, dimension)}
+    for theirs in dict.fromkeys(name for part in parts for name in part if name != "rope.freqs"):
+        without = [path.name for path, part in zip(paths, parts, strict=True) if theirs not in part]
+        if without:
+            problems.append(f"{without[0]} has no {theirs}")
+        elif _our_name(theirs) is None:
+            problems.append(f"unexpected {theirs}")
+        else:
+            ours, dim = _our_name(theirs)
+            tensors = [part[theirs] for part in parts]
+            # LLaMA 1 and 2 divide the embeddings by width, LLaMA 3 by vocabulary.
+            if theirs == "tok_embeddings.weight" and tensors[0].shape[-1:].numel() * len(parts) != params.get("dim"):
+                dim = 0
+            if len({(tensor.dtype, tensor.shape) for tensor in tensors}) > 1:
+                problems.append(f"{theirs} has another shape or dtype in another part")
+            shape = [size * (len(parts) if i == dim else 1) for i, size in enumerate(tensors[0].shape)]
+            found[ours], stored[ours] = (theirs, dim), (torch.Size(shape), tensors[0].dtype)
+    fields, config = _meta_config(params_path, params, stored)
+    _refuse_misfits(params_path, config, stored, problems)
+
+    def read(names: list[str]) -> dict[str, torch.Tensor]:
+        tensors = {}
+        for name in names:
+            theirs, dim = found[name]
+            tensors[name] = parts[0][theirs] if dim is None or len(parts) == 1 else torch.cat([part[theirs] for part in parts], dim)
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                tensors[name] = _half_split(tensors[name], config.head_dim)
+        return tensors
+
+    return Source(fields, stored, None, read)
+
+
+def _half_split(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows of each head from Meta's rotary pairs (2i, 2i + 1) to ours, (i, i + Dh/2); see model.llama.rotate."""
+    rows, width = tensor.shape
+    return tensor.reshape(rows // head_dim, head_dim // 2, 2, width).transpose(1, 2).reshape(rows, width)
+
+
+def _meta_config(path: Path, params: dict, stored: dict) -> tuple[dict, LlamaConfig]:
+    """(config.json as published folders have it, the same as a LlamaConfig). Raises CheckpointError naming the field at fault."""
+
+    def number(name: str, largest: float, default: int | None = None) -> float:
+        value = params.get(name, default)
+        allowed = (int, float) if largest == LARGEST_FLOAT else (int,)
+        if type(value) not in allowed or not 0 < value <= largest:
+            raise CheckpointError(f"{path}: {name} is {str(value)[:60]}; expected a positive number up to {largest}; fetch the file again")
+        return value
+
+    if params.get("use_scaled_rope"):
+        raise CheckpointError(f"{path}: use_scaled_rope is true, which this conversion does not carry over; take the published safetensors")
+    shape_of = {name: shape for name, (shape, _) in stored.items() if len(shape) == 2}
+    for name in (embeddings := "model.embed_tokens.weight", gate := "model.layers.0.mlp.gate_proj.weight"):
+        if name not in shape_of:
+            raise CheckpointError(f"{path}: the parts beside it have no matrix for {name}; fetch the complete checkpoint")
+    if params.get("vocab_size", -1) == -1:  # as LLaMA 1 and 2 have it: ask the tokenizer; the embeddings know too
+        params = {**params, "vocab_size": shape_of[embeddings][0]}
+    D, H = number("dim", LARGEST_SIZE), number("n_heads", LARGEST_SIZE)
+    K = number("n_kv_heads", LARGEST_SIZE, H)
+    if D % H or H % K or D // H % 2:
+        raise CheckpointError(f"{path}: dim {D}, n_heads {H} and n_kv_heads {K} do not divide into heads of even size; fetch the file again")
+    sizes = {
+        "hidden_size": D, "intermediate_size": shape_of[gate][0], "vocab_size": number("vocab_size", LARGEST_SIZE),
+        "num_hidden_layers": number("n_layers", MOST_LAYERS), "num_attention_heads": H, "num_key_value_heads": K,
+        "tie_word_embeddings": False, "max_position_embeddings": 2048,  # params.json does not say
+        "rms_norm_eps": number("norm_eps", LARGEST_FLOAT), "rope_theta": number("rope_theta", LARGEST_FLOAT, 10000.0),
+    }  # fmt: skip
+    published = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2}
+    return {**published, **sizes, "torch_dtype": str(stored[embeddings][1]).removeprefix("torch.")}, LlamaConfig(head_dim=D // H, **sizes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m model.convert", description="Convert a pickled LLaMA checkpoint to safetensors.")
+    parser.add_argument("source", type=Path, metavar="SRC", help="folder with pytorch_model*.bin, or Meta's consolidated.*.pth")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="new folder; repeat a broken call to go on")
+    parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of the written tensors (default: as they are)")
+    args = parser.parse_args()
+    try:
+        convert(args.source, args.out, args.dtype, progress=lambda line: print(line, file=sys.stderr, flush=True))
+    except (CheckpointError, SafetensorError, OSError) as error:
+        print(f"model.convert: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

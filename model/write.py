@@ -1,0 +1,86 @@
+"""Tensors to a checkpoint folder: safetensors shards, their index, config.json, tokenizer.model.
+
+A shard is written aside and renamed when whole, and the index comes last: a folder without it is
+unfinished, and a shard that is there is complete.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+SHARD_BYTES = 4 * 2**30
+INDEX = "model.safetensors.index.json"
+
+
+def plan_shards(sizes: dict[str, int], limit: int = SHARD_BYTES) -> dict[str, list[str]]:
+    """Tensor names by shard file name, in order, each shard of at most `limit` bytes unless one tensor is larger.
+
+    sizes: bytes by tensor name.
+    """
+    groups, filled = [[]], 0
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return name_shards(groups)
+
+
+def name_shards(groups: list[list[str]]) -> dict[str, list[str]]:
+    """The groups under the file names that published checkpoints use."""
+    return {f"model-{number:05d}-of-{len(groups):05d}.safetensors": names for number, names in enumerate(groups, start=1)}
+
+
+def write_checkpoint(
+    folder: Path,
+    shards: dict[str, list[str]],
+    total_size: int,
+    tensors_of: Callable[[list[str]], dict[str, torch.Tensor]],
+    config: dict,
+    tokenizer: bytes | None,
+    progress: Callable[[str], None] = lambda file: None,
+) -> None:
+    """Write the folder; shards that are there already are taken as they are, so that a broken call can be repeated.
+
+    shards: tensor names by file name; total_size: bytes of all tensors; tensors_of: the named tensors,
+    asked for one shard at a time; progress is told each file name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, names in shards.items():
+        progress(file)
+        if not (folder / file).exists():
+            tensors = {name: tensor.contiguous() for name, tensor in tensors_of(names).items()}
+            _aside(folder / file, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+            del tensors  # before the next shard is read: one of them is held, never two
+    if tokenizer is not None:
+        _aside(folder / "tokenizer.model", lambda path: path.write_bytes(tokenizer))
+    _write_json(folder / "config.json", config)
+    weight_map = {name: file for file, names in shards.items() for name in names}
+    _write_json(folder / INDEX, {"metadata": {"total_size": total_size}, "weight_map": weight_map})
+
+
+def _write_json(path: Path, content: dict) -> None:
+    _aside(path, lambda aside: aside.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _aside(path: Path, write: Callable[[Path], object]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write(part)
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        part.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
