@@ -232,6 +232,21 @@ def ranking_metrics(labels: np.ndarray, scores: np.ndarray, users: list, seed: i
     return with_intervals(values, draws)
 
 
+def agreement(scored: Scored, z_other: np.ndarray, same_wanted: bool, seed: int = 0) -> dict:
+    """How answers to another wording, log-odds z_other (N,), go with those to the positive prompt; with intervals.
+
+    same_answer_rate: share of rows answered alike; inconsistent_rate: alike to a negation or unlike to
+    a paraphrase (same_wanted); auc: of the other wording's own ranking, its sign turned for a negation.
+    """
+    same = (scored.z_pos > 0) == (z_other > 0)
+    columns = {"same_answer_rate": same.astype(np.float64), "inconsistent_rate": (same != same_wanted).astype(np.float64)}
+    ranking = z_other if same_wanted else -z_other
+    weights, _ = user_resamples(scored.users, seed)  # (S, N)
+    values = {name: float(column.mean()) for name, column in columns.items()} | {"auc": auc(scored.labels, ranking)}
+    draws = {name: weights @ column / weights.sum(1) for name, column in columns.items()}
+    return with_intervals(values, draws | {"auc": weighted_auc(scored.labels, ranking, weights)})
+
+
 def user_resamples(users: list, seed: int) -> tuple[np.ndarray, dict]:
     """How often each row, and each user, is drawn: (S, N) and {user: (S,)}.
 

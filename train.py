@@ -33,6 +33,7 @@ from runtime.describe import chosen_flags, refuse_other_data, results_heading, r
 from runtime.evaluation import positive_auc, rules_without_learning, score_split
 from runtime.files import write_json
 from runtime.flags import RunError, notice, parse_flags, run_verb
+from runtime.merging import refuse_unusable_output, write_merged
 from runtime.run_folder import RunFolder, fresh_name, refuse_unusable, write_predictions
 from runtime.train_flags import TrainFlags, adapter_settings, check_flags, flags_of_run, presets, run_name, shot_count
 
@@ -43,6 +44,8 @@ def main(argv: list[str]) -> None:
         flags, resolved = flags_of_run(flags, resolved)
     out = Path(flags.out) if flags.out else fresh_name(Path("runs"), run_name(flags))
     refuse_unusable(out, flags.resume)  # now, and not after minutes of loading
+    if flags.merge_out:
+        refuse_unusable_output(Path(flags.merge_out), "--merge-out")
     device = setup.pick_device(flags.device)
 
     data = setup.load_data(flags.data, flags.data_dir, flags.model, flags.real_data)
@@ -58,9 +61,10 @@ def main(argv: list[str]) -> None:
 
     torch.manual_seed(flags.seed)  # LoRA's A, then its dropout
     adapter = adapter_settings(flags)
-    trainable = add_lora(model, adapter["targets"], adapter["r"], adapter["alpha"], adapter["dropout"])
+    trainable = add_lora(model, *(adapter[name] for name in ("targets", "r", "alpha", "dropout", "rslora")))
     if flags.init_adapter:
         load_adapter(model, Path(flags.init_adapter))
+        setup.warn_of_misfit(Path(flags.init_adapter), adapter)
     model.model.checkpointed_layers = setup.layers_to_checkpoint(flags.checkpointing, model)
 
     run = RunFolder(out, flags.resume)
@@ -89,6 +93,9 @@ def main(argv: list[str]) -> None:
     draw_curves(run.path / "curves.png", run.history(), results)
     notice(result_table(results, "test"))
     notice(next_commands(run.path, flags))
+    if flags.merge_out:
+        write_merged(setup.model_folder(flags.model), model, run.path, Path(flags.merge_out))
+        notice(f"Merged checkpoint written to {flags.merge_out}")
     if flags.json:
         print(json.dumps(results, allow_nan=False))
 

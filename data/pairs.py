@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from data.interactions import DataError, Dataset, Interaction
-from data.prompts import ANSWERS, PromptPair, prompt_pair
+from data.prompts import ANSWERS, DISLIKE, PromptPair, prompt_pair
 
 PAD_ID = 0  # any valid id: nothing real ever sees it
 
@@ -78,18 +78,18 @@ def answer_ids(tokenizer, prompt: str) -> dict[bool, list[int]]:
 
 
 def encode_pairs(
-    rows: list[Interaction], data: Dataset, tokenizer, template: str, max_len: int
+    rows: list[Interaction], data: Dataset, tokenizer, template: str, max_len: int, asks: str = DISLIKE
 ) -> tuple[list[EncodedPair], int]:
     """Every interaction as token ids of at most max_len, and how many lost history to fit.
 
-    Truncation drops the oldest history items; it never cuts the answer or the target. Raises
+    asks: see data.prompts.prompt_pair. Truncation drops the oldest history items; it never cuts the answer or the target. Raises
     DataError if a row is too long even without history.
     """
     encoded, truncated = [], 0
     for number, row in enumerate(rows):
         name = f"row {number} (target {data.catalogue[row.target].title!r})"
         shown = row
-        pair = _encode(prompt_pair(shown, data.catalogue, data.noun, template), tokenizer, name)
+        pair = _encode(prompt_pair(shown, data.catalogue, data.noun, template, asks), tokenizer, name)
         while pair.length > max_len:
             if not shown.history:
                 raise DataError(
@@ -97,7 +97,7 @@ def encode_pairs(
                     f"use at least --max-len {pair.length}"
                 )
             shown = replace(shown, history=shown.history[1:])
-            pair = _encode(prompt_pair(shown, data.catalogue, data.noun, template), tokenizer, name)
+            pair = _encode(prompt_pair(shown, data.catalogue, data.noun, template, asks), tokenizer, name)
         truncated += shown is not row
         encoded.append(pair)
     return encoded, truncated

@@ -27,14 +27,25 @@ RELEASED_HEADER = HEADER + "  # noqa: E501"
 ALPACA = "{header}\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 
 INSTRUCTION = (
-    "Given the user's preference and unpreference, identify whether the user will {verb} "
+    "Given the user's preference and unpreference, identify whether the user {asks} "
     'the target {noun} by answering "Yes." or "No.".'
 )
 INPUT = (
     "User Preference: {liked}\nUser Unpreference: {disliked}\n"
-    "Whether the user will {verb} the target {noun} {target}?"
+    "Whether the user {asks} the target {noun} {target}?"
 )
 ANSWERS = {True: "Yes.", False: "No."}
+LIKE, DISLIKE = "will like", "will dislike"
+
+# Questions that no training asks (`eval.py --negations`); True where the answer is that to "will like".
+HELD_OUT = {
+    "will not like": False,
+    "will not enjoy": False,
+    "will hate": False,
+    "will be unlikely to like": False,
+    "will enjoy": True,
+    "is going to like": True,
+}
 
 
 @dataclass(frozen=True)
@@ -50,35 +61,39 @@ class PromptPair:
 def tallrec_row(row: Interaction, catalogue: dict[int | str, Item], noun: str) -> dict[str, str]:
     """The interaction as TALLRec publishes it: instruction, input and output (positive polarity)."""
     return {
-        "instruction": INSTRUCTION.format(verb="like", noun=noun),
-        "input": _input("like", row, catalogue, noun),
+        "instruction": INSTRUCTION.format(asks=LIKE, noun=noun),
+        "input": _input(LIKE, row, catalogue, noun),
         "output": ANSWERS[row.label],
     }
 
 
-def prompt_pair(row: Interaction, catalogue: dict[int | str, Item], noun: str, template: str = "paper") -> PromptPair:
-    """Both prompts of an interaction, each ending where the answer begins."""
-    header = RELEASED_HEADER if template == "released" else HEADER
-    negative_input_verb = "like" if template == "released" else "dislike"
-    positive = ALPACA.format(
-        header=header,
-        instruction=INSTRUCTION.format(verb="like", noun=noun),
-        input=_input("like", row, catalogue, noun),
-    )
-    negative = ALPACA.format(
-        header=header,
-        instruction=INSTRUCTION.format(verb="dislike", noun=noun),
-        input=_input(negative_input_verb, row, catalogue, noun),
-    )
-    return PromptPair(positive, negative, ANSWERS[row.label], ANSWERS[not row.label])
+def prompt_pair(
+    row: Interaction, catalogue: dict[int | str, Item], noun: str, template: str = "paper", asks: str = DISLIKE
+) -> PromptPair:
+    """Both prompts of an interaction, each ending where the answer begins.
+
+    asks: the words of the negative prompt; training knows "will dislike" alone, the others are HELD_OUT.
+    """
+
+    def prompt(asks: str, asks_in_input: str) -> str:
+        return ALPACA.format(
+            header=RELEASED_HEADER if template == "released" else HEADER,
+            instruction=INSTRUCTION.format(asks=asks, noun=noun),
+            input=_input(asks_in_input, row, catalogue, noun),
+        )
+
+    not_inverted = template == "released" and asks == DISLIKE
+    negative = prompt(asks, LIKE if not_inverted else asks)
+    same_answer = HELD_OUT.get(asks, False)
+    return PromptPair(prompt(LIKE, LIKE), negative, ANSWERS[row.label], ANSWERS[row.label == same_answer])
 
 
-def _input(verb: str, row: Interaction, catalogue: dict[int | str, Item], noun: str) -> str:
+def _input(asks: str, row: Interaction, catalogue: dict[int | str, Item], noun: str) -> str:
     def titles(wanted: bool) -> str:
         return ", ".join(_quoted(catalogue[item]) for item, liked in row.history if liked == wanted)
 
     return INPUT.format(
-        liked=titles(True), disliked=titles(False), verb=verb, noun=noun, target=_quoted(catalogue[row.target])
+        liked=titles(True), disliked=titles(False), asks=asks, noun=noun, target=_quoted(catalogue[row.target])
     )
 
 

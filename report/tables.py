@@ -39,9 +39,21 @@ def result_table(results: dict, split: str) -> str:
 
 def score_table(results: dict) -> str:
     """The metrics of eval.py with 95 % intervals over users; below, the rows without learning."""
-    tuned = f"adapter of {results['run']}" if results["run"] else "no adapter"
+    folder = results["run"] or results["adapter"]
+    tuned = f"adapter of {folder}" if folder else "no adapter"
     lines = ["", f"{provenance(results)}; {tuned}", *_table(results["split"], {"value": results}, results["rules"])]
     return "\n".join(lines + _caution(results))
+
+
+def wording_table(rows: list[dict]) -> str:
+    """How answers to other wordings agree with those to "will like"; a model that merely reacts to any
+    change of words fails the last rows."""
+    lines = ["", f"{'the user ... the target':36}{'right is':>12}{'inconsistent':>24}{'AUC of this wording':>24}"]
+    for row in rows:
+        label = f"{row['asks']}{' (trained on)' if row['trained_on'] else ''}"
+        right = "the same" if row["same_answer_is_right"] else "opposite"
+        lines.append(f"{label:36}{right:>12}{_cell(row, 'inconsistent_rate'):>24}{_cell(row, 'auc'):>24}")
+    return "\n".join(lines)
 
 
 def _table(split: str, columns: dict[str, dict], rules: dict[str, dict]) -> list[str]:

@@ -15,6 +15,7 @@ def run_config(resolved: Resolved, data: Dataset, device: torch.device) -> dict:
     return {
         "flags": {name: {"value": value, "source": resolved.sources[name]} for name, value in resolved.values.items()},
         "data_source": data.source,
+        "noun": data.noun,
         "data_fingerprint": data.fingerprint(),
         "rows": {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

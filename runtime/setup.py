@@ -9,10 +9,12 @@ import torch
 from data.interactions import Dataset, Interaction
 from data.load import load_dataset
 from data.pairs import EncodedPair, answer_ids, encode_pairs
-from data.prompts import prompt_pair
+from data.prompts import DISLIKE, prompt_pair
+from lora.adapter import adapter_warnings, load_adapter, read_adapter_config
+from lora.inject import add_lora
 from model.llama import Llama
 from model.tokenizer import Tokenizer
-from model.weights import load_llama, read_config
+from model.weights import fingerprint, load_llama, read_config
 from runtime.flags import FlagError, notice
 
 DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "model"
@@ -42,17 +44,49 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def demo_precision(device: str) -> str:
+    """bf16, or fp32 on a CPU that has no instructions for bf16 products: there they take some forty times as long."""
+    if device not in ("auto", "cpu") or (device == "auto" and torch.cuda.is_available()):
+        return "bf16"
+    return "bf16" if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
 def load_data(name: str, data_dir: str | None, model: str, real_data: bool) -> Dataset:
     """The data set; a real checkpoint is never trained or scored on the stand-in."""
     return load_dataset(name, data_dir, real_data or model != DEMO_NAME, notice)
 
 
+def model_folder(model: str) -> Path:
+    """The checkpoint folder that `--model` means."""
+    return DEMO_FOLDER if model == DEMO_NAME else Path(model)
+
+
+def base_identity(model: str) -> dict[str, str]:
+    """What an adapter records about its base: base, its name, and base_fingerprint."""
+    folder = model_folder(model)
+    return {"base": model, "base_fingerprint": fingerprint(folder) if folder.is_dir() else ""}
+
+
 def load_base(model: str, precision: str, device: torch.device) -> tuple[Llama, Tokenizer]:
     """The frozen base and its tokenizer, from a checkpoint folder or the built-in demo."""
-    folder = DEMO_FOLDER if model == DEMO_NAME else Path(model)
+    folder = model_folder(model)
     # The tokenizer first: it takes a moment, the weights may take minutes.
     tokenizer = Tokenizer(folder, read_config(folder).vocab_size) if folder.is_dir() else None
     return load_llama(folder, DTYPES[precision], device), tokenizer
+
+
+def put_adapter(model: Llama, folder: Path, base: dict[str, str]) -> None:
+    """Add the LoRA layers that the adapter in `folder` asks for and load it. base: base_identity of the model."""
+    settings = read_adapter_config(folder)
+    add_lora(model, **settings)
+    load_adapter(model, folder)
+    warn_of_misfit(folder, base)
+
+
+def warn_of_misfit(folder: Path, base: dict[str, str]) -> None:
+    """Say what does not look right about this adapter on this base."""
+    for warning in adapter_warnings(folder, base["base"], base["base_fingerprint"]):
+        notice(f"WARNING: {warning}")
 
 
 def layers_to_checkpoint(choice: str, model: Llama) -> int:
@@ -67,10 +101,10 @@ def answers_in_context(data: Dataset, tokenizer: Tokenizer, template: str) -> di
 
 
 def encode_split(
-    rows: list[Interaction], data: Dataset, tokenizer: Tokenizer, template: str, max_len: int, say: Callable[[str], None]
+    rows: list[Interaction], data: Dataset, tokenizer: Tokenizer, template: str, max_len: int, say: Callable[[str], None], asks: str = DISLIKE
 ) -> Split:
-    """The rows as token ids; says how many prompts had to lose history to fit max_len."""
-    pairs, truncated = encode_pairs(rows, data, tokenizer, template, max_len)
+    """The rows as token ids; says how many prompts had to lose history to fit max_len. asks: see data.prompts.prompt_pair."""
+    pairs, truncated = encode_pairs(rows, data, tokenizer, template, max_len, asks)
     if truncated:
         say(f"--max-len {max_len}: {truncated:,} of {len(rows):,} prompts lost their oldest history items")
     return Split(rows, pairs, truncated)

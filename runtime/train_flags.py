@@ -46,6 +46,7 @@ class TrainFlags:
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, ...")
     seed: int = flag(0, "draws the shots, A, the order and the dropout", low=0, high=2**32 - 1)
     out: str = flag(None, "run folder; default runs/DATA-SHOTS-OBJECTIVE-seedSEED")
+    merge_out: str = flag(None, "folder for a plain checkpoint with the best adapter merged into the base")
     resume: bool = flag(False, "go on with the run in --out")
     json: bool = flag(False, "print the results as one JSON line on standard output")
 
@@ -59,7 +60,8 @@ def presets(values: dict) -> dict:
     """{flag: (value, source)} for what the model and the objective decide unless a flag does."""
     chosen = {}
     if values["model"] == setup.DEMO_NAME:
-        chosen |= {name: (value, "preset demo") for name, value in DEMO_PRESET.items()}
+        preset = DEMO_PRESET | {"precision": setup.demo_precision(values["device"])}
+        chosen |= {name: (value, "preset demo") for name, value in preset.items()}
     if values["objective"] == "released":
         chosen |= {name: (value, "preset released") for name, value in RELEASED_PRESET.items()}
     if values["objective"] == "tallrec":
@@ -72,7 +74,7 @@ NO_EFFECT = {  # objective: flags that it does not look at
     "tallrec": ("kl_weight", "kl_forcing", "kl_tokens", "kl_cap"),
     "released": ("kl_forcing", "kl_tokens", "kl_cap", "train_on_prompt"),
 }
-FREE_ON_RESUME = ("resume", "out", "json", "device", "data_dir")  # json holds for one call, the others until given anew
+FREE_ON_RESUME = ("resume", "out", "json", "device", "data_dir", "merge_out")  # json and merge_out hold for one call, the others until given anew
 
 
 def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
@@ -122,11 +124,11 @@ def run_name(flags: TrainFlags) -> str:
 
 
 def adapter_settings(flags: TrainFlags) -> dict:
-    """r, alpha, dropout, targets and base: from the flags, or from the adapter that training starts with."""
-    settings = {"r": flags.lora_r, "alpha": flags.lora_alpha, "targets": tuple(flags.lora_targets.split(","))}
+    """What lora.adapter.save_adapter writes: from the flags, or from the adapter that training starts with."""
+    settings = {"r": flags.lora_r, "alpha": flags.lora_alpha, "rslora": False, "targets": tuple(flags.lora_targets.split(","))}
     if flags.init_adapter:
         settings |= read_adapter_config(Path(flags.init_adapter))
-    return settings | {"dropout": flags.lora_dropout, "base": flags.model}
+    return settings | {"dropout": flags.lora_dropout} | setup.base_identity(flags.model)
 
 
 def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Resolved]:
@@ -143,7 +145,7 @@ def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Res
     ]
     if problems:
         raise FlagError("\n".join(problems))
-    anew = {name for name in FREE_ON_RESUME if name == "json" or resolved.sources[name] == "flag"}
+    anew = {name for name in FREE_ON_RESUME if name in ("json", "merge_out") or resolved.sources[name] == "flag"}
     values = recorded | {name: resolved.values[name] for name in anew}
     sources = {name: entry["source"] for name, entry in config["flags"].items()}
     return TrainFlags(**values), Resolved(values, sources)

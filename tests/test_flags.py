@@ -9,6 +9,7 @@ from data.interactions import DataError
 from lora.inject import AdapterError
 from model.weights import CheckpointError
 from runtime.flags import FlagError, RunError, flag, parse_flags, run_verb
+from runtime import setup
 from runtime.train_flags import FREE_ON_RESUME, TrainFlags, adapter_settings, check_flags, flags_of_run, presets, shot_count
 
 
@@ -300,8 +301,10 @@ def test_resume_of_another_version_is_refused(run):
 
 def test_adapter_settings_come_from_flags_or_from_the_adapter_that_training_starts_with(tmp_path):
     flags, _ = train_flags("--lora-r", "4", "--lora-targets", "q_proj,o_proj", "--lora-dropout", "0.25")
-    assert adapter_settings(flags) == {"r": 4, "alpha": 16.0, "dropout": 0.25, "targets": ("q_proj", "o_proj"), "base": "demo"}
+    expected = {"r": 4, "alpha": 16.0, "dropout": 0.25, "rslora": False, "targets": ("q_proj", "o_proj")}
+    assert adapter_settings(flags) == {**expected, **setup.base_identity("demo")}
     peft = {"peft_type": "LORA", "r": 3, "lora_alpha": 12, "lora_dropout": 0.5, "target_modules": ["v_proj"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(peft))
     flags, _ = train_flags("--init-adapter", str(tmp_path), "--lora-dropout", "0.25")
-    assert adapter_settings(flags) == {"r": 3, "alpha": 12, "dropout": 0.25, "targets": ("v_proj",), "base": "demo"}
+    expected = {"r": 3, "alpha": 12, "dropout": 0.25, "rslora": False, "targets": ("v_proj",)}
+    assert adapter_settings(flags) == {**expected, **setup.base_identity("demo")}

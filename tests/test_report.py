@@ -75,7 +75,7 @@ def test_simulated_data_are_named_above_and_below_and_real_ones_are_not_called_s
 def test_what_does_not_exist_is_a_dash_and_unknown_users_are_told(results):
     unknown = scored(2.0)
     unknown = Scored([None] * 40, *(getattr(unknown, n) for n in list(Scored.__dataclass_fields__)[1:]))
-    one = {**results, "run": None, "split": "test", "rules": {"rule": ranking_metrics(unknown.labels, unknown.z_pos, unknown.users)}}
+    one = {**results, "run": None, "adapter": None, "split": "test", "rules": {"rule": ranking_metrics(unknown.labels, unknown.z_pos, unknown.users)}}
     table = score_table({**one, **evaluate(unknown)})
     assert "users unknown; 95 % intervals from resampling rows" in table and "no adapter" in table
     assert "UAUC, positive prompt" not in table

@@ -166,7 +166,9 @@ def test_forget_after_drops_later_steps_and_the_cut_line(tmp_path):
 
 # ---- the best adapter ---------------------------------------------------------------------------
 
-SETTINGS = {"r": 2, "alpha": 8.0, "dropout": 0.25, "targets": ("v_proj", "q_proj"), "base": "demo"}
+SETTINGS = {
+    "r": 2, "alpha": 8.0, "dropout": 0.25, "rslora": False, "targets": ("v_proj", "q_proj"), "base": "demo", "base_fingerprint": "0",
+}  # fmt: skip
 
 
 def adapted(tiny_llama, scale=1.0):
@@ -182,7 +184,7 @@ def test_the_best_adapter_replaces_the_one_before_and_is_read_back(tiny_llama, t
     run.save_best(adapted(tiny_llama, 0.5), SETTINGS)
     run.save_best(adapted(tiny_llama, 2.0), SETTINGS)
     assert names(run.path) == ["adapter_config.json", "adapter_model.safetensors"]
-    assert read_adapter_config(run.path) == {"r": 2, "alpha": 8.0, "dropout": 0.25, "targets": ("q_proj", "v_proj")}
+    assert read_adapter_config(run.path) == {"r": 2, "alpha": 8.0, "dropout": 0.25, "rslora": False, "targets": ("q_proj", "v_proj")}
     fresh = adapted(tiny_llama, 7.0)
     load_adapter(fresh, run.path)
     expected = lora_state(adapted(tiny_llama, 2.0))

@@ -1,0 +1,57 @@
+"""What eval.py, predict.py and audit.py work on: a base alone, a base with an adapter, or a finished run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime import setup
+from runtime.flags import Resolved, flag
+from runtime.run_folder import read_config
+
+# Where neither a flag nor a run says.
+FALLBACKS = {"model": "demo", "data": "movie", "data_dir": None, "real_data": False, "template": "paper", "max_len": 512, "precision": None}
+
+
+@dataclass(frozen=True)
+class SubjectFlags:
+    """The flags that these verbs share."""
+
+    run: str = flag(None, "folder that train.py wrote; its base, data and template are used unless a flag says otherwise")
+    model: str = flag(None, "checkpoint folder, or demo; default: the run's")
+    adapter: str = flag(None, "folder with an adapter in PEFT's layout, for --model without --run")
+    template: str = flag(None, "wording of the prompts; default: the run's, or paper", choices=("paper", "released"))
+    max_len: int = flag(None, "tokens; default: the run's, or 512", low=8)
+    precision: str = flag(None, "of the base; default: the run's, or bf16", choices=tuple(setup.DTYPES))
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1, ...")
+    json: bool = flag(False, "print the results as one JSON line on standard output")
+
+
+def subject_problems(flags: SubjectFlags) -> list[str]:
+    """A line for every one of the shared flags that is missing or contradicts another."""
+    problems = []
+    if not flags.run and not flags.model:
+        problems.append("--run: say which run with --run DIR, or which base with --model DIR (or --model demo)")
+    if flags.run and flags.adapter:
+        problems.append("--adapter: --run brings an adapter of its own; leave one of them out")
+    return problems
+
+
+def settings_of(flags: SubjectFlags, resolved: Resolved) -> tuple[dict, dict]:
+    """(the value of every name in FALLBACKS, the run's config.json): flags first, then the run's own flags."""
+    config = read_config(Path(flags.run)) if flags.run else {"flags": {}}
+    trained = {name: entry["value"] for name, entry in config["flags"].items()}
+    settings = {
+        name: resolved.values[name] if resolved.sources.get(name) == "flag" else trained.get(name, fallback)
+        for name, fallback in FALLBACKS.items()
+    }
+    if settings["precision"] is None:
+        settings["precision"] = setup.demo_precision(flags.device) if settings["model"] == setup.DEMO_NAME else "bf16"
+    return settings, config
+
+
+def load_subject(flags: SubjectFlags, settings: dict):
+    """(model in evaluation mode, tokenizer), with the adapter of --run or --adapter if there is one."""
+    model, tokenizer = setup.load_base(settings["model"], settings["precision"], setup.pick_device(flags.device))
+    folder = flags.run or flags.adapter
+    if folder:
+        setup.put_adapter(model, Path(folder), setup.base_identity(settings["model"]))
+    return model.eval(), tokenizer
