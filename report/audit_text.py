@@ -1,0 +1,167 @@
+"""The report of audit.py for a terminal."""
+
+import textwrap
+
+from report.tables import provenance
+
+READING_LABELS = {"own": "paper, own", "shared": "paper, shared", "first": "paper, first", "released": "released"}
+WIDTH = 110
+RED, GREEN, INVERSE, RESET = "\x1b[1;31m", "\x1b[32m", "\x1b[7m", "\x1b[0m"
+
+
+def audit_text(report: dict, colour: bool) -> str:
+    """All of it, as lines of at most some WIDTH characters; colour: with ANSI escapes."""
+    parts = (heading(report), prompts(report, colour), answer_table(report), vocabulary_tables(report), reading_table(report))
+    return "\n".join(line for part in (*parts, released_table(report), check_lines(report, colour)) for line in ["", *part])
+
+
+def heading(report: dict) -> list[str]:
+    """What is audited, and how to read the numbers."""
+    tuned = f"adapter of {report['adapter']}" if report["adapter"] else "no adapter given: a fresh one, B zero, so A has no gradient yet"
+    user = "" if report["user"] is None else f"user {report['user']}, "
+    return [
+        f"{provenance(report)}; {tuned}",
+        f'Row {report["sample"]} of {report["split"]}: {user}target "{report["target"]}", {"liked" if report["label"] else "not liked"}',
+        f"Template {report['template']}; base in {report['precision']}, dropout off; lambda {report['kl_weight']:g}; everything in nats",
+    ]
+
+
+def prompts(report: dict, colour: bool) -> list[str]:
+    """Both rows token by token, with | between tokens; [ ] around those that differ."""
+    lines = []
+    for label, side in (("X+ Y+", "positive"), ("X- Y-", "negative")):
+        row = report["rows"][side]
+        lines.append(f"{label}  {len(row)} tokens, | between them, [what differs], ==> the answer")
+        shown, text = [], ""
+        for i, token in enumerate(row):
+            if token["answer"] and not row[i - 1]["answer"]:
+                text += "==> "
+            text += f"[{token['piece']}]" if token["changed"] else token["piece"] + "|"
+            if token["piece"] == "<0x0A>":  # a newline of the prompt
+                shown, text = shown + [text], ""
+        for line in [*shown, text]:
+            lines += textwrap.wrap(line.replace("|", "| "), WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False) or [line]
+    if colour:
+        lines = [line.replace("[", f"{INVERSE}[").replace("]", f"]{RESET}") if line.startswith("  ") else line for line in lines]
+    ids = " and ".join(", ".join(f"{t['piece']} = {t['id']}" for t in _answer(report, side)) for side in ("positive", "negative"))
+    return [*lines, f"Answers as they are tokenised after these prompts: {ids}"]
+
+
+def answer_table(report: dict) -> list[str]:
+    """Eq. 1 and Eq. 2, a line per answer token, and their sums."""
+    columns = ("log_p_pos", "log_q_pos_own", "log_q_pos_shared", "ce_pos", "log_q_neg", "ce_neg", "kl_own", "kl_shared")
+    names = ("log p(Y+)", "log q(Y+)", "log q(Y+)", "CE+", "log q(Y-)", "CE-", "KL", "KL")
+    under = ("", "own", "shared", "", "", "", "own", "shared")
+    lines = [
+        "Answer tokens: p = P(.|X+, Y+ before), q own = P(.|X-, Y- before), q shared = P(.|X-, Y+ before)",
+        "  t  Y+        Y-       " + "".join(f"{name:>11}" for name in names),
+        " " * 25 + "".join(f"{name:>11}" for name in under),
+    ]
+    for row in report["answer_tokens"]:
+        cells = "".join(f"{row[name]:>11.4f}" for name in columns)
+        lines.append(f"  {row['t']}  {row['target_pos']['piece'][:8]:10}{row['target_neg']['piece'][:8]:9}{cells}")
+    sums = ("", "", "", "ce_pos", "", "ce_neg", "kl_own", "kl_shared")
+    total = "".join(f"{sum(row[name] for row in report['answer_tokens']):>11.4f}" if name else " " * 11 for name in sums)
+    return [*lines, f"  sum{'':20}{total}"]
+
+
+def vocabulary_tables(report: dict) -> list[str]:
+    """The ten words that make up each answer token's KL, under own, shared and released."""
+    lines = ["The vocabulary entries that make up the KL: a(v) [log a(v) - log b(v)]; a, b = p, q (paper) or q, p (released)"]
+    for row in report["answer_tokens"]:
+        titles = (f"t = {row['t']}, {name}: {row['kl_' + name]:.4f}" for name in row["top"])
+        lines.append("  " + "".join(f"{title:36}" for title in titles))
+        lines.append("  " + f"{'piece':11}{'a':>8}{'b':>8}{'nats':>8} " * len(row["top"]))
+        for entries in zip(*row["top"].values()):
+            lines.append("  " + "".join(f"{e['piece'][:10]:11}{_short(e['a']):>8}{_short(e['b']):>8}{_short(e['nats']):>8} " for e in entries))
+    return lines
+
+
+def reading_rows(report: dict) -> list[tuple[str, list[str]]]:
+    """(label, a cell for every reading): L, what it is made of, and its gradients."""
+    rows = (
+        ("CE", "ce", ".6f"),
+        ("KL", "kl", ".6f"),
+        ("lambda KL", "weighted_kl", ".3e"),
+        ("L = CE - lambda KL", "loss", ".6f"),
+        ("L by nested loops", "loss_naive", ".6f"),
+        ("|gradient of CE|", "grad_ce", ".3e"),
+        ("|gradient of lambda KL|", "grad_weighted_kl", ".3e"),
+        ("cosine of the two", "cosine", "+.3f"),
+    )
+    readings = report["readings"].values()
+    return [(label, ["-" if values[name] is None else f"{values[name]:{form}}" for values in readings]) for label, name, form in rows]
+
+
+def reading_table(report: dict) -> list[str]:
+    """L under every reading, side by side."""
+    lines = ["L of this pair alone, and its gradients over all LoRA parameters"]
+    lines.append(f"{'':26}" + "".join(f"{READING_LABELS[name]:>16}" for name in report["readings"]))
+    lines += [f"  {label:24}" + "".join(f"{cell:>16}" for cell in cells) for label, cells in reading_rows(report)]
+    lines.append("  paper: CE+ + CE- summed over answer tokens, KL(p || q). released: CE+ alone, mean over all tokens of the row;")
+    lines.append("  KL(q || p) summed over all positions, q detached. L subtracts the KL: cosine > 0 means that the terms are at odds.")
+    return lines
+
+
+def released_table(report: dict) -> list[str]:
+    """Which positions the published code's KL comes from."""
+    lines = ["Where the KL of released comes from", f"  {'':42}{'positions':>11}{'KL':>11}{'share':>9}"]
+    total = sum(part["kl"] for part in report["released"]["parts"])
+    for part in report["released"]["parts"]:
+        lines.append(f"  {part['part']:42}{part['positions']:>11}{part['kl']:>11.4f}{_share(part['kl'], total):>9.1%}")
+    return lines
+
+
+def check_summary(report: dict) -> list[str]:
+    """For each kind of check: what is compared, how many agree, how far off the worst is, and what was allowed."""
+    within, lines = report["tolerance"], []
+    for checks, what, reference, columns in (
+        (report["value_checks"], "Values: loss.py against nested loops over Python floats", "naive", ("float64", "float32")),
+        (
+            report["gradient_checks"],
+            "Gradients: autograd through loss.py against central differences of the nested loops, both float64",
+            "autograd",
+            ("central_difference", "trained"),
+        ),
+    ):
+        failed = sum(not check["ok"] for check in checks)
+        lines.append(f"{what}: {f'{failed} of {len(checks)} DISAGREE' if failed else f'all {len(checks)} agree'}")
+        for column in columns:
+            worst = max(abs(check[column] - check[reference]) for check in checks)
+            lines.append(f"  {column.replace('_', ' ')}: off by {worst:.1e} at most; allowed {within[column]}")
+    return lines
+
+
+def check_lines(report: dict, colour: bool) -> list[str]:
+    """The summary; every value that fails; every gradient."""
+    lines = [_paint(line, RED if "DISAGREE" in line else GREEN, colour) if "agree" in line.lower() else line for line in check_summary(report)]
+    for check in report["value_checks"]:
+        if not check["ok"]:
+            said = ", ".join(f"{name} {check[name]:.9g}" for name in ("float64", "float32", "naive"))
+            lines.append(_paint(f"  {check['what']}: {said}  DISAGREES", RED, colour))
+    lines.append(f"  {'':40}{'autograd':>17}{'difference':>17}{'as trained':>17}")
+    entry = None
+    for check in report["gradient_checks"]:
+        if check["entry"] != entry:
+            entry = check["entry"]
+            lines.append(f"  {entry}")
+        line = f"    {check['what']:38}{check['autograd']:>17.8e}{check['central_difference']:>17.8e}{check['trained']:>17.8e}"
+        lines.append(line if check["ok"] else _paint(line + "  DISAGREES", RED, colour))
+    return lines
+
+
+def _paint(text: str, with_what: str, colour: bool) -> str:
+    return f"{with_what}{text}{RESET}" if colour else text
+
+
+def _short(value: float) -> str:
+    """Six or seven characters, whatever the size."""
+    return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.0e}"
+
+
+def _answer(report: dict, side: str) -> list[dict]:
+    return [token for token in report["rows"][side] if token["answer"]]
+
+
+def _share(part: float, total: float) -> float:
+    return part / total if total else 0.0

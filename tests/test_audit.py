@@ -1,0 +1,273 @@
+"""The audit agrees with the training loop, catches wrong losses, and shows what it found."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import audit
+import loss
+import runtime.dissect
+import train
+from data.pairs import EncodedPair, Row
+from lora.inject import add_lora, lora_layers
+from report.audit_page import audit_page
+from report.audit_text import RED, audit_text
+from runtime.dissect import READINGS, Tail, gradients, lora_tensors, rows_of, terms_of
+from runtime.flags import RunError, run_verb
+from runtime.train_flags import TrainFlags
+
+KL_WEIGHT = 0.3
+
+
+class Pieces:
+    """Stands in for a tokenizer: a name for every id."""
+
+    def piece(self, token_id):
+        return f"<w{token_id}>"
+
+
+@pytest.fixture
+def model(tiny_llama):
+    """Two layers with LoRA on q_proj and v_proj, every B random."""
+    torch.manual_seed(3)
+    model = tiny_llama(num_key_value_heads=2)
+    add_lora(model, r=2, dropout=0.5)
+    for _, layer in lora_layers(model):
+        torch.nn.init.normal_(layer.lora_B, std=0.3)
+    return model.eval()
+
+
+@pytest.fixture
+def pair():
+    """The negative prompt is a token longer, the answers are of the same three tokens each but the first."""
+    return EncodedPair(Row([1, 5, 6, 7, 8, 9], [10, 12, 2]), Row([1, 5, 6, 17, 18, 8, 9], [11, 12, 2]), "the pair")
+
+
+@pytest.fixture
+def figures(model, pair):
+    return audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")
+
+
+HEADING = {
+    "run": None, "model": "demo", "adapter": "runs/a", "data": "movie", "data_source": "stand-in", "template": "paper", "precision": "fp32",
+    "split": "test", "sample": 3, "user": 7, "target": 'A <b>bold</b> & "quoted" film', "label": True, "kl_weight": KL_WEIGHT,
+}  # fmt: skip
+
+
+@pytest.fixture
+def report(figures):
+    return {**HEADING, **figures}
+
+
+# ---- the figures are those of the training loop -------------------------------------------------
+
+
+def test_every_check_holds_and_is_made_on_something(figures):
+    assert figures["ok"] and all(check["ok"] for check in figures["value_checks"] + figures["gradient_checks"])
+    assert len(figures["value_checks"]) == 4 * 3 + 4 * 3
+    assert len({check["entry"] for check in figures["gradient_checks"]}) == 4
+    assert all(abs(check["autograd"]) > 1e-6 for check in figures["gradient_checks"] if check["what"] != "KL, first")
+
+
+@pytest.mark.parametrize(
+    "reading, flags, share",
+    [
+        ("own", {}, train.answer_share),
+        ("shared", {"kl_forcing": "shared"}, train.answer_share),
+        ("first", {"kl_tokens": "first"}, train.answer_share),
+        ("released", {"objective": "released", "batch_size": 1, "micro_batch_size": 1}, train.sequence_share),
+    ],
+)
+def test_the_loss_and_its_gradient_are_those_that_train_takes(model, pair, figures, reading, flags, share):
+    value, _, _ = share(model, [pair], 1, TrainFlags(kl_weight=KL_WEIGHT, **flags))
+    assert figures["readings"][reading]["loss"] == pytest.approx(float(value.detach()), rel=1e-6)
+    value.backward()
+    norm = sum(float(p.grad.square().sum()) for p in lora_tensors(model).values()) ** 0.5
+    found = figures["readings"][reading]
+    ce, kl = found["grad_ce"], found["grad_weighted_kl"]
+    # |a - b|^2 = |a|^2 + |b|^2 - 2 |a| |b| cos
+    assert (ce**2 + kl**2 - 2 * ce * kl * found["cosine"]) ** 0.5 == pytest.approx(norm, rel=1e-4)
+
+
+def test_answer_tokens_against_softmax_by_hand(model, pair, figures):
+    def last_probabilities(ids):
+        with torch.no_grad():
+            return torch.softmax(model(torch.tensor([ids]))[0, -1].double(), -1)
+
+    for t, row in enumerate(figures["answer_tokens"]):
+        p = last_probabilities(pair.positive.prompt + pair.positive.answer[:t])
+        own = last_probabilities(pair.negative.prompt + pair.negative.answer[:t])
+        shared = last_probabilities(pair.negative.prompt + pair.positive.answer[:t])
+        assert row["ce_pos"] == pytest.approx(-float(p[pair.positive.answer[t]].log()), abs=1e-5)
+        assert row["log_q_pos_shared"] == pytest.approx(float(shared[pair.positive.answer[t]].log()), abs=1e-5)
+        assert row["ce_neg"] == pytest.approx(-float(own[pair.negative.answer[t]].log()), abs=1e-5)
+        for name, a, b in (("own", p, own), ("shared", p, shared), ("released", own, p)):
+            parts = a * (a / b).log()
+            assert row[f"kl_{name}"] == pytest.approx(float(parts.sum()), abs=1e-5)
+            order = parts.abs().argsort(descending=True)[:10].tolist()
+            assert [entry["id"] for entry in row["top"][name]] == order
+            assert [entry["nats"] for entry in row["top"][name]] == pytest.approx(parts[order].tolist(), abs=1e-5)
+
+
+def test_rows_are_marked_where_they_differ_and_parts_add_up(pair, figures):
+    rows = figures["rows"]
+    assert [i for i, token in enumerate(rows["positive"]) if token["changed"]] == [3, 6]
+    assert [i for i, token in enumerate(rows["negative"]) if token["changed"]] == [3, 4, 7]
+    assert [i for i, token in enumerate(rows["positive"]) if token["answer"]] == [6, 7, 8]
+    parts = figures["released"]["parts"]
+    assert [part["positions"] for part in parts] == [3, 2, 3, 1]
+    assert sum(part["kl"] for part in parts) == pytest.approx(figures["readings"]["released"]["kl"], rel=1e-6)
+
+
+def test_a_prompt_whose_negative_is_shorter(model):
+    pair = EncodedPair(Row([1, 5, 6, 17, 18, 8], [10, 12, 2]), Row([1, 5, 6, 7], [11, 2]))
+    assert audit.audit_pair(model, Pieces(), pair, 0.1, "fp32")["ok"]
+
+
+def test_the_float64_tail_continues_the_model(model, pair):
+    batch = rows_of(pair)
+    tail = Tail(model, batch.input_ids)
+    assert tail.logits().dtype == torch.float64
+    torch.testing.assert_close(tail.logits().float(), model(batch.input_ids), atol=1e-5, rtol=0)
+    exact = gradients(terms_of(tail.logits(), batch), tail.parameters)["shared"]["KL"]
+    whole = gradients(terms_of(model(batch.input_ids), batch), lora_tensors(model))["shared"]["KL"]
+    assert len(exact) == 4 and set(exact) < set(whole)
+    for name in exact:
+        torch.testing.assert_close(exact[name].float(), whole[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_nudge_leaves_nothing_behind(model, pair):
+    tail = Tail(model, rows_of(pair).input_ids)
+    before = tail.logits().detach().clone()
+    assert not torch.equal(tail.nudged(next(iter(tail.parameters)), 0, 0.1), before)
+    assert torch.equal(tail.logits(), before)
+
+
+# ---- a wrong loss is found ----------------------------------------------------------------------
+
+
+def failing(figures):
+    return {kind: {c["what"].split(",")[0] for c in figures[f"{kind}_checks"] if not c["ok"]} for kind in ("value", "gradient")}
+
+
+def test_swapped_sides_of_the_kl_are_found(model, pair, monkeypatch):
+    right = loss.token_kl
+    monkeypatch.setattr(loss, "token_kl", lambda log_p, log_q: right(log_q, log_p))
+    figures = audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")
+    assert not figures["ok"] and {"kl_own", "kl_shared", "KL", "L"} == failing(figures)["value"]
+    assert failing(figures)["gradient"] == {"KL"}
+
+
+def test_a_side_without_gradient_is_found_though_every_value_is_right(model, pair, monkeypatch):
+    right = loss.token_kl
+    monkeypatch.setattr(loss, "token_kl", lambda log_p, log_q: right(log_p, log_q.detach()))
+    figures = audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")
+    assert not figures["ok"] and failing(figures) == {"value": set(), "gradient": {"KL"}}
+
+
+def test_a_position_off_by_one_is_found(model, pair, monkeypatch):
+    right = runtime.dissect.collate
+
+    def wrong(*args, **kwargs):
+        batch = right(*args, **kwargs)
+        return type(batch)(batch.input_ids, batch.lengths, batch.positions - 1, batch.targets, batch.pairs)
+
+    monkeypatch.setattr(runtime.dissect, "collate", wrong)
+    assert {"ce_pos", "ce_neg", "CE"} <= failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))["value"]
+
+
+def test_a_cross_entropy_off_by_a_millionth_is_found(model, pair, monkeypatch):
+    right = loss.token_cross_entropy
+    monkeypatch.setattr(loss, "token_cross_entropy", lambda *args: right(*args) * (1 + 1e-6))
+    assert {"ce_pos", "ce_neg", "CE", "L"} <= failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))["value"]
+
+
+def test_a_disagreement_is_red_on_both_and_nan_is_one(report, model, pair, monkeypatch):
+    assert RED not in audit_text(report, colour=True) and "DISAGREE" not in audit_text(report, colour=False)
+    assert '<tr class="bad">' not in audit_page(report)
+    monkeypatch.setattr(loss, "token_kl", lambda log_p, log_q: torch.full(log_p.shape[:-1], torch.nan) + 0 * (log_p + log_q).sum(-1))
+    bad = {**HEADING, **audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")}
+    assert not bad["ok"]
+    assert RED in audit_text(bad, colour=True) and "DISAGREES" in audit_text(bad, colour=False)
+    assert '<tr class="bad">' in audit_page(bad) and "Some checks DISAGREE" in audit_page(bad)
+
+
+# ---- what is shown ------------------------------------------------------------------------------
+
+
+def test_the_text_has_every_number_and_says_that_it_is_simulated(report):
+    text = audit_text(report, colour=False)
+    assert "\x1b" not in text and "SIMULATED stand-in data" in text and "demo model" in text
+    for reading in READINGS:
+        assert f"{report['readings'][reading]['loss']:.6f}" in text
+    for check in report["gradient_checks"]:
+        assert f"{check['central_difference']:.8e}" in text
+    assert "[<w7>]" in text and "==> [<w10>]" in text and "<w10> = 10" in text
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_it_shows(report):
+    page = audit_page(report)
+    assert not re.search(r"https?:|<script|<link|@import|url\(|src=", page)
+    assert "<b>bold" not in page and "A &lt;b&gt;bold&lt;/b&gt; &amp; " in page
+    assert "prefers-color-scheme: dark" in page and "Simulated viewers" in page
+    assert page.count("<w") == 0 and page.count("&lt;w10&gt;") >= 2
+    for reading in READINGS:
+        assert f"{report['readings'][reading]['loss']:.6f}" in page
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+
+def command(*argv):
+    return subprocess.run([sys.executable, "audit.py", *map(str, argv)], cwd=audit.Path(audit.__file__).parent, capture_output=True, text=True)
+
+
+def test_the_demo_base_with_a_fresh_adapter_end_to_end(tmp_path):
+    page = tmp_path / "audit.html"
+    done = command("--model", "demo", "--data", "demo", "--precision", "fp32", "--sample", "5", "--html", page, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["ok"] and report["sample"] == 5 and report["kl_weight"] == 1e-4 and len(done.stdout.splitlines()) == 1
+    assert "no adapter given: a fresh one" in done.stderr and "all 24 agree" in done.stderr
+    of_a = [check["autograd"] for check in report["gradient_checks"] if "lora_A" in check["entry"]]
+    assert of_a and not any(of_a)  # B is zero
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_a_disagreement_ends_with_exit_status_1(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["audit.py", "--model", "demo", "--data", "demo", "--precision", "fp32"])
+    monkeypatch.setattr(audit, "naive_released", lambda *args: (0.0, 0.0))
+    with pytest.raises(SystemExit) as end:
+        run_verb(audit.main)
+    assert end.value.code == 1 and "DISAGREES" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv, line",
+    [
+        ((), "--run: say which run"),
+        (("--model", "demo", "--data", "demo", "--sample", "600"), "--sample 600: the test split has 600 rows; choose 0 to 599"),
+        (("--model", "demo", "--data", "demo", "--html", "."), "--html .: must name a file"),
+        (("--model", "demo", "--data", "demo", "--html", "nowhere/a.html"), "--html nowhere/a.html: must name a file in a folder that exists"),
+        (("--model", "demo", "--sample", "-1"), "--sample -1: must be at least 0"),
+    ],
+)
+def test_bad_input_is_one_line(argv, line, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["audit.py", *argv])
+    with pytest.raises(SystemExit) as end:
+        run_verb(audit.main)
+    shown = capsys.readouterr()
+    assert end.value.code == 2 and shown.out == ""
+    errors = [text for text in shown.err.splitlines() if "error:" in text]
+    assert len(errors) == 1 and line in errors[0]
+
+
+def test_logits_that_are_not_finite_are_said_so(model, pair):
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = torch.inf
+    with pytest.raises(RunError, match="logits of the pair are not finite"):
+        audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")
