@@ -33,7 +33,8 @@ class Resolved:
 
 
 def flag(default, help: str, *, choices: tuple = (), low: float | None = None, high: float | None = None):
-    """A dataclass field that is a command-line flag. low, high: inclusive bounds of a number."""
+    """A dataclass field that is a command-line flag; one of type tuple may be given many times and keeps
+    every value in order. low, high: inclusive bounds of a number."""
     return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
 
 
@@ -56,9 +57,11 @@ def parse_flags(
         if f.type is bool:
             parser.add_argument(name, action="store_true", default=None, help=f.metadata["help"])
         else:
-            shown = "" if f.default is None or f.default is MISSING else f" (default {f.default})"
+            shown = "" if f.default in (None, (), MISSING) else f" (default {f.default})"
             metavar = "{" + ",".join(f.metadata["choices"]) + "}" if f.metadata["choices"] else _metavar(f)
-            parser.add_argument(name, nargs="?", const=_NO_VALUE, metavar=metavar, help=(f.metadata["help"] + shown).replace("%", "%%"))
+            shown = (f.metadata["help"] + shown).replace("%", "%%")
+            action = "append" if f.type is tuple else "store"
+            parser.add_argument(name, action=action, nargs="?", const=_NO_VALUE, metavar=metavar, help=shown)
     namespace, unknown = parser.parse_known_args(argv)
     problems = [_unknown(word, known) for word in unknown if word.startswith("-")]
     values_of_unknown = {value for word, value in zip(argv, argv[1:]) if word in unknown and word.startswith("-")}
@@ -108,6 +111,8 @@ def _unknown(word: str, known: dict) -> str:
 
 
 def _convert(name: str, f, text):
+    if isinstance(text, list):  # of a flag that may be given many times
+        return tuple(_convert(name, f, one) for one in text)
     choices, low, high = (f.metadata[key] for key in ("choices", "low", "high"))
     if text is _NO_VALUE:
         raise FlagError(f"{name}: expects a value")

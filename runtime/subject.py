@@ -30,9 +30,14 @@ def subject_problems(flags: SubjectFlags) -> list[str]:
     problems = []
     if not flags.run and not flags.model:
         problems.append("--run: say which run with --run DIR, or which base with --model DIR (or --model demo)")
+    return problems + subject_contradictions(flags)
+
+
+def subject_contradictions(flags: SubjectFlags) -> list[str]:
+    """A line for every one of the shared flags that contradicts another."""
     if flags.run and flags.adapter:
-        problems.append("--adapter: --run brings an adapter of its own; leave one of them out")
-    return problems
+        return ["--adapter: --run brings an adapter of its own; leave one of them out"]
+    return []
 
 
 def settings_of(flags: SubjectFlags, resolved: Resolved) -> tuple[dict, dict]:

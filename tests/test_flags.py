@@ -118,7 +118,36 @@ def test_a_switch_takes_no_value():
     assert problems(parse, "--yes-please", "no") == ["no: not expected here; every value follows its flag"]
 
 
-@pytest.mark.parametrize("verb", [Flags, TrainFlags])
+@dataclass(frozen=True)
+class Repeated:
+    title: tuple = flag((), "once for each")
+    kind: tuple = flag(("a",), "a choice", choices=("a", "b"))
+    name: str = flag("x", "a word")
+
+
+def test_a_tuple_flag_keeps_every_value_in_order():
+    flags, resolved = parse("--title", "B", "--name", "y", "--title=A, the first", "--title", "B", verb=Repeated)
+    assert flags == Repeated(title=("B", "A, the first", "B"), name="y")
+    assert resolved.sources == {"title": "flag", "kind": "default", "name": "flag"} and resolved.values["title"] == flags.title
+    assert parse("--title", "", verb=Repeated)[0].title == ("",)
+
+
+def test_a_tuple_flag_that_is_not_given_has_its_default_and_one_that_is_given_replaces_it():
+    assert parse(verb=Repeated)[0] == Repeated((), ("a",), "x")
+    assert parse("--kind", "b", verb=Repeated)[0].kind == ("b",)
+
+
+def test_every_value_of_a_tuple_flag_is_checked():
+    assert problems(parse, "--kind", "b", "--kind", "c", verb=Repeated) == ["--kind c: choose one of a, b"]
+    assert problems(parse, "--title", "A", "--title", verb=Repeated) == ["--title: expects a value"]
+    assert problems(parse, "--title", "A", "B", verb=Repeated) == ["B: not expected here; every value follows its flag"]
+
+
+def test_of_any_other_flag_that_is_given_twice_the_last_counts():
+    assert parse("--name", "y", "--name", "z", "--rows", "2", "--rows", "3")[0] == Flags(name="z", rows=3)
+
+
+@pytest.mark.parametrize("verb", [Flags, Repeated, TrainFlags])
 def test_help_lists_every_flag_keeps_the_lines_of_the_description_and_ends_with_status_0(verb, capsys):
     with pytest.raises(SystemExit) as end:
         parse_flags(verb, ["--help"], "First line.\n\n    a command    what it does\n    another one  and that\n")
