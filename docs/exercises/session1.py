@@ -1,0 +1,49 @@
+"""Session 1, from an interaction to token ids. Fill in the two functions, then: python -m docs.exercises.session1"""
+
+from docs.exercises.checking import report
+
+
+def changed_tokens(ids_pos: list[int], ids_neg: list[int]) -> list[int]:
+    """The indices at which two rows of equal length differ."""
+    raise NotImplementedError
+
+
+def predicting_positions(prompt_length: int, answer_length: int) -> list[int]:
+    """The positions whose logits predict the answer's tokens, when the answer follows the prompt directly."""
+    raise NotImplementedError
+
+
+# ---- the checks: nothing to fill in below --------------------------------------------------------
+
+
+def check_changed_tokens() -> None:
+    """1.1 the demo's two prompts differ in two words, and changed_tokens finds both"""
+    pair, tokenizer = _demo_pair()
+    found = changed_tokens(pair.positive.prompt, pair.negative.prompt)
+    assert [tokenizer.piece(pair.positive.prompt[i]) for i in found] == ["▁like", "▁like"], f"found {found}"
+    assert [tokenizer.piece(pair.negative.prompt[i]) for i in found] == ["▁dislike", "▁dislike"], f"found {found}"
+
+
+def check_predicting_positions() -> None:
+    """1.2 predicting_positions is what data.pairs.collate puts into a batch"""
+    from data.pairs import collate
+
+    pair, _ = _demo_pair()
+    batch = collate([pair])
+    for row, positions in zip((pair.positive, pair.negative), batch.positions.tolist()):
+        assert predicting_positions(len(row.prompt), len(row.answer)) == positions, f"wanted {positions}"
+
+
+def _demo_pair():
+    from data.pairs import encode_pairs
+    from demo.world import stand_in
+    from model.tokenizer import Tokenizer
+    from runtime.setup import DEMO_FOLDER
+
+    data, tokenizer = stand_in(), Tokenizer(DEMO_FOLDER, 2048)
+    pairs, _ = encode_pairs(data.test[:1], data, tokenizer, "paper", 512)
+    return pairs[0], tokenizer
+
+
+if __name__ == "__main__":
+    report(check_changed_tokens, check_predicting_positions)

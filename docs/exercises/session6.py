@@ -1,0 +1,64 @@
+"""Session 6, measuring. Fill in the three functions, then: python -m docs.exercises.session6"""
+
+import numpy as np
+
+from docs.exercises.checking import report
+
+
+def contradiction_rate(p_yes_pos: list[float], p_yes_neg: list[float]) -> float:
+    """The share of pairs that get the same answer to "will like?" and "will dislike?"; Yes is p > 1/2."""
+    raise NotImplementedError
+
+
+def auc_by_counting(labels: list[bool], scores: list[float]) -> float:
+    """The share of (liked, not liked) pairs of rows in which the liked one has the higher score; ties count half."""
+    raise NotImplementedError
+
+
+def user_auc(labels: list[bool], scores: list[float], users: list) -> float:
+    """The plain mean of the AUC within each user; users with rows of one class only are left out."""
+    raise NotImplementedError
+
+
+# ---- the checks: nothing to fill in below --------------------------------------------------------
+
+
+def _scored():
+    from metrics import Scored
+
+    draw = np.random.default_rng(5)
+    columns = np.log(draw.uniform(0.05, 0.5, (4, 60)).round(1))  # rounded: there are ties
+    return Scored(draw.integers(0, 12, 60).tolist(), draw.random(60) < 0.5, *columns)
+
+
+def check_contradiction_rate() -> None:
+    """6.1 contradiction_rate is that of metrics.py"""
+    from metrics import metric_values
+
+    scored = _scored()
+    scored = type(scored)(**{**vars(scored), "kl": np.zeros(60), "js": np.zeros(60)})
+    found, wanted = contradiction_rate(scored.p_pos.tolist(), scored.p_neg.tolist()), metric_values(scored)["contradiction_rate"]
+    assert abs(found - wanted) < 1e-12, f"{found}, wanted {wanted}"
+
+
+def check_auc() -> None:
+    """6.2 auc_by_counting is scikit-learn's"""
+    from metrics import auc
+
+    scored = _scored()
+    found, wanted = auc_by_counting(scored.labels.tolist(), scored.z_pos.tolist()), auc(scored.labels, scored.z_pos)
+    assert abs(found - wanted) < 1e-12, f"{found}, wanted {wanted}"
+
+
+def check_user_auc() -> None:
+    """6.3 user_auc is metrics.uauc"""
+    from metrics import uauc
+
+    scored = _scored()
+    found = user_auc(scored.labels.tolist(), scored.z_pos.tolist(), scored.users)
+    wanted = uauc(scored.labels, scored.z_pos, scored.users).value
+    assert abs(found - wanted) < 1e-12, f"{found}, wanted {wanted}"
+
+
+if __name__ == "__main__":
+    report(check_contradiction_rate, check_auc, check_user_auc)
