@@ -226,7 +226,7 @@ def sequence_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, f
     kl = kl.masked_fill(~has_partner, 0.0)
     accumulation_steps = math.ceil(flags.batch_size / flags.micro_batch_size)
     loss = released_loss(ce, kl, targets, flags.kl_weight, P, accumulation_steps)
-    per_pair = {name: torch.zeros(P, device=device).index_add(0, row, term.detach()) for name, term in (("ce_pos", ce), ("kl", kl))}
+    per_pair = {name: term.new_zeros(P).index_add(0, row, term.detach()) for name, term in (("ce_pos", ce), ("kl", kl))}
     return loss, per_pair, int(batch.lengths.sum())
 
 

@@ -63,3 +63,53 @@ def test_shards_written_by_transformers_load(tmp_path):
     theirs = published(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     assert largest_difference(theirs, load_llama(tmp_path, torch.float32)) <= 1e-5
+
+
+OLD_ROPE = {
+    "theta alone": {"rope_theta": 500.0},
+    "linear": {"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "dynamic": {"rope_theta": 500.0, "rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 7},
+    "llama3": {"rope_theta": 500.0, "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 16}},
+}
+
+
+@pytest.mark.parametrize("name", OLD_ROPE)
+def test_rope_written_as_in_configs_before_transformers_5(make_checkpoint, name):
+    """`rope_theta` beside `rope_scaling`, as every LLaMA that was published before has it."""
+    folder = make_checkpoint(**OLD_ROPE[name])
+    theirs = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert largest_difference(theirs, load_llama(folder, torch.float32)) <= 1e-5
+
+
+@pytest.mark.parametrize("length", [5, 7, 8, 14, 40])
+def test_dynamic_scaling_at_lengths_around_the_trained_one(tmp_path, length):
+    theirs, input_ids = published(tmp_path, **VARIANTS["dynamic"]), torch.arange(length).remainder(23).unsqueeze(0)
+    with torch.no_grad():
+        torch.testing.assert_close(load_llama(tmp_path, torch.float32)(input_ids), theirs(input_ids).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_everything_at_once_stored_in_any_dtype(tmp_path, dtype):
+    """Grouped-query attention, tied embeddings, llama3 scaling, shards: computed in float32 from what is stored."""
+    changes = VARIANTS["gqa"] | VARIANTS["tied"] | VARIANTS["llama3"]
+    published(tmp_path, **changes).to(dtype).save_pretrained(tmp_path, max_shard_size="10KB")
+    (tmp_path / "model.safetensors").unlink(missing_ok=True)  # of `published`, in float32
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert largest_difference(theirs, load_llama(tmp_path, torch.float32)) <= 1e-5
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_rows_padded_on_the_right_equal_masked_rows_padded_on_either_side(tmp_path, side):
+    """Ours sees no attention mask; transformers needs one, and on the left the positions too."""
+    theirs, ours = published(tmp_path, **VARIANTS["gqa"]), load_llama(tmp_path, torch.float32)
+    rows = [[5, 1, 9, 22, 4, 7, 3], [8, 8, 2], [11, 0, 6, 17, 2]]
+    T = max(map(len, rows))
+    right = torch.tensor([row + [0] * (T - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (T - len(row)) for row in rows])
+    shift = {"right": lambda x: x, "left": lambda x: torch.stack([line.roll(T - len(row)) for line, row in zip(x, rows)])}[side]
+    shifted = shift(mask)
+    with torch.no_grad():
+        expected = theirs(shift(right), attention_mask=shifted, position_ids=(shifted.cumsum(-1) - 1).clamp(min=0)).logits
+        logits = ours(right)
+    torch.testing.assert_close(logits[mask.bool()], expected[shifted.bool()], rtol=0, atol=1e-5)
