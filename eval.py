@@ -78,6 +78,7 @@ def main(argv: list[str]) -> None:
     results = {
         "run": flags.run,
         "model": chosen["model"],
+        "demo_model": setup.is_demo(chosen["model"]),
         "adapter": flags.adapter,
         "data": data.name,
         "data_source": data.source,

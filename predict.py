@@ -183,7 +183,8 @@ def main(argv: list[str]) -> None:
     answers = setup.answers_in_context(data, tokenizer, chosen["template"])
     found = predictions(rows, score_split(model, split, answers, "titles" if flags.input is not None else None))
     results = {"run": flags.run, "model": chosen["model"], "adapter": flags.adapter, "template": chosen["template"], "noun": data.noun}
-    results["stand_in"] = setup.model_folder(chosen["model"]).resolve() == setup.DEMO_FOLDER or config.get("data_source") == STAND_IN
+    results["demo_model"] = setup.is_demo(chosen["model"])
+    results["stand_in"] = results["demo_model"] or config.get("data_source") == STAND_IN
     if flags.input is not None:
         write_text(Path(os.path.realpath(flags.output)), scores_csv(rows, found))
         results |= {"input": flags.input, "output": flags.output, "users": len({row.user for row in rows}), "targets": len(rows)}

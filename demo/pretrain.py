@@ -211,6 +211,7 @@ def config_fields(config: LlamaConfig) -> dict:
         "eos_token_id": 2,
         "torch_dtype": "bfloat16",
         "use_cache": True,
+        "built_in_demo": True,  # runtime.setup labels what it computes by this
     }
 
 

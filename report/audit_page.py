@@ -33,7 +33,7 @@ def audit_page(report: dict) -> str:
     parts = [
         f"<h1>One pair, every term of the loss</h1><p>{escape(title)}</p>",
         *(f'<p class="note">{escape(line)}</p>' for line in rest),
-        caution if report["data_source"] == STAND_IN or report["model"] == "demo" else "",
+        caution if report["data_source"] == STAND_IN or report["demo_model"] else "",
         _verdict(report),
         "<h2>Both rows, token by token</h2>",
         '<p class="note">Outlined: where the rows differ. Bold: the answer. Background: the share of the KL that <em>predicting</em> this token has. '

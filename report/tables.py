@@ -82,7 +82,9 @@ def _subject(results: dict) -> str:
 
 
 def _model(results: dict) -> str:
-    return "built-in demo model" if results["model"] == "demo" else results["model"]
+    if results["model"] == "demo":
+        return "built-in demo model"
+    return f"{results['model']} (made from the built-in demo model)" if results["demo_model"] else results["model"]
 
 
 def _adapter(results: dict) -> str:

@@ -6,6 +6,7 @@ import numpy
 import torch
 
 from data.interactions import Dataset
+from runtime import setup
 from runtime.flags import Resolved, RunError
 from runtime.run_folder import RunFolder
 
@@ -44,6 +45,7 @@ def results_heading(flags, data: Dataset, summary: dict) -> dict:
         "data": data.name,
         "data_source": data.source,
         "model": flags.model,
+        "demo_model": setup.is_demo(flags.model),
         "objective": flags.objective,
         "kl_weight": flags.kl_weight,
         "template": flags.template,

@@ -14,11 +14,12 @@ from lora.adapter import adapter_warnings, load_adapter, read_adapter_config
 from lora.inject import add_lora
 from model.llama import Llama
 from model.tokenizer import Tokenizer
-from model.weights import fingerprint, load_llama, read_config
+from model.weights import CheckpointError, fingerprint, load_llama, read_config, read_json
 from runtime.flags import FlagError, notice
 
 DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "model"
 DEMO_NAME = "demo"
+DEMO_MARK = "built_in_demo"  # in config.json of the demo, and so of what is merged or converted from it
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 LARGE_MODEL = 1_000_000_000  # parameters; from here on memory, not time, is short
 
@@ -53,12 +54,20 @@ def demo_precision(device: str) -> str:
 
 def load_data(name: str, data_dir: str | None, model: str, real_data: bool) -> Dataset:
     """The data set; a real checkpoint is never trained or scored on the stand-in."""
-    return load_dataset(name, data_dir, real_data or model != DEMO_NAME, notice)
+    return load_dataset(name, data_dir, real_data or not is_demo(model), notice)
 
 
 def model_folder(model: str) -> Path:
     """The checkpoint folder that `--model` means."""
     return DEMO_FOLDER if model == DEMO_NAME else Path(model)
+
+
+def is_demo(model: str) -> bool:
+    """Whether `--model` is the built-in demo or made from it: its figures are labelled so, and it may see simulated data."""
+    try:
+        return read_json(model_folder(model) / "config.json").get(DEMO_MARK) is True
+    except (CheckpointError, OSError):
+        return False  # loading it will say what is wrong
 
 
 def base_identity(model: str) -> dict[str, str]:

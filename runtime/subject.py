@@ -49,7 +49,7 @@ def settings_of(flags: SubjectFlags, resolved: Resolved) -> tuple[dict, dict]:
         for name, fallback in FALLBACKS.items()
     }
     if settings["precision"] is None:
-        settings["precision"] = setup.demo_precision(flags.device) if settings["model"] == setup.DEMO_NAME else "bf16"
+        settings["precision"] = setup.demo_precision(flags.device) if setup.is_demo(settings["model"]) else "bf16"
     return settings, config
 
 

@@ -59,7 +59,7 @@ RELEASED_PRESET = {"template": "released", "weight_decay": 0.0}
 def presets(values: dict) -> dict:
     """{flag: (value, source)} for what the model and the objective decide unless a flag does."""
     chosen = {}
-    if values["model"] == setup.DEMO_NAME:
+    if setup.is_demo(values["model"]):
         preset = DEMO_PRESET | {"precision": setup.demo_precision(values["device"])}
         chosen |= {name: (value, "preset demo") for name, value in preset.items()}
     if values["objective"] == "released":

@@ -53,7 +53,7 @@ def figures(model, pair):
 
 
 HEADING = {
-    "run": None, "model": "demo", "adapter": "runs/a", "data": "movie", "data_source": "stand-in", "template": "paper", "precision": "fp32",
+    "run": None, "model": "demo", "demo_model": True, "adapter": "runs/a", "data": "movie", "data_source": "stand-in", "template": "paper", "precision": "fp32",
     "split": "test", "sample": 3, "user": 7, "target": 'A <b>bold</b> & "quoted" film', "label": True, "kl_weight": KL_WEIGHT,
 }  # fmt: skip
 
@@ -194,6 +194,13 @@ def test_a_disagreement_is_red_on_both_and_nan_is_one(report, model, pair, monke
     assert not bad["ok"]
     assert RED in audit_text(bad, colour=True) and "DISAGREES" in audit_text(bad, colour=False)
     assert '<tr class="bad">' in audit_page(bad) and "Some checks DISAGREE" in audit_page(bad)
+
+
+def test_a_gradient_of_training_that_is_off_is_found_in_float32_and_shown_in_bf16(model, pair):
+    exact = gradients(terms_of(model(rows_of(pair).input_ids), rows_of(pair)), lora_tensors(model))
+    wrong = {reading: {term: {name: grad * 1.01 for name, grad in grads.items()} for term, grads in terms.items()} for reading, terms in exact.items()}
+    for precision, grads, ok in (("fp32", exact, True), ("fp32", wrong, False), ("bf16", wrong, True)):
+        assert all(check["ok"] for check in audit.gradient_checks(model, pair, grads, precision)) == ok
 
 
 # ---- what is shown ------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The built-in demo: its simulated viewers, its prose, its weights."""
 
+import hashlib
 import itertools
 import re
 from pathlib import Path
@@ -99,6 +100,13 @@ def test_prompt_ids_are_a_prefix_of_prompt_and_answer_ids(dataset, tokenizer):
 def test_every_prompt_fits_into_the_trained_lengths(dataset, tokenizer):
     longest = max(len(tokenizer.encode(prompt_pair(row, dataset.catalogue, "movie").negative)) for row in dataset.test)
     assert longest < 300
+
+
+def test_the_readme_has_the_hash_of_every_file_of_the_model():
+    listed = dict(re.findall(r"^    ([0-9a-f]{64})  (\S+)$", (MODEL.parent / "README.md").read_text(encoding="utf-8"), re.M))
+    assert {name: digest for digest, name in listed.items()} == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in MODEL.iterdir()
+    }
 
 
 def test_the_model_folder_is_small_and_in_small_files():

@@ -157,6 +157,13 @@ def test_eval_merges_as_train_does(run, tmp_path, capsys):
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
 
+def test_what_is_merged_into_the_demo_is_still_the_demo(run, capsys):
+    """It may be scored on simulated viewers, which a real checkpoint refuses, and its figures are labelled."""
+    eval_verb.main(["--model", str(run[1]), "--data", "demo", "--device", "cpu", "--split", "valid", "--json"])
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["demo_model"] and "made from the built-in demo model" in shown.err and "Simulated viewers" in shown.err
+
+
 @pytest.mark.parametrize(
     "argv, line",
     [

@@ -244,7 +244,7 @@ def test_ranks_are_within_a_user_wherever_its_rows_stand_and_equal_scores_keep_t
 def test_the_table_names_both_kinds_of_contradiction():
     rows = [row for name in ("A", "B", "C") for row in predict.user_rows(None, (), (), (name,))]
     found = predict.predictions(rows, scored([2, -2, 1], [1, -1, -1], [None] * 3))
-    table = prediction_table({"run": None, "adapter": None, "model": "DIR", "stand_in": False, "predictions": found})
+    table = prediction_table({"run": None, "adapter": None, "model": "DIR", "demo_model": False, "stand_in": False, "predictions": found})
     cells = [line.split() for line in table.splitlines() if line[:4].strip().isdigit()]
     assert [(row[1], row[-1]) for row in cells] == [("A", "Yes/Yes"), ("B", "No/No"), ("C", "-")]
 

@@ -33,7 +33,7 @@ def results():
     before, after = scored(0.0), scored(2.0)
     rules = {"history share": ranking_metrics(before.labels, before.z_pos, before.users)}
     split = {"before": evaluate(before), "after": evaluate(after), "change": paired_change(before, after), "rules": rules}
-    heading = {"data": "movie", "data_source": "stand-in", "model": "demo", "objective": "paper", "kl_weight": 1e-4, "shots": "64", "seed": 3}
+    heading = {"data": "movie", "data_source": "stand-in", "model": "demo", "demo_model": True, "objective": "paper", "kl_weight": 1e-4, "shots": "64", "seed": 3}
     return {**heading, "steps": 4, "best_step": 2, "best_valid_auc": 0.75, "stopped": "steps done", "valid": split, "test": split}
 
 
@@ -67,7 +67,7 @@ def test_simulated_data_are_named_above_and_below_and_real_ones_are_not_called_s
     table = result_table(results, "test")
     assert "movie (SIMULATED stand-in data), built-in demo model; objective paper with lambda 0.0001, 64 shots, seed 3" in table
     assert table.endswith("Simulated viewers: these figures show how the method works, and say nothing about MovieLens.")
-    real = result_table({**results, "data_source": "movielens-100k", "model": "llama-7b"}, "test")
+    real = result_table({**results, "data_source": "movielens-100k", "model": "llama-7b", "demo_model": False}, "test")
     assert "movie (movielens-100k), llama-7b; " in real
     assert "imulated" not in real and "SIMULATED" not in real
 
@@ -147,7 +147,7 @@ def test_the_config_of_a_run_has_every_flag_with_its_source_and_the_data_it_saw(
 def test_the_heading_of_results_names_data_model_and_what_happened():
     heading = results_heading(flags("--seed", "5"), DATA, {"steps": 7, "stopped": "patience"})
     assert heading == {
-        "data": "movie", "data_source": "stand-in", "model": "demo", "objective": "paper", "kl_weight": 1e-4,
+        "data": "movie", "data_source": "stand-in", "model": "demo", "demo_model": True, "objective": "paper", "kl_weight": 1e-4,
         "template": "paper", "shots": "64", "seed": 5, "steps": 7, "stopped": "patience",
     }  # fmt: skip
 
