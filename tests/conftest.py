@@ -1,10 +1,12 @@
 """What several tests need: real files when they are there, and tiny LLaMAs with every parameter randomised."""
 
+import io
 import json
 import os
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import save_file
 
@@ -79,6 +81,18 @@ def make_checkpoint(tmp_path):
         return folder
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tokenizer_bytes():
+    """A SentencePiece model of LLaMA's kind, small, in which Yes and No are one token each."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the user will like the target movie Yes. No. preference"] * 20), model_writer=model,
+        vocab_size=300, model_type="bpe", byte_fallback=True, user_defined_symbols=["Yes", "No"], hard_vocab_limit=False,
+        pad_id=-1, unk_id=0, bos_id=1, eos_id=2, normalization_rule_name="identity", minloglevel=2,
+    )  # fmt: skip
+    return model.getvalue()
 
 
 def _random(name: str, shape: tuple, generator: torch.Generator) -> torch.Tensor:

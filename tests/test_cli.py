@@ -1,6 +1,5 @@
 """Bad input on the command line: one line that names the file or the flag, exit status 2, nothing left behind."""
 
-import io
 import json
 import subprocess
 import sys
@@ -19,18 +18,6 @@ from runtime.flags import run_verb
 
 ROOT = Path(__file__).parent.parent
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 13476839424\n"
-
-
-@pytest.fixture(scope="module")
-def tokenizer_bytes():
-    """A SentencePiece model of LLaMA's kind, small, in which Yes and No are one token each."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the user will like the target movie Yes. No. preference"] * 20), model_writer=model,
-        vocab_size=300, model_type="bpe", byte_fallback=True, user_defined_symbols=["Yes", "No"], hard_vocab_limit=False,
-        pad_id=-1, unk_id=0, bos_id=1, eos_id=2, normalization_rule_name="identity", minloglevel=2,
-    )  # fmt: skip
-    return model.getvalue()
 
 
 @pytest.fixture

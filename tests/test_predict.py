@@ -35,17 +35,6 @@ Whether the user will {asks_again} the target {noun} "{target}"?
 TARGETS = ["Lantern, The (1971)", 'The "Quoted" Man (1984)', "Nîmes (1966)", "Wires (1993)", "A", "B"]
 
 
-@pytest.fixture(scope="module")
-def tokenizer_bytes():
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the user will like the target movie Yes. No. preference"] * 20), model_writer=model,
-        vocab_size=300, model_type="bpe", byte_fallback=True, user_defined_symbols=["Yes", "No"], hard_vocab_limit=False,
-        pad_id=-1, unk_id=0, bos_id=1, eos_id=2, normalization_rule_name="identity", minloglevel=2,
-    )  # fmt: skip
-    return model.getvalue()
-
-
 @pytest.fixture
 def checkpoint(make_checkpoint, tokenizer_bytes):
     """A folder with a tiny random LLaMA and a tokenizer in which Yes and No are one token each."""
