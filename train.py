@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data.interactions import DataError, select_shots
 from data.pairs import EncodedPair, aligned_positions, collate, next_tokens
-from lora.adapter import load_adapter
+from lora.adapter import load_adapter, targets_named_in
 from lora.inject import add_lora, lora_parameters
 from loss import PairTerms, answer_terms, log_probabilities, paper_loss, released_loss, sequence_terms, token_cross_entropy
 from metrics import evaluate, paired_change
@@ -61,7 +61,8 @@ def main(argv: list[str]) -> None:
 
     torch.manual_seed(flags.seed)  # LoRA's A, then its dropout
     adapter = adapter_settings(flags)
-    trainable = add_lora(model, *(adapter[name] for name in ("targets", "r", "alpha", "dropout", "rslora")))
+    where = targets_named_in(flags.init_adapter) if flags.init_adapter else "--lora-targets"
+    trainable = add_lora(model, *(adapter[name] for name in ("targets", "r", "alpha", "dropout", "rslora")), where=where)
     if flags.init_adapter:
         load_adapter(model, Path(flags.init_adapter))
         setup.warn_of_misfit(Path(flags.init_adapter), adapter)

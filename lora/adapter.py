@@ -78,6 +78,11 @@ def read_adapter_config(folder: Path) -> dict:
     return {"r": r, "alpha": alpha, "dropout": dropout, "rslora": rslora, "targets": tuple(targets)}
 
 
+def targets_named_in(folder: Path) -> str:
+    """Where an adapter says its targets, for messages about them."""
+    return f"{Path(folder) / CONFIG}: target_modules"
+
+
 def load_adapter(model: nn.Module, folder: Path) -> None:
     """Copy a saved adapter's tensors into the LoRA layers that `model` already has.
 

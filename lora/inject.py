@@ -19,12 +19,13 @@ def add_lora(
     alpha: float = 16,
     dropout: float = 0.05,
     rslora: bool = False,
+    where: str = "--lora-targets",
 ) -> int:
     """Freeze the model and wrap every nn.Linear that `targets` name; lm_head stays as it is.
 
     A target is a leaf name (q_proj) or the end of a path (self_attn.q_proj, layers.0.mlp.up_proj).
     Draws the A matrices from torch's global generator, in module order. Returns the number of
-    trainable parameters. Raises AdapterError if any target matches no linear layer.
+    trainable parameters. Raises AdapterError, starting with `where`, if any target matches no linear layer.
     """
     model.requires_grad_(False)
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
@@ -32,7 +33,7 @@ def add_lora(
     unknown = [target for target in targets if not any(_is_named(name, target) for name, _ in linears)]
     if unknown or not targets:
         raise AdapterError(
-            f"--lora-targets {','.join(targets)}: no linear layer is called {', '.join(unknown) or '(nothing)'}; "
+            f"{where} {','.join(targets)}: no linear layer is called {', '.join(unknown) or '(nothing)'}; "
             f"there are {', '.join(sorted(leaf_names))}"
         )
     for name, module in linears:

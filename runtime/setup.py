@@ -10,7 +10,7 @@ from data.interactions import Dataset, Interaction
 from data.load import load_dataset
 from data.pairs import EncodedPair, answer_ids, encode_pairs
 from data.prompts import DISLIKE, prompt_pair
-from lora.adapter import adapter_warnings, load_adapter, read_adapter_config
+from lora.adapter import adapter_warnings, load_adapter, read_adapter_config, targets_named_in
 from lora.inject import add_lora
 from model.llama import Llama
 from model.tokenizer import Tokenizer
@@ -87,7 +87,7 @@ def load_base(model: str, precision: str, device: torch.device) -> tuple[Llama, 
 def put_adapter(model: Llama, folder: Path, base: dict[str, str]) -> None:
     """Add the LoRA layers that the adapter in `folder` asks for and load it. base: base_identity of the model."""
     settings = read_adapter_config(folder)
-    add_lora(model, **settings)
+    add_lora(model, **settings, where=targets_named_in(folder))
     load_adapter(model, folder)
     warn_of_misfit(folder, base)
 

@@ -172,10 +172,13 @@ def test_what_is_merged_into_the_demo_is_still_the_demo(run, capsys):
         (("--run", "{run}", "--model", "{merged}", "--merge-out", "{merged}-2"), "is merged into {merged} already; merging it again"),
         (("--run", "{run}", "--adapter", "{run}"), "--adapter: --run brings an adapter of its own"),
         (("--model", "demo", "--adapter", "nowhere"), "nowhere/adapter_config.json: missing"),
+        (("--model", "demo", "--adapter", "{head}"), "{head}/adapter_config.json: target_modules q_proj,lm_head: no linear layer is called lm_head"),
     ],
 )
-def test_bad_requests_are_one_line(run, rows, argv, line, monkeypatch, capsys):
-    names = {"run": run[0], "merged": run[1]}
+def test_bad_requests_are_one_line(run, rows, argv, line, tmp_path, monkeypatch, capsys):
+    names = {"run": run[0], "merged": run[1], "head": tmp_path}
+    config = json.loads((run[0] / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["q_proj", "lm_head"]}))
     data = () if "--run" in argv else ("--data", str(rows))
     monkeypatch.setattr(sys, "argv", ["eval.py", *(word.format(**names) for word in argv), *data])
     capsys.readouterr()
