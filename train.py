@@ -61,11 +61,7 @@ def main(argv: list[str]) -> None:
 
     torch.manual_seed(flags.seed)  # LoRA's A, then its dropout
     adapter = adapter_settings(flags)
-    where = targets_named_in(flags.init_adapter) if flags.init_adapter else "--lora-targets"
-    trainable = add_lora(model, *(adapter[name] for name in ("targets", "r", "alpha", "dropout", "rslora")), where=where)
-    if flags.init_adapter:
-        load_adapter(model, Path(flags.init_adapter))
-        setup.warn_of_misfit(Path(flags.init_adapter), adapter)
+    trainable = start_adapter(model, adapter, flags.init_adapter)
     model.model.checkpointed_layers = setup.layers_to_checkpoint(flags.checkpointing, model)
 
     run = RunFolder(out, flags.resume)
@@ -99,6 +95,16 @@ def main(argv: list[str]) -> None:
         notice(f"Merged checkpoint written to {flags.merge_out}")
     if flags.json:
         print(json.dumps(results, allow_nan=False))
+
+
+def start_adapter(model: Llama, adapter: dict, init_adapter: str | None) -> int:
+    """A fresh adapter, or the one to go on from; returns the number of trainable parameters."""
+    where = targets_named_in(Path(init_adapter)) if init_adapter else "--lora-targets"
+    trainable = add_lora(model, *(adapter[name] for name in ("targets", "r", "alpha", "dropout", "rslora")), where=where)
+    if init_adapter:
+        load_adapter(model, Path(init_adapter))
+        setup.warn_of_misfit(Path(init_adapter), adapter)
+    return trainable
 
 
 # ---- the loop -----------------------------------------------------------------------------------
