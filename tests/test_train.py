@@ -117,11 +117,11 @@ def test_micro_batches_of_any_size_give_the_same_step(run):
     for size in ("1", "3"):
         other = losses(run(*flags, "--micro-batch-size", size, name=size, steps=2))
         for a, b in zip(reference, other):
-            assert a == pytest.approx(b, rel=2e-4, abs=1e-8)  # the base hardly tells the prompts apart: a KL of 4e-6
+            assert a == pytest.approx(b, rel=2e-4, abs=1e-7)  # the base hardly tells the prompts apart: a KL of 1e-5
 
 
 def test_training_lowers_the_cross_entropy_of_its_own_pairs(run):
-    out = run("--lr", "5e-3", "--warmup-steps", "1", steps=70)
+    out = run("--lr", "5e-3", "--warmup-steps", "1", "--patience", "100", steps=36)
     ce = [record["ce_pos"] + record["ce_neg"] for record in records(out)]
     assert sum(ce[-6:]) < 0.7 * sum(ce[:6])
 
