@@ -2,22 +2,22 @@
 
 import numpy as np
 
-from docs.exercises.checking import report
+from docs.exercises.checking import report, to_do
 
 
 def contradiction_rate(p_yes_pos: list[float], p_yes_neg: list[float]) -> float:
     """The share of pairs that get the same answer to "will like?" and "will dislike?"; Yes is p > 1/2."""
-    raise NotImplementedError
+    return to_do()
 
 
 def auc_by_counting(labels: list[bool], scores: list[float]) -> float:
     """The share of (liked, not liked) pairs of rows in which the liked one has the higher score; ties count half."""
-    raise NotImplementedError
+    return to_do()
 
 
 def user_auc(labels: list[bool], scores: list[float], users: list) -> float:
     """The plain mean of the AUC within each user; users with rows of one class only are left out."""
-    raise NotImplementedError
+    return to_do()
 
 
 # ---- the checks: nothing to fill in below --------------------------------------------------------
