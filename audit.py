@@ -130,12 +130,15 @@ def audit_pair(model: Llama, tokenizer: Tokenizer, pair: EncodedPair, kl_weight:
     grads = gradients(terms, lora_tensors(model))
     terms, logits = terms.detached(), logits.detach()
     naive = naive_terms(pair, logits.double().cpu())
-    values = value_checks(terms, terms_of(logits.double(), batch), naive, kl_weight)
+    logits64 = logits.double()
+    terms64 = terms_of(logits64, batch)
+    answers, released = answer_figures(tokenizer, pair, terms64, logits64), released_figures(tokenizer, pair, terms64)
+    values = value_checks(terms, terms64, naive, kl_weight) + figure_checks(pair, logits64.cpu(), naive, answers, released)
     differences = gradient_checks(model, pair, grads, precision)
     return {
         "rows": row_figures(tokenizer, pair),
-        "answer_tokens": answer_figures(tokenizer, pair, terms, logits),
-        "released": released_figures(tokenizer, pair, terms),
+        "answer_tokens": answers,
+        "released": released,
         "readings": {name: reading_figures(name, terms, naive, grads[name], kl_weight) for name in READINGS},
         "tolerance": {
             "float64": "{:g} nats + {:g} of the value".format(*VALUE_FLOAT64),
@@ -210,23 +213,24 @@ def naive_terms(pair: EncodedPair, logits: Tensor, held: Tensor | None = None) -
     for t in range(len(negative.answer)):
         found["ce_neg"].append(-naive_log_softmax(logits[1, n_neg - 1 + t].tolist())[negative.answer[t]])
     ce = sum(found["ce_pos"]) + sum(found["ce_neg"])
-    released_ce, released_kl = naive_released(pair, logits[0], logits[1] if held is None else held)
+    released_ce, found["kl_released"] = naive_released(pair, logits[0], logits[1] if held is None else held)
+    released_kl = min(sum(found["kl_released"]), 10_000.0)
     found["CE"] = {"own": ce, "shared": ce, "first": ce, "released": released_ce}
     found["KL"] = {"own": sum(found["kl_own"]), "shared": sum(found["kl_shared"]), "first": found["kl_own"][0], "released": released_kl}
     return found
 
 
-def naive_released(pair: EncodedPair, logits_pos: Tensor, logits_neg: Tensor) -> tuple[float, float]:
-    """(CE, KL) as the authors' code has them: all of the positive row, the negative one beside it, both ending together."""
+def naive_released(pair: EncodedPair, logits_pos: Tensor, logits_neg: Tensor) -> tuple[float, list[float]]:
+    """(CE, KL at every position) as the authors' code has them: all of the positive row, the negative one beside it, both
+    ending together."""
     ids, longer = pair.positive.ids, len(pair.negative.ids) - len(pair.positive.ids)
-    ce, kl = 0.0, 0.0
+    ce, kl = 0.0, []
     for column in range(len(ids)):
         log_p = naive_log_softmax(logits_pos[column].tolist())
         if column + 1 < len(ids):
             ce -= log_p[ids[column + 1]]
-        if column + longer >= 0:
-            kl += naive_kl(naive_log_softmax(logits_neg[column + longer].tolist()), log_p)
-    return ce / (len(ids) - 1), min(kl, 10_000.0)
+        kl.append(naive_kl(naive_log_softmax(logits_neg[column + longer].tolist()), log_p) if column + longer >= 0 else 0.0)
+    return ce / (len(ids) - 1), kl
 
 
 # ---- one held against the other -----------------------------------------------------------------
@@ -248,6 +252,35 @@ def value_checks(terms: Terms, terms64: Terms, naive: dict, kl_weight: float) ->
             "ok": close(ours[what], value, *VALUE_FLOAT32) and close(ours64[what], value, *VALUE_FLOAT64),
         }
         for what, value in exact.items()
+    ]
+
+
+def figure_checks(pair: EncodedPair, logits: Tensor, naive: dict, answers: list[dict], released: dict) -> list[dict]:
+    """What else the report shows, from float64 logits (3, T, V), against the above: log-probabilities, words, positions."""
+    n_pos, n_neg, longer = len(pair.positive.prompt), len(pair.negative.prompt), len(pair.negative.ids) - len(pair.positive.ids)
+    compared = []
+    for t, row in enumerate(answers):
+        places = ((0, n_pos - 1 + t), (1, n_neg - 1 + t), (2, n_neg - 1 + t), (1, n_pos - 1 + t + longer))
+        log_p, own, shared, aligned = (naive_log_softmax(logits[place].tolist()) for place in places)
+        y_pos, y_neg = pair.positive.answer[t], pair.negative.answer[t]
+        exact = {"log_p_pos": log_p[y_pos], "log_q_pos_own": own[y_pos], "log_q_pos_shared": shared[y_pos], "log_q_neg": own[y_neg]}
+        compared += [(f"{name}, answer token {t + 1}", row[name], value) for name, value in exact.items()]
+        for name, (a, b) in {"own": (log_p, own), "shared": (log_p, shared), "released": (aligned, log_p)}.items():
+            nats = [math.exp(x) * (x - y) if math.exp(x) > 0 else 0.0 for x, y in zip(a, b)]
+            entries = row["top"][name]
+            of_entries = [(e[key], by_hand) for e in entries for key, by_hand in
+                          (("a", math.exp(a[e["id"]])), ("b", math.exp(b[e["id"]])), ("nats", nats[e["id"]]))]  # fmt: skip
+            compared.append((f"words of {name}, answer token {t + 1}: the worst", *max(of_entries, key=lambda both: abs(both[0] - both[1]))))
+            largest = sum(sorted((abs(x) for x in nats), reverse=True)[: len(entries)])
+            compared.append((f"words of {name}, answer token {t + 1}: sum", sum(abs(e["nats"]) for e in entries), largest))
+    start = 0
+    for part in released["parts"]:
+        compared.append((f"released, {part['part']}", part["kl"], sum(naive["kl_released"][start : start + part["positions"]])))
+        start += part["positions"]
+    compared.append(("released, the worst position", *max(zip(released["kl"], naive["kl_released"]), key=lambda both: abs(both[0] - both[1]))))
+    return [
+        {"what": what, "float32": None, "float64": value, "naive": exact, "ok": close(value, exact, *VALUE_FLOAT64)}
+        for what, value, exact in compared
     ]
 
 

@@ -160,7 +160,7 @@ def _parts(report: dict) -> str:
 def _checks(report: dict) -> str:
     summary = "".join(f"<p>{escape(line)}</p>" for line in check_summary(report))
     bad = {check["what"] for check in report["value_checks"] if not check["ok"]}
-    values = [[check["what"], *(f"{check[name]:.9g}" for name in ("float64", "float32", "naive"))] for check in report["value_checks"]]
+    values = [[check["what"], *("-" if check[name] is None else f"{check[name]:.9g}" for name in ("float64", "float32", "naive"))] for check in report["value_checks"]]
     grads = [
         [check["entry"], check["what"], *(f"{check[name]:.8e}" for name in ("autograd", "central_difference", "trained"))]
         for check in report["gradient_checks"]

@@ -127,7 +127,7 @@ def check_summary(report: dict) -> list[str]:
         failed = sum(not check["ok"] for check in checks)
         lines.append(f"{what}: {f'{failed} of {len(checks)} DISAGREE' if failed else f'all {len(checks)} agree'}")
         for column in columns:
-            worst = max(abs(check[column] - check[reference]) for check in checks)
+            worst = max(abs(check[column] - check[reference]) for check in checks if check[column] is not None)
             lines.append(f"  {column.replace('_', ' ')}: off by {worst:.1e} at most; allowed {within[column]}")
     return lines
 
@@ -137,7 +137,7 @@ def check_lines(report: dict, colour: bool) -> list[str]:
     lines = [_paint(line, RED if "DISAGREE" in line else GREEN, colour) if "agree" in line.lower() else line for line in check_summary(report)]
     for check in report["value_checks"]:
         if not check["ok"]:
-            said = ", ".join(f"{name} {check[name]:.9g}" for name in ("float64", "float32", "naive"))
+            said = ", ".join(f"{name} {check[name]:.9g}" for name in ("float64", "float32", "naive") if check[name] is not None)
             lines.append(_paint(f"  {check['what']}: {said}  DISAGREES", RED, colour))
     lines.append(f"  {'':40}{'autograd':>17}{'difference':>17}{'as trained':>17}")
     entry = None

@@ -68,7 +68,9 @@ def report(figures):
 
 def test_every_check_holds_and_is_made_on_something(figures):
     assert figures["ok"] and all(check["ok"] for check in figures["value_checks"] + figures["gradient_checks"])
-    assert len(figures["value_checks"]) == 4 * 3 + 4 * 3
+    # Terms of three tokens; CE, KL and L of four readings; of each token four log-probabilities and twice three lists of
+    # words; four parts of the row and its worst position.
+    assert len(figures["value_checks"]) == 4 * 3 + 4 * 3 + 3 * (4 + 2 * 3) + 5
     assert len({check["entry"] for check in figures["gradient_checks"]}) == 4
     assert all(abs(check["autograd"]) > 1e-6 for check in figures["gradient_checks"] if check["what"] != "KL, first")
 
@@ -158,7 +160,7 @@ def test_swapped_sides_of_the_kl_are_found(model, pair, monkeypatch):
     right = loss.token_kl
     monkeypatch.setattr(loss, "token_kl", lambda log_p, log_q: right(log_q, log_p))
     figures = audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")
-    assert not figures["ok"] and {"kl_own", "kl_shared", "KL", "L"} == failing(figures)["value"]
+    assert not figures["ok"] and {"kl_own", "kl_shared", "KL", "L", "released"} == failing(figures)["value"]
     assert failing(figures)["gradient"] == {"KL"}
 
 
@@ -167,6 +169,14 @@ def test_a_side_without_gradient_is_found_though_every_value_is_right(model, pai
     monkeypatch.setattr(loss, "token_kl", lambda log_p, log_q: right(log_p, log_q.detach()))
     figures = audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")
     assert not figures["ok"] and failing(figures) == {"value": set(), "gradient": {"KL"}}
+
+
+def test_words_that_are_not_those_of_the_kl_are_found(model, pair, monkeypatch):
+    right = runtime.dissect._contributions
+    for wrong in (lambda tokenizer, a, b: right(tokenizer, b, a), lambda *args: right(*args)[1:]):
+        monkeypatch.setattr(runtime.dissect, "_contributions", wrong)
+        found = failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))
+        assert found == {"value": {"words of own", "words of shared", "words of released"}, "gradient": set()}
 
 
 def test_a_position_off_by_one_is_found(model, pair, monkeypatch):
@@ -239,7 +249,7 @@ def test_the_demo_base_with_a_fresh_adapter_end_to_end(tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["ok"] and report["sample"] == 5 and report["kl_weight"] == 1e-4 and len(done.stdout.splitlines()) == 1
-    assert "no adapter given: a fresh one" in done.stderr and "all 24 agree" in done.stderr
+    assert "no adapter given: a fresh one" in done.stderr and "all 59 agree" in done.stderr
     of_a = [check["autograd"] for check in report["gradient_checks"] if "lora_A" in check["entry"]]
     assert of_a and not any(of_a)  # B is zero
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -247,7 +257,7 @@ def test_the_demo_base_with_a_fresh_adapter_end_to_end(tmp_path):
 
 def test_a_disagreement_ends_with_exit_status_1(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["audit.py", "--model", "demo", "--data", "demo", "--precision", "fp32"])
-    monkeypatch.setattr(audit, "naive_released", lambda *args: (0.0, 0.0))
+    monkeypatch.setattr(audit, "naive_released", lambda pair, *args: (0.0, [0.0] * len(pair.positive.ids)))
     with pytest.raises(SystemExit) as end:
         run_verb(audit.main)
     assert end.value.code == 1 and "DISAGREES" in capsys.readouterr().err
