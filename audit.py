@@ -33,7 +33,7 @@ from runtime import setup
 from runtime.dissect import READINGS, Tail, Terms, answer_figures, gradients, lora_tensors, released_figures, row_figures, rows_of, terms_of
 from runtime.files import write_text
 from runtime.flags import FlagError, Resolved, RunError, flag, notice, parse_flags, run_verb
-from runtime.subject import SubjectFlags, load_subject, settings_of, subject_problems
+from runtime.subject import DataFlags, data_problems, load_subject, settings_of, subject_problems
 
 # How far loss.py may be from the naive implementation, in nats plus relative to it. On float64 logits only the order of
 # summation differs; on float32 ones PyTorch's log_softmax alone is off by some 1e-5 at a vocabulary of 32,000.
@@ -49,10 +49,7 @@ TENSORS = 4  # LoRA tensors whose largest entry is nudged
 
 
 @dataclass(frozen=True)
-class AuditFlags(SubjectFlags):
-    data: str = flag(None, "movie, demo, or a folder with TALLRec's JSON files; default: the run's")
-    data_dir: str = flag(None, "where the raw files are; default: the run's, then $LCFT_DATA, then data/cache")
-    real_data: bool = flag(False, "refuse the simulated viewers that stand in when MovieLens cannot be had")
+class AuditFlags(DataFlags):
     split: str = flag("test", "which rows", choices=("train", "valid", "test"))
     sample: int = flag(0, "which row of the split, from 0", low=0)
     kl_weight: float = flag(None, "lambda of Eq. 3; default: the run's, or 1e-4", low=0)
@@ -61,11 +58,9 @@ class AuditFlags(SubjectFlags):
 
 def check_flags(flags: AuditFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is missing or cannot be used."""
-    problems = subject_problems(flags)
+    problems = subject_problems(flags) + data_problems(flags)
     if flags.html and (Path(flags.html).is_dir() or not Path(flags.html).absolute().parent.is_dir()):
         problems.append(f"--html {flags.html}: must name a file in a folder that exists")
-    if flags.data not in (None, "movie") and flags.data_dir:
-        problems.append(f"--data-dir: has no effect with --data {flags.data}; leave it out")
     if problems:
         raise FlagError("\n".join(problems))
 
@@ -186,13 +181,17 @@ def naive_log_softmax(logits: list[float]) -> list[float]:
     return [logit - largest - math.log(total) for logit in logits]
 
 
+def naive_contributions(log_a: list[float], log_b: list[float]) -> list[float]:
+    """What each vocabulary entry adds to KL(a || b), nats."""
+    found = []
+    for a, b in zip(log_a, log_b):
+        found.append(math.exp(a) * (a - b) if math.exp(a) > 0 else 0.0)
+    return found
+
+
 def naive_kl(log_a: list[float], log_b: list[float]) -> float:
     """KL(a || b) in nats."""
-    total = 0.0
-    for a, b in zip(log_a, log_b):
-        if math.exp(a) > 0:
-            total += math.exp(a) * (a - b)
-    return total
+    return sum(naive_contributions(log_a, log_b))
 
 
 def naive_terms(pair: EncodedPair, logits: Tensor, held: Tensor | None = None) -> dict:
@@ -266,7 +265,7 @@ def figure_checks(pair: EncodedPair, logits: Tensor, naive: dict, answers: list[
         exact = {"log_p_pos": log_p[y_pos], "log_q_pos_own": own[y_pos], "log_q_pos_shared": shared[y_pos], "log_q_neg": own[y_neg]}
         compared += [(f"{name}, answer token {t + 1}", row[name], value) for name, value in exact.items()]
         for name, (a, b) in {"own": (log_p, own), "shared": (log_p, shared), "released": (aligned, log_p)}.items():
-            nats = [math.exp(x) * (x - y) if math.exp(x) > 0 else 0.0 for x, y in zip(a, b)]
+            nats = naive_contributions(a, b)
             entries = row["top"][name]
             of_entries = [(e[key], by_hand) for e in entries for key, by_hand in
                           (("a", math.exp(a[e["id"]])), ("b", math.exp(b[e["id"]])), ("nats", nats[e["id"]]))]  # fmt: skip

@@ -25,15 +25,12 @@ from runtime.files import write_json
 from runtime.flags import FlagError, Resolved, flag, notice, parse_flags, run_verb
 from runtime.merging import refuse_merging_twice, refuse_unusable_output, write_merged
 from runtime.run_folder import write_predictions
-from runtime.subject import SubjectFlags, load_subject, settings_of, subject_problems
+from runtime.subject import DataFlags, data_problems, load_subject, settings_of, subject_problems
 
 
 @dataclass(frozen=True)
-class EvalFlags(SubjectFlags):
+class EvalFlags(DataFlags):
     split: str = flag("test", "which rows", choices=("test", "valid"))
-    data: str = flag(None, "movie, demo, or a folder with TALLRec's JSON files; default: the run's")
-    data_dir: str = flag(None, "where the raw files are; default: the run's, then $LCFT_DATA, then data/cache")
-    real_data: bool = flag(False, "refuse the simulated viewers that stand in when MovieLens cannot be had")
     negations: bool = flag(False, "ask in words that training never used, too: negations, and paraphrases as a control")
     merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base")
     out: str = flag(None, "folder for results.json and predictions.csv; default: RUN/eval-DATA-SPLIT; a base alone only prints")
@@ -41,13 +38,11 @@ class EvalFlags(SubjectFlags):
 
 def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is missing, unused or would overwrite something."""
-    problems = subject_problems(flags)
+    problems = subject_problems(flags) + data_problems(flags)
     if flags.out and (Path(flags.out) / "config.json").exists():
         problems.append(f"--out {flags.out}: is a run folder, whose results.json this would replace; choose another")
     if flags.out and Path(flags.out).exists() and not Path(flags.out).is_dir():
         problems.append(f"--out {flags.out}: is not a folder")
-    if flags.data not in (None, "movie") and flags.data_dir:
-        problems.append(f"--data-dir: has no effect with --data {flags.data}; leave it out")
     if flags.merge_out and not flags.run and not flags.adapter:
         problems.append("--merge-out: there is no adapter to merge; say which with --run or --adapter")
     if problems:

@@ -25,6 +25,22 @@ class SubjectFlags:
     json: bool = flag(False, "print the results as one JSON line on standard output")
 
 
+@dataclass(frozen=True)
+class DataFlags(SubjectFlags):
+    """And of those that look at rows of a data set."""
+
+    data: str = flag(None, "movie, demo, or a folder with TALLRec's JSON files; default: the run's")
+    data_dir: str = flag(None, "where the raw files are; default: the run's, then $LCFT_DATA, then data/cache")
+    real_data: bool = flag(False, "refuse the simulated viewers that stand in when MovieLens cannot be had")
+
+
+def data_problems(flags: DataFlags) -> list[str]:
+    """A line if a flag about the data has no effect."""
+    if flags.data not in (None, "movie") and flags.data_dir:
+        return [f"--data-dir: has no effect with --data {flags.data}; leave it out"]
+    return []
+
+
 def subject_problems(flags: SubjectFlags) -> list[str]:
     """A line for every one of the shared flags that is missing or contradicts another."""
     problems = []
