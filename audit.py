@@ -32,8 +32,9 @@ from report.audit_text import audit_text
 from runtime import setup
 from runtime.dissect import READINGS, Tail, Terms, answer_figures, gradients, lora_tensors, released_figures, row_figures, rows_of, terms_of
 from runtime.files import write_text
+from runtime.data_flags import data_problems
 from runtime.flags import FlagError, Resolved, RunError, flag, notice, parse_flags, run_verb
-from runtime.subject import DataFlags, data_problems, load_subject, settings_of, subject_problems
+from runtime.subject import DataFlags, load_subject, settings_of, subject_problems
 
 # How far loss.py may be from the naive implementation, in nats plus relative to it. On float64 logits only the order of
 # summation differs; on float32 ones PyTorch's log_softmax alone is off by some 1e-5 at a vocabulary of 32,000.
@@ -58,7 +59,7 @@ class AuditFlags(DataFlags):
 
 def check_flags(flags: AuditFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is missing or cannot be used."""
-    problems = subject_problems(flags) + data_problems(flags)
+    problems = subject_problems(flags) + data_problems(flags.data, resolved)
     if flags.html and (Path(flags.html).is_dir() or not Path(flags.html).absolute().parent.is_dir()):
         problems.append(f"--html {flags.html}: must name a file in a folder that exists")
     if problems:
@@ -68,7 +69,7 @@ def check_flags(flags: AuditFlags, resolved: Resolved) -> None:
 def main(argv: list[str]) -> None:
     flags, resolved = parse_flags(AuditFlags, argv, __doc__, check=check_flags)
     chosen, config = settings_of(flags, resolved)
-    data = setup.load_data(chosen["data"], chosen["data_dir"], chosen["model"], chosen["real_data"])
+    data = setup.load_data(chosen)
     rows = getattr(data, flags.split)
     if flags.sample >= len(rows):
         raise DataError(f"--sample {flags.sample}: the {flags.split} split has {len(rows):,} rows; choose 0 to {len(rows) - 1}")

@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.interactions import DataError
-from data.prompts import DISLIKE
 from metrics import evaluate
 from report.tables import score_table, wording_table
 from runtime import setup
 from runtime.evaluation import rules_without_learning, score_split, score_wordings
 from runtime.files import write_json
+from runtime.data_flags import data_problems
 from runtime.flags import FlagError, Resolved, flag, notice, parse_flags, run_verb
 from runtime.merging import refuse_merging_twice, refuse_unusable_output, write_merged
 from runtime.run_folder import write_predictions
-from runtime.subject import DataFlags, data_problems, load_subject, settings_of, subject_problems
+from runtime.subject import DataFlags, load_subject, settings_of, subject_problems
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class EvalFlags(DataFlags):
 
 def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is missing, unused or would overwrite something."""
-    problems = subject_problems(flags) + data_problems(flags)
+    problems = subject_problems(flags) + data_problems(flags.data, resolved)
     if flags.out and (Path(flags.out) / "config.json").exists():
         problems.append(f"--out {flags.out}: is a run folder, whose results.json this would replace; choose another")
     if flags.out and Path(flags.out).exists() and not Path(flags.out).is_dir():
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     if flags.merge_out:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out")
         refuse_merging_twice(setup.model_folder(chosen["model"]), Path(flags.run or flags.adapter))
-    data = setup.load_data(chosen["data"], chosen["data_dir"], chosen["model"], chosen["real_data"])
+    data = setup.load_data(chosen)
     if flags.run and not flags.data and data.source != config.get("data_source"):
         raise DataError(
             f"--run {flags.run}: was trained on {config.get('data_source')}, which is not here ({data.source} is); "
@@ -65,10 +65,10 @@ def main(argv: list[str]) -> None:
     answers = setup.answers_in_context(data, tokenizer, chosen["template"])
     rows = getattr(data, flags.split)
 
-    def encoded(asks: str) -> setup.Split:
+    def encoded(asks: str | None = None) -> setup.Split:
         return setup.encode_split(rows, data, tokenizer, chosen["template"], chosen["max_len"], notice, asks)
 
-    split = encoded(DISLIKE)
+    split = encoded()
     scored = score_split(model, split, answers, f"{data.name} {flags.split}")
     results = {
         "run": flags.run,
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
     }
     notice(score_table(results))
     if flags.negations:
-        results["negations"] = score_wordings(model, scored, encoded, answers)
+        results["negations"] = score_wordings(model, scored, encoded, answers, data.wording)
         notice(wording_table(results["negations"]))
     if flags.out or flags.run:
         out = Path(flags.out) if flags.out else Path(flags.run) / f"eval-{data.name}-{flags.split}"

@@ -177,7 +177,10 @@ def main(argv: list[str]) -> None:
     if not flags.run and not flags.model:
         notice(DEMO_NOTICE)
     catalogue = {title: Item(title) for row in rows for title in (row.target, *(title for title, _ in row.history))}
-    data = Dataset("titles", "given by the user", flags.noun or config.get("noun") or "movie", catalogue, [], [], rows)
+    noun, wording = flags.noun or config.get("noun") or "movie", config.get("wording", "tallrec")
+    data = Dataset("titles", "given by the user", noun, catalogue, [], [], rows, wording)
+    if wording == "collm" and any(not liked for row in rows for _, liked in row.history):
+        notice("disliked titles have no place in the prompts that this run was trained on, and are left out")
     model, tokenizer = load_subject(flags, chosen)
     split = setup.encode_split(rows, data, tokenizer, chosen["template"], chosen["max_len"], notice)
     answers = setup.answers_in_context(data, tokenizer, chosen["template"])

@@ -48,14 +48,15 @@ def main(argv: list[str]) -> None:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out")
     device = setup.pick_device(flags.device)
 
-    data = setup.load_data(flags.data, flags.data_dir, flags.model, flags.real_data)
-    if len({row.label for row in data.valid}) < 2:
+    data = setup.load_data(vars(flags))
+    selection = data.rows_that_select()
+    if len({row.label for row in selection}) < 2:
         raise DataError(f"--data {flags.data}: all validation rows have one label, so no AUC can choose the best state")
     shots = select_shots(data.train, shot_count(flags.shots), flags.seed)
     model, tokenizer = setup.load_base(flags.model, flags.precision, device)
     train, valid, test = (
         setup.encode_split(rows, data, tokenizer, flags.template, flags.max_len, notice)
-        for rows in (shots, data.valid, data.test)
+        for rows in (shots, selection, data.test)
     )
     answers = setup.answers_in_context(data, tokenizer, flags.template)
 

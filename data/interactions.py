@@ -36,8 +36,11 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Dataset:
-    """noun is what an item is called in the prompts; source says where the rows come from,
-    and is printed with every figure that is computed on them."""
+    """source says where the rows come from, and is printed with every figure that is computed on them;
+    noun is what an item is called in the prompts, wording which prompts they are (data.prompts.WORDINGS).
+
+    selection: the validation rows that choose the best state in training; all of `valid` if None.
+    """
 
     name: str
     source: str
@@ -46,6 +49,12 @@ class Dataset:
     train: list[Interaction]
     valid: list[Interaction]
     test: list[Interaction]
+    wording: str = "tallrec"
+    selection: list[Interaction] | None = None
+
+    def rows_that_select(self) -> list[Interaction]:
+        """The validation rows that choose the best state."""
+        return self.valid if self.selection is None else self.selection
 
     def fingerprint(self) -> str:
         """sha256 over every row and title that training or scoring can see."""
@@ -56,6 +65,12 @@ class Dataset:
                 digest.update(json.dumps([row.user, titles, self.catalogue[row.target].title, row.label]).encode())
             digest.update(b"|")
         return digest.hexdigest()
+
+
+def not_cold(data: Dataset, rows: list[Interaction]) -> list[bool]:
+    """Whether both user and target of each row occur in the training split, as CoLLM counts it."""
+    users, items = {row.user for row in data.train}, {row.target for row in data.train}
+    return [row.user in users and row.target in items for row in rows]
 
 
 def select_shots(train: list[Interaction], shots: int | None, seed: int) -> list[Interaction]:

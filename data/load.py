@@ -1,14 +1,16 @@
-"""`--data NAME` to a Dataset: prepared files first, then a download, then (movie only) the stand-in."""
+"""`--data NAME` to a Dataset: prepared or raw files first, then a download, then (movie only) the stand-in."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-from data import tallrec
-from data.download import NoNetwork, fetch_movielens_100k
+from data import amazon_book, book, custom, ml_1m, movie, tallrec
+from data.download import BY_HAND, NoNetwork, fetch
 from data.interactions import DataError, Dataset
-from data.movie import read_movielens_100k
+from data.prepare import MANIFEST, Options, cache_folder, prepared, read_prepared
 from demo.world import stand_in
+
+RULES = {rule.NAME: rule for rule in (movie, book, ml_1m, amazon_book, custom)}
+NAMES = tuple(name for name in RULES if name != custom.NAME)
 
 STAND_IN_NOTICE = (
     "STAND-IN DATA: MovieLens-100K is not here and could not be downloaded, so the built-in simulated viewers "
@@ -16,8 +18,10 @@ STAND_IN_NOTICE = (
 )
 
 
-def load_dataset(name: str, data_dir: str | None, real_data: bool, notice: Callable[[str], None]) -> Dataset:
-    """The data set called `name` on the command line: movie, demo, or a folder.
+def load_dataset(
+    name: str, data_dir: str | None, real_data: bool, notice: Callable[[str], None], options: Options = Options()
+) -> Dataset:
+    """The data set called `name` on the command line: one of NAMES, demo, or a folder.
 
     data_dir: where raw or prepared files are, or are downloaded to; default $LCFT_DATA, then
     data/cache. real_data: refuse the stand-in. notice is told in a line what was found or done.
@@ -27,31 +31,56 @@ def load_dataset(name: str, data_dir: str | None, real_data: bool, notice: Calla
         if real_data:
             raise DataError("--data demo: is simulated, which --real-data or a real --model refuses; choose --data movie")
         return stand_in()
-    if name == "movie":
-        return _load_movie(data_dir, real_data, notice)
-    folder = Path(name)
-    if not folder.is_dir():
-        raise DataError(f"--data {name}: neither movie nor demo, and no folder of that name")
-    return tallrec.read_folder(folder, folder.name)
-
-
-def _load_movie(data_dir: str | None, real_data: bool, notice: Callable[[str], None]) -> Dataset:
-    root = Path(data_dir or os.environ.get("LCFT_DATA") or Path(__file__).parent / "cache")
+    if name not in NAMES:
+        return _load_folder(name, notice, options)
+    rule, root = RULES[name], Path(data_dir) if data_dir is not None else cache_folder()
     if data_dir is not None and not root.is_dir():
         raise DataError(f"--data-dir {root}: no such folder")
-    for folder in (root, root / "ml-100k"):
-        if (folder / "u.data").exists():
-            return read_movielens_100k(folder)
-    for folder in (root, root / "movie"):
-        if (folder / "train.json").exists():
-            return tallrec.read_folder(folder, "movie")
-    folder = root / "ml-100k"
-    notice(f"MovieLens-100K is not in {root}; downloading it from GroupLens (research use only, see README)")
+    for folder in (root, *(root / sub for sub in rule.FOLDERS)):
+        if data := _found(rule, folder, notice, options):
+            return data
+    return _download(rule, root, real_data or data_dir is not None, notice, options)
+
+
+def _found(rule, folder: Path, notice: Callable[[str], None], options: Options) -> Dataset | None:
+    """What the folder has of this data set: prepared, else raw, else in its published form."""
+    if (folder / MANIFEST).is_file():
+        data = read_prepared(folder)
+        if data.name != rule.NAME:
+            raise DataError(f"{folder}: holds the prepared data set {data.name}, not {rule.NAME}")
+        return data
+    if files := rule.raw_files(folder):
+        return prepared(rule, files, options, notice)
+    return rule.read_published(folder)
+
+
+def _download(rule, root: Path, real_data: bool, notice: Callable[[str], None], options: Options) -> Dataset:
+    if rule.ARCHIVE is None:
+        raise DataError(f"--data {rule.NAME}: not in {root}. " + BY_HAND[rule.NAME].format(folder=root))
+    folder = root / rule.FOLDERS[0]
+    notice(f"{rule.ARCHIVE.title} is not in {root}; downloading it from GroupLens (research use only, see README)")
+    names = " and ".join(sorted(set(rule.ARCHIVE.members.values()) - {"README"}, reverse=True))
     try:
-        fetch_movielens_100k(folder)
+        fetch(rule.ARCHIVE, folder)
     except NoNetwork as error:
-        if real_data or data_dir is not None:
-            raise DataError(f"no MovieLens-100K in {root}, and no download ({error}); put u.data and u.item there") from None
+        if rule is not movie or real_data:
+            raise DataError(f"no {rule.ARCHIVE.title} in {root}, and no download ({error}); put {names} there") from None
         notice(STAND_IN_NOTICE.format(folder=folder))
         return stand_in()
-    return read_movielens_100k(folder)
+    return prepared(rule, rule.raw_files(folder), options, notice)
+
+
+def _load_folder(name: str, notice: Callable[[str], None], options: Options) -> Dataset:
+    """A folder of the user's: prepared by this project, with two CSV files, or in TALLRec's JSON form."""
+    folder = Path(name)
+    if not folder.is_dir():
+        raise DataError(f"--data {name}: neither {', '.join(NAMES)} nor demo, and no folder of that name")
+    if (folder / MANIFEST).is_file():
+        data = read_prepared(folder)
+    elif files := custom.raw_files(folder):
+        data = custom.build(files, notice, **options.of(custom))
+    else:
+        data = tallrec.read_folder(folder, folder.name)
+    for line in custom.leaks(data):
+        notice(f"LEAK: {line}")
+    return data

@@ -6,35 +6,46 @@ file order; every rating after a user's first ten is a sample whose history is t
 of all 90,570 samples the last 10,000 *of that list* are kept, that is the last 108 users, and cut
 into 8,000 / 1,000 / 1,000. In effect it is a split by users: no test user occurs in train.
 
-`python -m data.movie --raw DIR --out DIR` writes the three splits in TALLRec's JSON form.
+`python -m data.movie --raw DIR --out DIR` prepares it; --published adds TALLRec's JSON, byte for byte.
 """
 
-import argparse
 import hashlib
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from data import tallrec
+from data.download import MOVIELENS_100K
 from data.interactions import DataError, Dataset, Interaction, Item
-from data.tallrec import SPLITS, write_split
 
+NAME = "movie"
+VERSION = 1  # of the rule above; a change makes every prepared copy out of date
+FOLDERS = ("ml-100k", "movie")
+OPTIONS = ()
+ARCHIVE = MOVIELENS_100K
 HISTORY = 10  # items
 LIKED_ABOVE = 3  # stars
 SPLIT_SIZES = (8000, 1000, 1000)
 PUBLISHED_MD5 = {"u.data": "6e47046882bad158b0efbb84cd5cb987", "u.item": "c9e7f390115d79079537301d5204f3f7"}
 
 
-def read_movielens_100k(folder: Path) -> Dataset:
-    """The movie data set from u.data and u.item in `folder`.
+def raw_files(folder: Path) -> list[Path]:
+    """u.data and u.item if the folder has the first, else []. Raises DataError if it lacks the second."""
+    files = [folder / name for name in PUBLISHED_MD5]
+    if not files[0].exists():
+        return []
+    if not files[1].is_file():
+        raise DataError(f"{files[1]}: missing; MovieLens-100K has u.data and u.item")
+    return files
+
+
+def build(files: list[Path], notice: Callable[[str], None]) -> Dataset:
+    """The data set from raw_files.
 
     source is "movielens-100k", or "movielens-100k (altered files)" if the checksums are not those
     of the published files. Raises DataError naming the file and line of anything malformed.
     """
-    contents = {}
-    for name in PUBLISHED_MD5:
-        path = folder / name
-        if not path.is_file():
-            raise DataError(f"{path}: missing; MovieLens-100K has u.data and u.item")
-        contents[name] = path.read_bytes()
+    contents = {path.name: path.read_bytes() for path in files}
+    folder = files[0].parent
     published = all(hashlib.md5(contents[name]).hexdigest() == md5 for name, md5 in PUBLISHED_MD5.items())
     catalogue = parse_items(contents["u.item"], folder / "u.item")
     samples = build_samples(parse_ratings(contents["u.data"], folder / "u.data", catalogue))
@@ -44,7 +55,7 @@ def read_movielens_100k(folder: Path) -> Dataset:
     samples = samples[-kept:]
     train, valid = SPLIT_SIZES[0], SPLIT_SIZES[0] + SPLIT_SIZES[1]
     return Dataset(
-        "movie",
+        NAME,
         "movielens-100k" if published else "movielens-100k (altered files)",
         "movie",
         catalogue,
@@ -52,6 +63,14 @@ def read_movielens_100k(folder: Path) -> Dataset:
         valid=samples[train:valid],
         test=samples[valid:],
     )
+
+
+def read_published(folder: Path) -> Dataset | None:
+    """The data set from TALLRec's JSON, or None if the folder has none."""
+    return tallrec.read_folder(folder, NAME) if (folder / "train.json").exists() else None
+
+
+write_published = tallrec.write_folder
 
 
 def parse_items(content: bytes, path: Path) -> dict[int, Item]:
@@ -102,21 +121,7 @@ def build_samples(ratings: dict[int, list[tuple[int, int, int]]]) -> list[Intera
     return samples
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write MovieLens-100K as TALLRec's train, valid and test JSON.")
-    parser.add_argument("--raw", required=True, type=Path, metavar="DIR", help="folder with u.data and u.item")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the three files")
-    args = parser.parse_args()
-    try:
-        data = read_movielens_100k(args.raw)
-        args.out.mkdir(parents=True, exist_ok=True)
-        for split in SPLITS:
-            write_split(args.out / f"{split}.json", getattr(data, split), data)
-            print(f"{args.out / split}.json: {len(getattr(data, split)):,} rows", file=sys.stderr)
-    except (DataError, OSError) as error:
-        print(f"data.movie: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
 if __name__ == "__main__":
-    main()
+    from data.prepare import command
+
+    command(NAME)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from data.interactions import DataError, Dataset, Interaction
-from data.prompts import ANSWERS, DISLIKE, PromptPair, prompt_pair
+from data.prompts import WORDINGS, PromptPair, prompt_pair
 
 PAD_ID = 0  # any valid id: nothing real ever sees it
 
@@ -55,62 +55,79 @@ class PairBatch:
     pairs: int
 
 
-def answer_ids(tokenizer, prompt: str) -> dict[bool, list[int]]:
+def answer_ids(tokenizer, prompt: str, wording: str = "tallrec") -> dict[bool, list[int]]:
     """The tokens of "Yes." (True) and "No." (False) as they come after this prompt, without EOS.
 
     Found in context: tokens depend on what stands before. Raises DataError if the prompt's ids are
     not a prefix of the whole, or if both answers begin with the same token, since a single
     position could then not tell them apart.
     """
-    prompt_ids = tokenizer.encode(prompt)
-    found = {}
-    for liked, answer in ANSWERS.items():
-        whole = tokenizer.encode(prompt + answer)
-        if whole[: len(prompt_ids)] != prompt_ids:
-            raise DataError(f"tokenizer: joins the answer {answer!r} with the end of the prompt; use another template")
-        found[liked] = whole[len(prompt_ids) :]
+    found = {liked: _answer_in_context(tokenizer, prompt, answer) for liked, answer in WORDINGS[wording].answers.items()}
     if found[True][0] == found[False][0]:
+        yes, no = (answer.strip() for answer in WORDINGS[wording].answers.values())
         raise DataError(
-            f'tokenizer: "Yes." and "No." begin with the same token ({found[True][0]}) after this prompt, so one '
+            f'tokenizer: "{yes}" and "{no}" begin with the same token ({found[True][0]}) after this prompt, so one '
             "position cannot tell them apart; use a checkpoint with a larger vocabulary"
         )
     return found
 
 
+def _answer_in_context(tokenizer, prompt: str, answer: str) -> list[int]:
+    prompt_ids, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + answer)
+    if whole[: len(prompt_ids)] != prompt_ids or len(whole) == len(prompt_ids):
+        raise DataError(f"tokenizer: joins the answer {answer!r} with the end of the prompt ...{prompt[-40:]!r}; use another template")
+    return whole[len(prompt_ids) :]
+
+
 def encode_pairs(
-    rows: list[Interaction], data: Dataset, tokenizer, template: str, max_len: int, asks: str = DISLIKE
+    rows: list[Interaction], data: Dataset, tokenizer, template: str, max_len: int, asks: str | None = None
 ) -> tuple[list[EncodedPair], int]:
     """Every interaction as token ids of at most max_len, and how many lost history to fit.
 
-    asks: see data.prompts.prompt_pair. Truncation drops the oldest history items; it never cuts the answer or the target. Raises
-    DataError if a row is too long even without history.
+    asks: see data.prompts.prompt_pair. Truncation drops the oldest history items; it never cuts the
+    answer or the target. Raises DataError if a row is too long even without history.
     """
-    encoded, truncated = [], 0
-    for number, row in enumerate(rows):
-        name = f"row {number} (target {data.catalogue[row.target].title!r})"
-        shown = row
-        pair = _encode(prompt_pair(shown, data.catalogue, data.noun, template, asks), tokenizer, name)
-        while pair.length > max_len:
-            if not shown.history:
+    longest = WORDINGS[data.wording].longest_history
+    answers: dict[str, list[int]] = {}
+
+    def encode(shown: list[Interaction], names: list[str]) -> list[EncodedPair]:
+        pairs = [prompt_pair(row, data.catalogue, data.noun, template, asks, data.wording) for row in shown]
+        return _encode(pairs, names, tokenizer, answers)
+
+    names = [f"row {number} (target {data.catalogue[row.target].title!r})" for number, row in enumerate(rows)]
+    shown = [replace(row, history=row.history[-longest:]) if longest and len(row.history) > longest else row for row in rows]
+    encoded, truncated = encode(shown, names), 0
+    for i, name in enumerate(names):
+        if encoded[i].length > max_len:
+            truncated += 1
+        while encoded[i].length > max_len:
+            if not shown[i].history:
                 raise DataError(
-                    f"--max-len {max_len}: the prompt of {name} has {pair.length} tokens without any history; "
-                    f"use at least --max-len {pair.length}"
+                    f"--max-len {max_len}: the prompt of {name} has {encoded[i].length} tokens without any history; "
+                    f"use at least --max-len {encoded[i].length}"
                 )
-            shown = replace(shown, history=shown.history[1:])
-            pair = _encode(prompt_pair(shown, data.catalogue, data.noun, template, asks), tokenizer, name)
-        truncated += shown is not row
-        encoded.append(pair)
+            shown[i] = replace(shown[i], history=shown[i].history[1:])
+            encoded[i : i + 1] = encode([shown[i]], [name])
     return encoded, truncated
 
 
-def _encode(pair: PromptPair, tokenizer, name: str) -> EncodedPair:
-    def row(prompt: str, answer: str) -> Row:
-        prompt_ids, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + answer)
-        if whole[: len(prompt_ids)] != prompt_ids:
-            raise DataError(f"tokenizer: joins the answer {answer!r} with the end of the prompt ...{prompt[-40:]!r}")
-        return Row(prompt_ids, [*whole[len(prompt_ids) :], tokenizer.eos_id])
+def _encode(pairs: list[PromptPair], names: list[str], tokenizer, answers: dict[str, list[int]]) -> list[EncodedPair]:
+    """answers: the ids of each answer text in context, filled here: prompts of one template all end alike.
 
-    return EncodedPair(row(pair.positive, pair.answer_positive), row(pair.negative, pair.answer_negative), name)
+    Prompt and answer are encoded together, once. Where the ids of the answer come out as its own, no
+    piece reaches across the seam, and the rest are the ids of the prompt alone: merges on one side
+    of a seam that is never crossed do not depend on the other side.
+    """
+    sides = [side for pair in pairs for side in ((pair.positive, pair.answer_positive), (pair.negative, pair.answer_negative))]
+    rows = []
+    for (prompt, answer), whole in zip(sides, tokenizer.encode_all([prompt + answer for prompt, answer in sides])):
+        if answer not in answers:
+            answers[answer] = _answer_in_context(tokenizer, prompt, answer)
+        ids = answers[answer]
+        if whole[-len(ids) :] != ids:
+            ids = _answer_in_context(tokenizer, prompt, answer)
+        rows.append(Row(whole[: -len(ids)], [*ids, tokenizer.eos_id]))
+    return [EncodedPair(positive, negative, name) for positive, negative, name in zip(rows[::2], rows[1::2], names)]
 
 
 def collate(pairs: list[EncodedPair], negatives: bool = True, shared: bool = False) -> PairBatch:

@@ -16,6 +16,12 @@ def write_split(path: Path, rows: list[Interaction], data: Dataset) -> None:
     path.write_bytes(text.encode("ascii"))
 
 
+def write_folder(data: Dataset, folder: Path) -> None:
+    """train.json, valid.json and test.json."""
+    for split in SPLITS:
+        write_split(folder / f"{split}.json", getattr(data, split), data)
+
+
 def read_split(path: Path) -> tuple[list[Interaction], dict[str, Item], str]:
     """(rows, catalogue, noun) of one file; titles serve as item ids, users are unknown (None).
 
@@ -34,11 +40,10 @@ def read_split(path: Path) -> tuple[list[Interaction], dict[str, Item], str]:
             raise DataError(f"{where}: expected an object with exactly the keys {', '.join(FIELDS)}")
         if not all(isinstance(value, str) for value in fields.values()):
             raise DataError(f"{where}: instruction, input and output must be strings")
-        row, noun = parse_tallrec_row(fields, where)
+        row, noun, items = parse_tallrec_row(fields, where)
         rows.append(row)
         nouns.add(noun)
-        for item in (row.target, *(item for item, _ in row.history)):
-            catalogue[item] = Item(item)
+        catalogue |= items
     if len(nouns) > 1:
         raise DataError(f"{path}: rows speak of different things ({', '.join(sorted(nouns))}); one data set, one noun")
     return rows, catalogue, nouns.pop()

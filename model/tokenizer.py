@@ -1,5 +1,6 @@
 """SentencePiece with LLaMA's conventions: BOS in front of every text, EOS only where asked for."""
 
+import os
 from pathlib import Path
 
 import sentencepiece
@@ -14,10 +15,10 @@ class Tokenizer:
     """tokenizer.model of a checkpoint folder.
 
     bos_id, eos_id: int. Raises CheckpointError if the file is missing, unreadable, has no BOS or
-    EOS, or does not belong to a model of `vocab_size` rows.
+    EOS, or does not belong to a model of `vocab_size` rows (None: no model is at hand).
     """
 
-    def __init__(self, folder: str | Path, vocab_size: int):
+    def __init__(self, folder: str | Path, vocab_size: int | None):
         path = Path(folder) / "tokenizer.model"
         refuse_missing_or_pointer(path)
         self.pieces = sentencepiece.SentencePieceProcessor()
@@ -26,7 +27,7 @@ class Tokenizer:
             size = self.pieces.GetPieceSize()
         except (RuntimeError, TypeError):
             raise CheckpointError(f"{path}: not a SentencePiece model; fetch it again") from None
-        if not 0 <= vocab_size - size <= EXTRA_ROWS:
+        if vocab_size is not None and not 0 <= vocab_size - size <= EXTRA_ROWS:
             raise CheckpointError(
                 f"{path}: has {size} pieces, but config.json says vocab_size {vocab_size}; "
                 "take the tokenizer of the same checkpoint"
@@ -38,6 +39,10 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """BOS and the pieces of the text; control symbols written in the text stay plain text."""
         return [self.bos_id, *self.pieces.EncodeAsIds(text)]
+
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        """Every text as `encode` would, on all cores."""
+        return [[self.bos_id, *ids] for ids in self.pieces.Encode(texts, num_threads=os.cpu_count() or 1)]
 
     def decode(self, ids: list[int]) -> str:
         return self.pieces.DecodeIds(ids)

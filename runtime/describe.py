@@ -17,8 +17,9 @@ def run_config(resolved: Resolved, data: Dataset, device: torch.device) -> dict:
         "flags": {name: {"value": value, "source": resolved.sources[name]} for name, value in resolved.values.items()},
         "data_source": data.source,
         "noun": data.noun,
+        "wording": data.wording,
         "data_fingerprint": data.fingerprint(),
-        "rows": {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)},
+        "rows": {"train": len(data.train), "valid": len(data.valid), "selection": len(data.rows_that_select()), "test": len(data.test)},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__},
     }

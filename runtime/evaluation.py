@@ -7,7 +7,7 @@ import numpy as np
 
 from baselines.rules import all_rules
 from data.interactions import Interaction
-from data.prompts import DISLIKE, HELD_OUT
+from data.prompts import WORDINGS
 from metrics import Scored, agreement, auc, ranking_metrics
 from model.llama import Llama
 from runtime.scoring import score
@@ -19,21 +19,21 @@ def score_split(model: Llama, split: Split, answers: dict[bool, list[int]], prog
     return score(model, split.pairs, _labels(split.rows), _users(split.rows), answers, progress=progress)
 
 
-def score_wordings(model: Llama, scored: Scored, encoded: Callable[[str], Split], answers: dict[bool, list[int]]) -> list[dict]:
+def score_wordings(model: Llama, scored: Scored, encoded: Callable[[str], Split], answers: dict[bool, list[int]], wording: str) -> list[dict]:
     """How the answers to other wordings of the question agree with those to "will like", a dict each.
 
     scored: both answers to "will like" and "will dislike"; encoded: the split with other words in the
     place of "will dislike". An answer is inconsistent if it is the same to a negation, or another
     to a paraphrase.
     """
-    rows = []
-    for asks, same_wanted in {DISLIKE: False, **HELD_OUT}.items():
-        if asks != DISLIKE:
+    rows, words = [], WORDINGS[wording]
+    for asks, same_wanted in {words.dislike: False, **words.held_out}.items():
+        if asks != words.dislike:
             split = encoded(asks)
             swapped = [replace(pair, positive=pair.negative) for pair in split.pairs]
             other = score(model, swapped, _labels(split.rows), _users(split.rows), answers, negatives=False, progress=f'"{asks}"')
-        yes, no = (scored.log_yes_neg, scored.log_no_neg) if asks == DISLIKE else (other.log_yes_pos, other.log_no_pos)
-        rows.append({"asks": asks, "trained_on": asks == DISLIKE, "same_answer_is_right": same_wanted, **agreement(scored, yes - no, same_wanted)})
+        yes, no = (scored.log_yes_neg, scored.log_no_neg) if asks == words.dislike else (other.log_yes_pos, other.log_no_pos)
+        rows.append({"asks": asks, "trained_on": asks == words.dislike, "same_answer_is_right": same_wanted, **agreement(scored, yes - no, same_wanted)})
     return rows
 
 

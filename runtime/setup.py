@@ -9,12 +9,13 @@ import torch
 from data.interactions import Dataset, Interaction
 from data.load import load_dataset
 from data.pairs import EncodedPair, answer_ids, encode_pairs
-from data.prompts import DISLIKE, prompt_pair
+from data.prompts import prompt_pair
 from lora.adapter import adapter_warnings, load_adapter, read_adapter_config, targets_named_in
 from lora.inject import add_lora
 from model.llama import Llama
 from model.tokenizer import Tokenizer
 from model.weights import CheckpointError, fingerprint, load_llama, read_config, read_json
+from runtime.data_flags import data_options
 from runtime.flags import FlagError, notice
 
 DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "model"
@@ -52,9 +53,10 @@ def demo_precision(device: str) -> str:
     return "bf16" if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
 
 
-def load_data(name: str, data_dir: str | None, model: str, real_data: bool) -> Dataset:
-    """The data set; a real checkpoint is never trained or scored on the stand-in."""
-    return load_dataset(name, data_dir, real_data or not is_demo(model), notice)
+def load_data(settings: dict) -> Dataset:
+    """The data set that the values of the flags name; a real checkpoint is never trained or scored on the stand-in."""
+    real_data = settings["real_data"] or not is_demo(settings["model"])
+    return load_dataset(settings["data"], settings["data_dir"], real_data, notice, data_options(settings))
 
 
 def model_folder(model: str) -> Path:
@@ -84,6 +86,12 @@ def load_base(model: str, precision: str, device: torch.device) -> tuple[Llama, 
     return load_llama(folder, DTYPES[precision], device), tokenizer
 
 
+def load_tokenizer(model: str) -> Tokenizer:
+    """The tokenizer alone; of a folder without config.json too, as there is no model that it could not belong to."""
+    folder = model_folder(model)
+    return Tokenizer(folder, read_config(folder).vocab_size if (folder / "config.json").exists() else None)
+
+
 def put_adapter(model: Llama, folder: Path, base: dict[str, str]) -> None:
     """Add the LoRA layers that the adapter in `folder` asks for and load it. base: base_identity of the model."""
     settings = read_adapter_config(folder)
@@ -106,11 +114,12 @@ def layers_to_checkpoint(choice: str, model: Llama) -> int:
 
 def answers_in_context(data: Dataset, tokenizer: Tokenizer, template: str) -> dict[bool, list[int]]:
     """The answers' token ids after this data set's prompts, which all end alike."""
-    return answer_ids(tokenizer, prompt_pair(data.test[0], data.catalogue, data.noun, template).positive)
+    prompt = prompt_pair(data.test[0], data.catalogue, data.noun, template, wording=data.wording).positive
+    return answer_ids(tokenizer, prompt, data.wording)
 
 
 def encode_split(
-    rows: list[Interaction], data: Dataset, tokenizer: Tokenizer, template: str, max_len: int, say: Callable[[str], None], asks: str = DISLIKE
+    rows: list[Interaction], data: Dataset, tokenizer: Tokenizer, template: str, max_len: int, say: Callable[[str], None], asks: str | None = None
 ) -> Split:
     """The rows as token ids; says how many prompts had to lose history to fit max_len. asks: see data.prompts.prompt_pair."""
     pairs, truncated = encode_pairs(rows, data, tokenizer, template, max_len, asks)

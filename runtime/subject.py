@@ -3,12 +3,23 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.prepare import CHOICES, HELP, Options
 from runtime import setup
+from runtime.data_flags import DATA_HELP
 from runtime.flags import Resolved, flag
 from runtime.run_folder import read_config
 
 # Where neither a flag nor a run says.
-FALLBACKS = {"model": "demo", "data": "movie", "data_dir": None, "real_data": False, "template": "paper", "max_len": 512, "precision": None}
+FALLBACKS = {
+    "model": "demo",
+    "data": "movie",
+    "data_dir": None,
+    "real_data": False,
+    **vars(Options()),
+    "template": "paper",
+    "max_len": 512,
+    "precision": None,
+}
 
 
 @dataclass(frozen=True)
@@ -29,16 +40,14 @@ class SubjectFlags:
 class DataFlags(SubjectFlags):
     """And of those that look at rows of a data set."""
 
-    data: str = flag(None, "movie, demo, or a folder with TALLRec's JSON files; default: the run's")
-    data_dir: str = flag(None, "where the raw files are; default: the run's, then $LCFT_DATA, then data/cache")
+    data: str = flag(None, f"{DATA_HELP}; default: the run's")
+    data_dir: str = flag(None, "where raw or prepared files are; default: the run's, then $LCFT_DATA, then data/cache")
     real_data: bool = flag(False, "refuse the simulated viewers that stand in when MovieLens cannot be had")
-
-
-def data_problems(flags: DataFlags) -> list[str]:
-    """A line if a flag about the data has no effect."""
-    if flags.data not in (None, "movie") and flags.data_dir:
-        return [f"--data-dir: has no effect with --data {flags.data}; leave it out"]
-    return []
+    book_zeros: str = flag(None, HELP["book_zeros"], choices=CHOICES["book_zeros"])
+    amazon_liked: int = flag(None, HELP["amazon_liked"], choices=CHOICES["amazon_liked"])
+    like_threshold: float = flag(None, HELP["like_threshold"])
+    noun: str = flag(None, HELP["noun"])
+    split_by: str = flag(None, HELP["split_by"], choices=CHOICES["split_by"])
 
 
 def subject_problems(flags: SubjectFlags) -> list[str]:

@@ -28,7 +28,7 @@ TINY = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data():
     """The folder of real files; skips without it."""
     folder = os.environ.get("LCFT_TEST_DATA")

@@ -1,7 +1,9 @@
-"""Fetching MovieLens-100K from a local server, and what `--data movie` does with or without a network."""
+"""Fetching an archive from a local server that cuts, lies and redirects, and what `--data movie` does without a network."""
 
+import hashlib
 import http.server
 import io
+import multiprocessing
 import threading
 import zipfile
 
@@ -9,16 +11,50 @@ import pytest
 
 import data.download as download
 import data.load as load
-from data.download import NoNetwork, fetch_movielens_100k
+from data.download import BY_HAND, MOVIELENS_1M, MOVIELENS_100K, NoNetwork, Source, fetch
 from data.interactions import DataError
 
 
 class Reply:
-    """What the server answers: body, what Content-Length says of it (None: nothing), status, Location."""
+    """What the server answers: body, what Content-Length says of it (None: nothing), status, Location.
 
-    def __init__(self, body=b"", length=..., status=200, location=None, chunked=False):
+    ranges: whether it knows them; cut: bytes after which each connection breaks off."""
+
+    def __init__(self, body=b"", length=..., status=200, location=None, chunked=False, ranges=False, cut=None):
         self.body, self.status, self.location, self.chunked = body, status, location, chunked
-        self.length = len(body) if length is ... else length
+        self.length, self.ranges, self.cut = len(body) if length is ... else length, ranges, cut
+        self.asked = []  # Range of each request
+        self.sent = 0  # bytes
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        reply, wanted = self.server.replies[self.path], self.headers.get("Range")
+        reply.asked.append(wanted)
+        self.close_connection = True
+        if reply.body == b"no http at all":
+            self.wfile.write(reply.body + b"\r\n\r\n")
+            return
+        body, status = reply.body, reply.status
+        if wanted and reply.ranges:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            body, status = (body[start:], 206) if start < len(body) else (b"", 416)
+        self.send_response(status)
+        if reply.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif reply.length is not None:
+            self.send_header("Content-Length", str(len(body) if status in (206, 416) else reply.length))
+        if reply.location:
+            self.send_header("Location", reply.location)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body[: reply.cut])
+        reply.sent += len(body[: reply.cut])
+
+    def log_message(self, *args):
+        pass
 
 
 @pytest.fixture
@@ -28,31 +64,8 @@ def serve(monkeypatch):
     servers = []
 
     def start(replies):
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self):
-                reply = replies[self.path]
-                if reply.body == b"no http at all":
-                    self.wfile.write(reply.body + b"\r\n\r\n")
-                    self.close_connection = True
-                    return
-                self.send_response(reply.status)
-                if reply.chunked:
-                    self.send_header("Transfer-Encoding", "chunked")
-                elif reply.length is not None:
-                    self.send_header("Content-Length", str(reply.length))
-                if reply.location:
-                    self.send_header("Location", reply.location)
-                self.send_header("Connection", "close")
-                self.end_headers()
-                self.wfile.write(reply.body)
-                self.close_connection = True
-
-            def log_message(self, *args):
-                pass
-
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.replies = replies
         servers.append(server)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return f"http://127.0.0.1:{server.server_address[1]}"
@@ -63,92 +76,155 @@ def serve(monkeypatch):
         server.server_close()
 
 
-def archive(members, folder="ml-100k/"):
+def archive(members, folder="inv/"):
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
         for name, content in members.items():
             file.writestr(folder + name, content)
     return buffer.getvalue()
 
 
-@pytest.fixture
-def real_members(real_file):
-    return {name: real_file(f"ml-100k/{name}").read_bytes() for name in ("u.data", "u.item", "README")}
+CONTENT = {"README": b"none", "u.item": b"1|Invented (1990)|\n" * 500, "u.data": b"1\t1\t5\t100\n" * 5000}
+WHOLE = archive(CONTENT)
+MEMBERS = {f"inv/{name}": name for name in CONTENT}
 
 
-INVENTED = {"u.data": b"1\t1\t5\t100\n" * 500, "u.item": b"1|Invented (1990)|\n" * 500, "README": b"none"}
+def source(url, body=WHOLE, members=MEMBERS):
+    return Source("Invented-1K", url, hashlib.md5(body).hexdigest(), members)
 
 
-def refused(exception, url, tmp_path):
-    """The message of the refusal; nothing must be left behind."""
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(exception, url, tmp_path, left=()):
+    """The message of the refusal; nothing must be left behind but `left`."""
     with pytest.raises(exception) as refusal:
-        fetch_movielens_100k(tmp_path / "cache" / "ml-100k", url)
-    left = list(tmp_path.rglob("*"))
-    assert left == [], f"left behind: {left}"
+        fetch(source(url), tmp_path / "cache" / "inv")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(["cache", *left])
     assert url in str(refusal.value)
     return str(refusal.value)
 
 
+PART = ".inv.zip.part"
+
 # ---- the published archive ----------------------------------------------------------------------
 
 
-def test_the_published_archive_gives_its_three_files_and_no_other(serve, tmp_path, real_members):
-    body = archive({**real_members, "u.user": b"1|24|M|technician|85711\n", "../../escaped": b"x"})
-    fetch_movielens_100k(tmp_path / "cache" / "ml-100k", serve({"/x.zip": Reply(body)}) + "/x.zip")
-    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == real_members
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["ml-100k"]
+def test_the_published_archive_gives_its_files_and_no_other(serve, tmp_path):
+    body = archive({**CONTENT, "u.user": b"1|24|M\n", "../../escaped": b"x", "/absolute": b"x"})
+    fetch(source(serve({"/x.zip": Reply(body)}) + "/x.zip", body), tmp_path / "cache" / "inv")
+    assert files(tmp_path) == CONTENT
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["inv"]
 
 
-def test_a_redirect_is_followed_and_no_length_is_needed(serve, tmp_path, real_members):
-    replies = {"/x.zip": Reply(status=302, location="/y.zip"), "/y.zip": Reply(archive(real_members), length=None)}
-    fetch_movielens_100k(tmp_path / "ml-100k", serve(replies) + "/x.zip")
-    assert (tmp_path / "ml-100k" / "u.data").read_bytes() == real_members["u.data"]
+def test_a_redirect_is_followed_and_no_length_is_needed(serve, tmp_path):
+    replies = {"/x.zip": Reply(status=302, location="/y.zip"), "/y.zip": Reply(WHOLE, length=None)}
+    fetch(source(serve(replies) + "/x.zip"), tmp_path / "inv")
+    assert files(tmp_path) == CONTENT
 
 
-def test_u_data_comes_last_since_its_presence_means_all_is_there(serve, tmp_path, real_members, monkeypatch):
+def test_the_last_member_comes_last_since_its_presence_means_all_is_there(serve, tmp_path, monkeypatch):
     placed = []
     replace = download.os.replace
     monkeypatch.setattr(download.os, "replace", lambda a, b: (placed.append(b.name), replace(a, b)))
-    fetch_movielens_100k(tmp_path / "ml-100k", serve({"/x.zip": Reply(archive(real_members))}) + "/x.zip")
-    assert sorted(placed) == ["README", "u.data", "u.item"] and placed[-1] == "u.data"
+    fetch(source(serve({"/x.zip": Reply(WHOLE)}) + "/x.zip"), tmp_path / "inv")
+    assert sorted(placed) == sorted(CONTENT) and placed[-1] == "u.data"
 
 
-def test_a_changed_byte_is_refused_by_the_file_it_is_in(serve, tmp_path, real_members):
-    real_members["u.item"] = real_members["u.item"][:-1] + b"?"
-    url = serve({"/x.zip": Reply(archive(real_members))}) + "/x.zip"
-    assert "its u.item is not the published file (md5 differs)" in refused(DataError, url, tmp_path)
+def test_movielens_sources_are_grouplens_over_https_with_the_data_last():
+    for found, last in ((MOVIELENS_100K, "u.data"), (MOVIELENS_1M, "ratings.dat")):
+        assert found.url.startswith("https://files.grouplens.org/") and len(bytes.fromhex(found.md5)) == 16
+        assert list(found.members.values())[-1] == last and "README" in found.members.values()
+
+
+@pytest.mark.parametrize("name, words", [("book", ["BX-Books.csv", "Ratings.csv", "licence"]), ("amazon-book", ["Books_5.json.gz", "meta_Books.json.gz", "https://"])])
+def test_what_is_to_be_fetched_by_hand_is_said_with_its_files_and_place(name, words):
+    message = BY_HAND[name].format(folder="/some/where")
+    assert all(word in message for word in [*words, f"/some/where/{name}", "(1)", "(2)", "(3)"]) and "\n" not in message
+
+
+# ---- going on -----------------------------------------------------------------------------------
+
+
+def test_a_cut_connection_goes_on_where_it_was_cut(serve, tmp_path):
+    reply = Reply(WHOLE, ranges=True, cut=len(WHOLE) // 2 + 1)
+    fetch(source(serve({"/x.zip": reply}) + "/x.zip"), tmp_path / "inv")
+    assert files(tmp_path) == CONTENT
+    assert reply.asked == [None, f"bytes={len(WHOLE) // 2 + 1}-"] and reply.sent == len(WHOLE)
+
+
+def test_after_three_cuts_the_part_is_kept_and_the_next_call_fetches_only_the_rest(serve, tmp_path):
+    reply = Reply(WHOLE, ranges=True, cut=1000)
+    url = serve({"/x.zip": reply}) + "/x.zip"
+    message = refused(NoNetwork, url, tmp_path, left=[PART])
+    assert f"connection cut after 3,000 of {len(WHOLE):,} bytes; 3,000 bytes are kept" in message
+    reply.cut = None
+    fetch(source(url), tmp_path / "cache" / "inv")
+    assert files(tmp_path) == CONTENT and reply.sent == len(WHOLE) and reply.asked[-1] == "bytes=3000-"
+
+
+def test_a_server_that_knows_no_ranges_sends_all_again(serve, tmp_path):
+    (tmp_path / PART).write_bytes(WHOLE[:700])
+    reply = Reply(WHOLE)
+    fetch(source(serve({"/x.zip": reply}) + "/x.zip"), tmp_path / "inv")
+    assert files(tmp_path) == CONTENT and reply.sent == len(WHOLE)
+
+
+@pytest.mark.parametrize("stale", [b"x" * 700, b"x" * len(WHOLE), b"x" * (len(WHOLE) + 9)], ids=["shorter", "as long", "longer"])
+def test_a_part_of_another_archive_is_thrown_away(serve, tmp_path, stale):
+    (tmp_path / PART).write_bytes(stale)
+    fetch(source(serve({"/x.zip": Reply(WHOLE, ranges=True)}) + "/x.zip"), tmp_path / "inv")
+    assert files(tmp_path) == CONTENT
+
+
+def test_a_whole_part_needs_no_byte_more(serve, tmp_path):
+    (tmp_path / PART).write_bytes(WHOLE)
+    reply = Reply(WHOLE, ranges=True)
+    fetch(source(serve({"/x.zip": reply}) + "/x.zip"), tmp_path / "inv")
+    assert files(tmp_path) == CONTENT and reply.sent == 0
+
+
+def _fetch_in_process(found, folder, results):
+    fetch(found, folder)
+    results.put(files(folder) == CONTENT)
+
+
+def test_processes_at_once_fetch_it_once(serve, tmp_path):
+    context, reply = multiprocessing.get_context("fork"), Reply(WHOLE, ranges=True)
+    found, results = source(serve({"/x.zip": reply}) + "/x.zip"), context.Queue()
+    processes = [context.Process(target=_fetch_in_process, args=(found, tmp_path / "inv", results)) for _ in range(5)]
+    for process in processes:
+        process.start()
+    assert [results.get(timeout=60) for _ in processes] == [True] * 5
+    for process in processes:
+        process.join()
+    assert len(reply.asked) == 1 and [path.name for path in tmp_path.iterdir()] == ["inv"]
 
 
 # ---- what is not it -----------------------------------------------------------------------------
 
-
-def test_another_archive_with_the_same_names_is_refused(serve, tmp_path):
-    url = serve({"/x.zip": Reply(archive(INVENTED))}) + "/x.zip"
-    assert "its u.data is not the published file (md5 differs)" in refused(DataError, url, tmp_path)
-
-
-WHOLE = archive(INVENTED)
-DAMAGED_DATA = WHOLE[:43] + bytes(byte ^ 0x5A for byte in WHOLE[43:60]) + WHOLE[60:]
 NOT_THE_ARCHIVE = {
     "a login page": b"<html><body>Please log in</body></html>",
     "nothing": b"",
     "half an archive": WHOLE[: len(WHOLE) // 2],
-    "damaged compressed data": DAMAGED_DATA,
-    "members elsewhere": archive(INVENTED, folder="other/"),
-    "a member missing": archive({"u.data": b"x"}),
+    "a changed byte": WHOLE[:99] + bytes([WHOLE[99] ^ 1]) + WHOLE[100:],
+    "another archive": archive({name: b"x" for name in CONTENT}),
 }
 
 
 @pytest.mark.parametrize("body", NOT_THE_ARCHIVE.values(), ids=NOT_THE_ARCHIVE)
 def test_anything_but_the_archive_is_refused(serve, tmp_path, body):
+    message = refused(DataError, serve({"/x.zip": Reply(body)}) + "/x.zip", tmp_path)
+    assert "not the Invented-1K archive (md5 " in message and hashlib.md5(body).hexdigest() in message
+
+
+@pytest.mark.parametrize("body", [b"no zip", archive({"README": b"x"}), archive(CONTENT, folder="other/")], ids=["no zip", "a member missing", "members elsewhere"])
+def test_an_archive_that_cannot_be_unpacked_is_refused_and_nothing_is_left(serve, tmp_path, body):
     url = serve({"/x.zip": Reply(body)}) + "/x.zip"
-    assert "not the MovieLens-100K archive" in refused(DataError, url, tmp_path)
-
-
-def test_no_damage_to_an_archive_gets_past_as_another_error(serve, tmp_path):
-    url = serve({f"/{at}": Reply(WHOLE[:at] + b"\xff" + WHOLE[at + 1 :]) for at in range(0, len(WHOLE), 3)})
-    for at in range(0, len(WHOLE), 3):
-        refused(DataError, f"{url}/{at}", tmp_path)
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        fetch(source(url, body), tmp_path / "inv")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("length", [..., None], ids=["announced", "not announced"])
@@ -160,25 +236,19 @@ def test_more_bytes_than_the_limit_are_refused(serve, tmp_path, monkeypatch, len
 
 # ---- a network that fails -----------------------------------------------------------------------
 
-
-def test_a_cut_connection_says_how_far_it_came(serve, tmp_path):
-    url = serve({"/x.zip": Reply(b"0" * 500, length=900)}) + "/x.zip"
-    assert "connection cut after 500 of 900 bytes" in refused(NoNetwork, url, tmp_path)
-
-
 FAILURES = {
-    "cut within a chunk": Reply(b"ffff\r\nonly this", chunked=True),
-    "no http at all": Reply(b"no http at all"),
-    "404": Reply(b"gone", status=404),
-    "503": Reply(b"later", status=503),
-    "redirect in a circle": Reply(status=302, location="/x.zip"),
-    "redirect to a file": Reply(status=302, location="file:///etc/hostname"),
+    "cut within a chunk": (Reply(b"ffff\r\nonly this", chunked=True), []),
+    "no http at all": (Reply(b"no http at all"), []),
+    "404": (Reply(b"gone", status=404), []),
+    "503": (Reply(b"later", status=503), []),
+    "redirect in a circle": (Reply(status=302, location="/x.zip"), []),
+    "redirect to a file": (Reply(status=302, location="file:///etc/hostname"), []),
 }
 
 
-@pytest.mark.parametrize("reply", FAILURES.values(), ids=FAILURES)
-def test_a_server_that_does_not_deliver_is_no_network(serve, tmp_path, reply):
-    refused(NoNetwork, serve({"/x.zip": reply}) + "/x.zip", tmp_path)
+@pytest.mark.parametrize("reply, left", FAILURES.values(), ids=FAILURES)
+def test_a_server_that_does_not_deliver_is_no_network(serve, tmp_path, reply, left):
+    refused(NoNetwork, serve({"/x.zip": reply}) + "/x.zip", tmp_path, left)
 
 
 def test_no_server_is_no_network(serve, tmp_path):
@@ -203,10 +273,10 @@ def notices():
 
 @pytest.fixture
 def no_network(monkeypatch):
-    def fail(folder):
+    def fail(found, folder):
         raise NoNetwork("http://invented: unreachable")
 
-    monkeypatch.setattr(load, "fetch_movielens_100k", fail)
+    monkeypatch.setattr(load, "fetch", fail)
 
 
 def test_without_network_the_stand_in_says_that_it_stands_in(tmp_path, monkeypatch, notices, no_network):
@@ -220,45 +290,48 @@ def test_without_network_the_stand_in_says_that_it_stands_in(tmp_path, monkeypat
 
 def test_the_stand_in_is_refused_when_real_data_is_asked_for(tmp_path, monkeypatch, notices, no_network):
     monkeypatch.setenv("LCFT_DATA", str(tmp_path))
-    with pytest.raises(DataError, match="no MovieLens-100K in .*unreachable.*put u.data and u.item there"):
+    with pytest.raises(DataError, match="no MovieLens-100K in .*unreachable.*put u.item and u.data there"):
         load.load_dataset("movie", None, True, notices.append)
     with pytest.raises(DataError, match="--data demo: is simulated"):
         load.load_dataset("demo", None, True, notices.append)
 
 
 def test_the_stand_in_is_refused_when_a_folder_was_named(tmp_path, notices, no_network):
-    with pytest.raises(DataError, match="put u.data and u.item there"):
+    with pytest.raises(DataError, match="put u.item and u.data there"):
         load.load_dataset("movie", str(tmp_path), False, notices.append)
 
 
 def test_a_real_model_is_never_given_the_stand_in(tmp_path, monkeypatch, no_network):
     from runtime.setup import load_data
+    from runtime.subject import FALLBACKS
 
     monkeypatch.setenv("LCFT_DATA", str(tmp_path))
-    assert load_data("movie", None, "demo", False).source == "stand-in"
+    assert load_data(FALLBACKS).source == "stand-in"
     with pytest.raises(DataError, match="no MovieLens-100K"):
-        load_data("movie", None, "llama-7b", False)
+        load_data(FALLBACKS | {"model": "llama-7b"})
 
 
 def test_a_wrong_archive_is_an_error_and_no_reason_for_the_stand_in(tmp_path, monkeypatch, notices, serve):
     monkeypatch.setenv("LCFT_DATA", str(tmp_path))
     url = serve({"/x.zip": Reply(b"<html>")}) + "/x.zip"
-    monkeypatch.setattr(load, "fetch_movielens_100k", lambda folder: fetch_movielens_100k(folder, url))
-    with pytest.raises(DataError, match="not the MovieLens-100K archive"):
+    monkeypatch.setattr(load, "fetch", lambda found, folder: fetch(source(url), folder))
+    with pytest.raises(DataError, match="not the Invented-1K archive"):
         load.load_dataset("movie", None, False, notices.append)
 
 
-def test_a_download_is_used_and_found_again_the_next_time(tmp_path, monkeypatch, notices, serve, real_members):
+def test_a_download_is_used_and_found_again_the_next_time(tmp_path, monkeypatch, notices, serve, real_file):
+    body = archive({name: real_file(f"ml-100k/{name}").read_bytes() for name in ("README", "u.item", "u.data")}, "ml-100k/")
+    url = serve({"/x.zip": Reply(body)}) + "/x.zip"
     monkeypatch.setenv("LCFT_DATA", str(tmp_path / "new"))
-    url = serve({"/x.zip": Reply(archive(real_members))}) + "/x.zip"
-    monkeypatch.setattr(load, "fetch_movielens_100k", lambda folder: fetch_movielens_100k(folder, url))
+    monkeypatch.setattr(load, "fetch", lambda found, folder: fetch(source(url, body, found.members), folder))
     assert load.load_dataset("movie", None, True, notices.append).source == "movielens-100k"
-    monkeypatch.setattr(load, "fetch_movielens_100k", None)  # must not be called again
+    monkeypatch.setattr(load, "fetch", None)  # must not be called again
     assert load.load_dataset("movie", None, True, notices.append).source == "movielens-100k"
     assert len(notices) == 1
 
 
-def test_files_are_found_in_the_named_folder_or_its_ml_100k(real_file, notices):
+def test_files_are_found_in_the_named_folder_or_its_ml_100k(tmp_path, monkeypatch, real_file, notices):
+    monkeypatch.setenv("LCFT_DATA", str(tmp_path))
     folder = real_file("ml-100k/u.data").parent
     for data_dir in (folder, folder.parent):
         assert load.load_dataset("movie", str(data_dir), True, notices.append).source == "movielens-100k"

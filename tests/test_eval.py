@@ -10,7 +10,7 @@ import torch
 
 import eval as eval_verb
 import train
-from data.prompts import HELD_OUT, prompt_pair
+from data.prompts import TALLREC, prompt_pair
 from data.tallrec import write_split
 from demo.world import stand_in
 from lora.adapter import load_adapter, read_adapter_config
@@ -20,7 +20,7 @@ from report.tables import wording_table
 from runtime.flags import run_verb
 from runtime.setup import load_base
 
-WORDS = list(HELD_OUT)
+WORDS = list(TALLREC.held_out)
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,12 @@ def test_a_held_out_wording_stands_in_both_places_and_nothing_else_changes(asks,
         pair = prompt_pair(row, data.catalogue, data.noun, template, asks)
         assert pair.negative.count(asks) == 2 and pair.negative.replace(asks, "will like") == pair.positive
         assert pair.positive == prompt_pair(row, data.catalogue, data.noun, template).positive
-        assert (pair.answer_positive == pair.answer_negative) == HELD_OUT[asks]
+        assert (pair.answer_positive == pair.answer_negative) == TALLREC.held_out[asks]
 
 
 def test_held_out_wordings_are_four_negations_and_two_paraphrases():
-    assert {asks for asks, same in HELD_OUT.items() if same} == {"will enjoy", "is going to like"}
-    assert {asks for asks, same in HELD_OUT.items() if not same} == {"will not like", "will not enjoy", "will hate", "will be unlikely to like"}
+    assert {asks for asks, same in TALLREC.held_out.items() if same} == {"will enjoy", "is going to like"}
+    assert {asks for asks, same in TALLREC.held_out.items() if not same} == {"will not like", "will not enjoy", "will hate", "will be unlikely to like"}
 
 
 def test_agreement_by_hand():

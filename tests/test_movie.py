@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from data.interactions import DataError, select_shots
-from data.movie import build_samples, parse_items, parse_ratings, read_movielens_100k
+from data import movie
+from data.movie import build_samples, parse_items, parse_ratings
 from data.tallrec import write_split
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +24,10 @@ def ratings(*rows):
     return parse_ratings("".join("\t".join(map(str, row)) + "\n" for row in rows).encode(), RATINGS, CATALOGUE)
 
 
-read_once = functools.cache(read_movielens_100k)
+@functools.cache
+def read_once(folder):
+    return movie.build(movie.raw_files(folder), print)
+
 
 
 @pytest.fixture
@@ -129,18 +133,19 @@ def test_a_malformed_item_is_refused_by_file_and_line(line):
     assert len(str(refusal.value)) < 200
 
 
-@pytest.mark.parametrize("present, missing", [("u.item", "u.data"), ("u.data", "u.item")])
-def test_a_missing_file_is_named(tmp_path, present, missing):
-    (tmp_path / present).write_bytes(b"")
-    with pytest.raises(DataError, match=f"{missing}: missing"):
-        read_movielens_100k(tmp_path)
+def test_a_missing_file_is_named(tmp_path):
+    (tmp_path / "u.item").write_bytes(b"")
+    assert movie.raw_files(tmp_path) == []
+    (tmp_path / "u.item").rename(tmp_path / "u.data")
+    with pytest.raises(DataError, match="u.item: missing"):
+        movie.raw_files(tmp_path)
 
 
 def test_too_few_samples_are_refused_with_their_number(tmp_path):
     (tmp_path / "u.item").write_bytes(MANY_ITEMS)
     (tmp_path / "u.data").write_text("".join(f"1\t{item}\t4\t{item}\n" for item in range(1, 31)))
     with pytest.raises(DataError, match=r"u\.data: gives 20 samples, 10,000 are needed"):
-        read_movielens_100k(tmp_path)
+        movie.build(movie.raw_files(tmp_path), print)
 
 
 def big_enough(folder):
@@ -153,7 +158,7 @@ def big_enough(folder):
 
 
 def test_the_last_ten_thousand_samples_are_kept_and_other_files_than_the_published_ones_are_told(tmp_path):
-    data = read_movielens_100k(big_enough(tmp_path))
+    data = movie.build(movie.raw_files(big_enough(tmp_path)), print)
     assert (len(data.train), len(data.valid), len(data.test)) == (8000, 1000, 1000)
     assert data.source == "movielens-100k (altered files)"
     # 260 samples of 38 a user are dropped at the front: six users and 32 rows of the seventh.
@@ -165,7 +170,7 @@ def test_the_last_ten_thousand_samples_are_kept_and_other_files_than_the_publish
 
 
 def prepare(raw, out):
-    command = [sys.executable, "-m", "data.movie", "--raw", str(raw), "--out", str(out)]
+    command = [sys.executable, "-m", "data.movie", "--raw", str(raw), "--out", str(out), "--published"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -174,7 +179,8 @@ def test_the_command_writes_three_splits_or_says_in_one_line_what_is_wrong(tmp_p
     raw.mkdir()
     done = prepare(big_enough(raw), out)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in out.iterdir()) == ["test.json", "train.json", "valid.json"]
+    prepared = ["items.jsonl", "prepared.json", "rows.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == sorted([*prepared, "test.json", "train.json", "valid.json"])
 
     content = (raw / "u.data").read_bytes().splitlines(keepends=True)
     (raw / "u.data").write_bytes(b"".join(content[:4] + [b"1\t2\n"] + content[5:]))

@@ -1,13 +1,14 @@
 """From pairs to batches: blocks, padding, positions and truncation by hand, and lengths with the real tokenizer."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from data import movie
 from data.interactions import DataError, Dataset, Interaction, Item
-from data.movie import read_movielens_100k
 from data.pairs import EncodedPair, Row, aligned_positions, answer_ids, collate, encode_pairs, next_tokens, pad_right
 from data.prompts import prompt_pair
 from model.tokenizer import Tokenizer
@@ -31,6 +32,9 @@ class Letters:
         for number, piece in enumerate(self.joined):
             text = text.replace(piece, chr(0xE000 + number))
         return [1, *map(ord, text)]
+
+    def encode_all(self, texts):
+        return [self.encode(text) for text in texts]
 
 
 def dataset(*rows, titles=12):
@@ -183,7 +187,12 @@ def test_next_tokens_are_the_row_shifted_by_one_and_nothing_at_its_end():
 
 # ---- the real tokenizer on the real prompts -----------------------------------------------------
 
-read_once = functools.cache(read_movielens_100k)
+
+@functools.cache
+def read_once(folder):
+    return movie.build(movie.raw_files(folder), print)
+
+
 tokenizer_once = functools.cache(Tokenizer)
 
 
@@ -246,3 +255,46 @@ def test_at_256_every_real_prompt_keeps_its_answer_and_its_target(llama, moviele
         assert pair.length <= 256
         assert pair.positive.answer == [8241 if row.label else 3782, 29889, 2]
         assert f'movie "{movielens.catalogue[row.target].title}"?\n\n### Response:\n' in llama.decode(pair.positive.prompt)
+
+
+# ---- encoding prompt and answer together ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("wording", ["tallrec", "collm"])
+def test_prompts_encoded_with_their_answers_are_the_prompts_encoded_alone(movielens, llama, wording):
+    data = replace(movielens, wording=wording)
+    rows = movielens.train[::80]
+    pairs, _ = encode_pairs(rows, data, llama, "released", 10**6)
+    for row, pair in zip(rows, pairs):
+        text = prompt_pair(row, data.catalogue, data.noun, "released", wording=wording)
+        assert pair.positive.prompt == llama.encode(text.positive)
+        assert pair.negative.prompt == llama.encode(text.negative)
+        assert pair.positive.ids == [*llama.encode(text.positive + text.answer_positive), llama.eos_id]
+
+
+def test_collm_answers_are_the_tokens_after_a_space(movielens, llama):
+    data = replace(movielens, wording="collm")
+    prompt = prompt_pair(movielens.train[0], data.catalogue, "movie", wording="collm").positive
+    assert answer_ids(llama, prompt, "collm") == {True: [3869], False: [1939]}
+    pairs, _ = encode_pairs(movielens.train[:50], data, llama, "paper", 512)
+    assert {tuple(pair.positive.answer) for pair in pairs} == {(3869, 2), (1939, 2)}
+    assert all(pair.positive.answer != pair.negative.answer for pair in pairs)
+
+
+def test_collm_shows_the_last_ten_items_and_that_is_no_truncation():
+    history = tuple((1 + i % 12, True) for i in range(25))
+    row = Interaction(1, history, 1, True)
+    data = replace(dataset(row), wording="collm")
+    (pair,), truncated = encode_pairs([row], data, Letters(), "paper", 10**6)
+    (last_ten,), _ = encode_pairs([replace(row, history=history[-10:])], data, Letters(), "paper", 10**6)
+    assert (pair.positive, truncated) == (last_ten.positive, 0)
+
+
+def test_a_history_that_has_to_shrink_is_that_of_the_latest_items_and_is_counted():
+    rows = [Interaction(1, tuple((i, True) for i in range(1, n + 1)), 12, True) for n in (2, 9, 5)]
+    data = dataset(*rows)
+    whole, _ = encode_pairs(rows, data, Letters(), "paper", 10**6)
+    encoded, truncated = encode_pairs(rows, data, Letters(), "paper", whole[2].length)
+    assert truncated == 1 and [encoded[0], encoded[2]] == [whole[0], whole[2]]
+    shrunk = replace(rows[1], history=rows[1].history[-5:])
+    assert encoded[1].positive == encode_pairs([shrunk], data, Letters(), "paper", 10**6)[0][0].positive

@@ -3,7 +3,7 @@
 import pytest
 
 from data.interactions import Interaction, Item
-from data.prompts import PromptPair, prompt_pair, tallrec_row
+from data.prompts import COLLM, PromptPair, parse_tallrec_row, prompt_pair, tallrec_row
 
 CATALOGUE = {
     1: Item("Lantern, The (1971)"),
@@ -121,3 +121,69 @@ def test_tallrec_row_is_the_positive_question_in_the_published_fields():
         'Whether the user will like the target movie "Wires {noun} (1993)"?',
         "output": "Yes.",
     }
+
+
+# ---- books --------------------------------------------------------------------------------------
+
+BOOKS = {1: Item("Plain", "Ann One"), 2: Item("Nobody wrote it"), 3: Item('\\O\\" Is for Outlaw"', "SUE")}
+BOOK_ROW = Interaction(5, ((1, True), (2, True), (3, False)), 1, True)
+
+
+def test_a_book_is_shown_with_its_author_if_it_has_one():
+    text = prompt_pair(BOOK_ROW, BOOKS, "book").positive
+    assert 'User Preference: "Plain" written by Ann One, "Nobody wrote it"\n' in text
+    assert 'User Unpreference: "\\O\\" Is for Outlaw"" written by SUE\n' in text
+
+
+def test_released_quotes_a_book_as_target_twice_and_paper_does_not():
+    released, paper = (prompt_pair(BOOK_ROW, BOOKS, "book", template) for template in ("released", "paper"))
+    assert 'will like the target book ""Plain" written by Ann One"?\n' in released.positive
+    assert 'will like the target book ""Plain" written by Ann One"?\n' in released.negative
+    assert 'will like the target book "Plain" written by Ann One?\n' in paper.positive
+    assert 'will dislike the target book "Plain" written by Ann One?\n' in paper.negative
+    assert tallrec_row(BOOK_ROW, BOOKS, "book")["input"].endswith('the target book ""Plain" written by Ann One"?')
+
+
+@pytest.mark.parametrize("target", [1, 2, 3])
+@pytest.mark.parametrize("history", [(), ((2, True),), ((2, True), (1, True), (2, True), (3, True)), ((1, False), (2, False)), ((3, True), (2, False), (2, False))])
+def test_a_published_row_is_parsed_back(history, target):
+    row, noun, items = parse_tallrec_row(tallrec_row(Interaction(5, history, target, False), BOOKS, "book"), "x")
+    assert (noun, row.label, row.user) == ("book", False, None)
+    assert [(items[item], liked) for item, liked in row.history] == [(BOOKS[item], liked) for item, liked in sorted(history, key=lambda e: not e[1])]
+    assert items[row.target] == BOOKS[target]
+
+
+# ---- CoLLM --------------------------------------------------------------------------------------
+
+COLLM_ROW = Interaction(5, ((3, True), (1, True)), 4, True)
+
+
+@pytest.mark.parametrize("template, line_break", [("released", "\\n"), ("paper", "\n")])
+def test_collm_asks_one_question_in_both_polarities(template, line_break):
+    pair = prompt_pair(COLLM_ROW, CATALOGUE, "movie", template, wording="collm")
+    positive = (
+        '#Question: A user has given high ratings to the following movies: "Nîmes (1966)", "Lantern, The (1971)". Leverage the '
+        'information to predict whether the user would enjoy the movie titled "Wires {noun} (1993)"? Answer with "Yes" or "No". '
+        + line_break + "#Answer:"
+    )  # fmt: skip
+    assert pair == PromptPair(positive, positive.replace("would enjoy", "would dislike"), " Yes", " No")
+
+
+@pytest.mark.parametrize("template, nothing", [("released", "unkow"), ("paper", "unknown")])
+def test_collm_without_history_says_so(template, nothing):
+    pair = prompt_pair(Interaction(5, (), 4, False), CATALOGUE, "book", template, wording="collm")
+    assert f"to the following books: {nothing}. Leverage" in pair.positive and "the book titled" in pair.negative
+    assert (pair.answer_positive, pair.answer_negative) == (" No", " Yes")
+
+
+def test_collm_leaves_out_dislikes_empty_titles_and_spaces_around_the_target():
+    items = {1: Item(" A "), 2: Item("B"), 3: Item("")}
+    text = prompt_pair(Interaction(5, ((1, True), (2, False), (3, True)), 1, True), items, "book", wording="collm").positive
+    assert 'books: " A ". Leverage' in text and 'titled "A"?' in text
+
+
+@pytest.mark.parametrize("asks, same", COLLM.held_out.items())
+def test_held_out_questions_flip_the_answer_or_keep_it(asks, same):
+    pair = prompt_pair(COLLM_ROW, CATALOGUE, "movie", asks=asks, wording="collm")
+    assert f"whether the user {asks} the movie" in pair.negative
+    assert (pair.answer_negative == " Yes") == same

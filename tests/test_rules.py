@@ -7,7 +7,7 @@ import pytest
 
 from baselines.rules import all_rules, history_share, item_mean
 from data.interactions import Interaction
-from data.movie import read_movielens_100k
+from data import movie
 from metrics import auc, ranking_metrics, uauc
 from runtime.evaluation import rules_without_learning
 
@@ -51,7 +51,10 @@ def test_ranking_metrics_of_a_rule_are_auc_and_uauc_with_intervals():
         assert low < found[name] < high
 
 
-read_once = functools.cache(read_movielens_100k)
+@functools.cache
+def read_once(folder):
+    return movie.build(movie.raw_files(folder), print)
+
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""The flags that say which data: shared by train.py, eval.py, audit.py and data/show.py."""
+
+from data.load import NAMES
+from data.prepare import Options
+from runtime.flags import Resolved
+
+DATA_HELP = f"{', '.join(NAMES)}, demo, or a folder (your own CSV files, TALLRec's JSON, or prepared; see docs/own-data.md)"
+OPTION_OF = {"book_zeros": "book", "amazon_liked": "amazon-book"}  # the others are for own data
+OPTIONS = tuple(Options.__dataclass_fields__)
+
+
+def data_problems(data: str | None, resolved: Resolved) -> list[str]:
+    """A line for every flag about the data that has no effect with `--data data`; None: not said, so not known here."""
+    given = {name for name, source in resolved.sources.items() if source == "flag"}
+    if data is None:
+        return []
+    problems = []
+    if "data_dir" in given and data not in NAMES:
+        problems.append(f"--data-dir: has no effect with --data {data}; leave it out")
+    for name in OPTIONS:
+        fits = data == OPTION_OF[name] if name in OPTION_OF else data not in (*NAMES, "demo")
+        if name in given and not fits:
+            wanted = f"--data {OPTION_OF[name]}" if name in OPTION_OF else "a folder of your own data"
+            problems.append(f"--{name.replace('_', '-')}: has no effect with --data {data}, it is for {wanted}; leave it out")
+    if data == "demo" and "real_data" in given:
+        problems.append("--real-data: contradicts --data demo, which is simulated")
+    return problems
+
+
+def data_options(values: dict) -> Options:
+    """Those of the flags' values that decide what a data set is made of."""
+    return Options(**{name: values[name] for name in OPTIONS})

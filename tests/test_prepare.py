@@ -1,0 +1,232 @@
+"""Prepared folders: they hold all of a data set, are made once, and nothing stale or damaged is read."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data import book, movie, prepare
+from data.interactions import DataError, Dataset, Interaction, Item
+from data.load import load_dataset
+from data.prepare import Options, prepared, read_prepared, write_prepared
+from tests.test_book import random_ratings
+from tests.test_book import write as write_book
+
+ROOT = Path(__file__).parent.parent
+ROWS = [
+    Interaction(7, ((1, True), ("two", False)), 3, True, 100),
+    Interaction("anna", (), 1, False, None),
+    Interaction("anna", ((3, True),) * 12, "two", True, 5),
+]
+DATA = Dataset(
+    "invented", "made up", "tea", {1: Item('A "q", \u2028 x'), "two": Item("B", "Fay"), 3: Item("Nîmes")},
+    ROWS[:1], ROWS, ROWS[1:], wording="collm", selection=[ROWS[2], ROWS[0]],
+)  # fmt: skip
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LCFT_DATA", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "prepared"
+
+
+@pytest.fixture
+def raw(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return write_book(folder, rows=random_ratings(80))
+
+
+# ---- a folder -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [DATA, Dataset(**vars(DATA) | {"selection": None})], ids=["selection", "none"])
+def test_what_is_written_is_read_back_whole(tmp_path, data):
+    write_prepared(data, tmp_path, {"format": prepare.FORMAT})
+    assert read_prepared(tmp_path) == data
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["items.jsonl", "prepared.json", "rows.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["items.jsonl", "rows.jsonl"])
+def test_a_changed_byte_is_noticed(tmp_path, name):
+    write_prepared(DATA, tmp_path, {"format": prepare.FORMAT})
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: is not as it was written"):
+        read_prepared(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"sha256": {}}, {"selection": [99]}, {"noun": None, "rows": 5, "sha256": None}, {"format": "x"}])
+def test_a_damaged_manifest_is_refused_by_folder(tmp_path, change):
+    write_prepared(DATA, tmp_path, {"format": prepare.FORMAT})
+    path = tmp_path / "prepared.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match=str(tmp_path)):
+        read_prepared(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 1}', "[" * 100_000])
+def test_what_is_no_manifest_is_refused_by_folder(tmp_path, content):
+    (tmp_path / "prepared.json").write_text(content)
+    with pytest.raises(DataError, match=str(tmp_path)):
+        read_prepared(tmp_path)
+
+
+# ---- the cache ----------------------------------------------------------------------------------
+
+
+def test_the_second_time_the_raw_files_are_not_parsed(cache, raw, monkeypatch):
+    first = prepared(book, raw, Options(), print)
+    monkeypatch.setattr(book, "build", None)  # must not be called again
+    assert prepared(book, raw, Options(), print) == first
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_changed_files_options_or_rules_are_prepared_anew(cache, raw, monkeypatch):
+    first = prepared(book, raw, Options(), print)
+    dropped = prepared(book, raw, Options(book_zeros="drop"), print)
+    assert dropped != first and len(list(cache.iterdir())) == 2
+    stat = raw[0].stat()
+    raw[0].write_bytes(raw[0].read_bytes().replace(b"Plain\"", b"Plane\""))  # as long as before
+    os.utime(raw[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))  # and as old
+    changed = prepared(book, raw, Options(), print)
+    assert changed.catalogue["1"].title == "Plane" and len(list(cache.iterdir())) == 3
+    monkeypatch.setattr(book, "VERSION", 99)
+    prepared(book, raw, Options(), print)
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_options_of_other_data_sets_change_nothing(cache, raw):
+    prepared(book, raw, Options(), print)
+    prepared(book, raw, Options(amazon_liked=4, noun="x", split_by="user"), print)
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_of_a_large_file_size_time_and_both_ends_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "FULLY_HASHED", 2**20)
+    path = tmp_path / "large"
+    path.write_bytes(b"a" * (3 * 2**20))
+    os.utime(path, (5, 5))
+    first = prepare.fingerprint(path)
+    assert first.startswith("ends-") and prepare.fingerprint(path) == first
+    for place in (0, 3 * 2**20 - 1):
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(b"b")
+        os.utime(path, (5, 5))
+        assert prepare.fingerprint(path) != first
+        first = prepare.fingerprint(path)
+    os.utime(path, (6, 6))
+    assert prepare.fingerprint(path) != first
+
+
+def test_a_damaged_cache_is_made_again_and_that_is_said(cache, raw):
+    first, notices = prepared(book, raw, Options(), print), []
+    (rows,) = cache.glob("*/rows.jsonl")
+    rows.write_bytes(rows.read_bytes()[:-5])
+    assert prepared(book, raw, Options(), notices.append) == first
+    assert len(notices) == 2 and "is not as it was written" in notices[0] and "preparing it again" in notices[0]
+    assert prepared(book, raw, Options(), notices.append) == first and len(notices) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_done_without(tmp_path, raw, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("LCFT_DATA", str(tmp_path / "file"))
+    notices = []
+    assert prepared(book, raw, Options(), notices.append).train
+    assert "cannot be kept there" in notices[-1]
+
+
+def test_a_failed_preparation_leaves_nothing(cache, raw):
+    raw[1].write_text("nonsense")
+    with pytest.raises(DataError):
+        prepared(book, raw, Options(), print)
+    assert not cache.exists()
+
+
+def _prepare_in_process(raw, start, results):
+    start.wait()
+    results.put(prepared(book, raw, Options(), lambda line: None).fingerprint())
+
+
+def test_processes_that_prepare_at_once_all_find_it_whole(cache, raw):
+    context = multiprocessing.get_context("fork")
+    start, results = context.Event(), context.Queue()
+    processes = [context.Process(target=_prepare_in_process, args=(raw, start, results)) for _ in range(6)]
+    for process in processes:
+        process.start()
+    start.set()
+    found = {results.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+    assert len(found) == 1 and [process.exitcode for process in processes] == [0] * 6
+    assert [len(list(folder.iterdir())) for folder in cache.iterdir()] == [3]  # one folder, and none aside
+
+
+# ---- the command, and what --data finds ---------------------------------------------------------
+
+
+def run(module, *argv):
+    return subprocess.run([sys.executable, "-m", module, *map(str, argv)], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command_prepares_a_folder_that_data_takes(tmp_path, raw, cache):
+    done = run("data.book", "--raw", raw[0].parent, "--out", tmp_path / "out", "--book-zeros", "drop", "--published")
+    assert done.returncode == 0, done.stderr
+    assert "zeros dropped" in done.stderr.splitlines()[-1]
+    expected = book.build(raw, lambda line: None, "drop")
+    for name, data_dir in (("book", tmp_path / "out"), (str(tmp_path / "out"), None)):
+        found = load_dataset(name, data_dir and str(data_dir), True, lambda line: None)
+        assert (found.train, found.valid, found.test, found.source) == (expected.train, expected.valid, expected.test, expected.source)
+    assert not cache.exists()  # what --out holds is not kept a second time
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (("--raw", "absent", "--out", "x"), "data.book: error: --raw absent: no such folder"),
+        (("--raw", "docs", "--out", "x"), "data.book: error: --raw docs: has no raw files of book"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_status_2(argv, message):
+    failed = run("data.book", *argv)
+    assert failed.returncode == 2 and failed.stderr.startswith(message) and failed.stderr.count("\n") == 1
+    assert not (ROOT / "x").exists()
+
+
+def test_a_prepared_folder_of_another_data_set_is_refused(tmp_path, raw):
+    prepare.prepare(book, raw[0].parent, tmp_path / "out", Options(), False, lambda line: None)
+    with pytest.raises(DataError, match="holds the prepared data set book, not movie"):
+        load_dataset("movie", str(tmp_path / "out"), True, print)
+
+
+@pytest.mark.parametrize("name, words", [("book", "BX-Books.csv"), ("amazon-book", "Books_5.json.gz")])
+def test_without_a_lawful_source_the_steps_to_do_by_hand_are_said(tmp_path, name, words):
+    with pytest.raises(DataError) as refusal:
+        load_dataset(name, str(tmp_path), False, print)
+    assert words in str(refusal.value) and str(tmp_path) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_ml_1m_without_network_is_refused_and_has_no_stand_in(tmp_path, monkeypatch):
+    import data.load as load
+
+    def fail(source, folder):
+        raise load.NoNetwork("unreachable")
+
+    monkeypatch.setattr(load, "fetch", fail)
+    monkeypatch.setenv("LCFT_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="no MovieLens-1M in .*unreachable.*put ratings.dat and movies.dat there"):
+        load_dataset("ml-1m", None, False, lambda line: None)
+
+
+def test_movie_goes_through_the_cache(real_file, cache):
+    folder = real_file("ml-100k/u.data").parent
+    first = load_dataset("movie", str(folder), True, print)
+    assert len(list(cache.iterdir())) == 1
+    assert load_dataset("movie", str(folder), True, print) == Dataset(**vars(first) | {"catalogue": first.catalogue})
+    assert movie.build(movie.raw_files(folder), print) == first
