@@ -73,11 +73,14 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         rows = json.loads((out / "prepared.json").read_text())["rows"]
         loading = time.perf_counter()
-        load = "from pathlib import Path; from data.prepare import read_prepared; import sys; read_prepared(Path(sys.argv[1]))"
-        subprocess.run([sys.executable, "-c", load, str(out)], check=True, cwd=ROOT)
+        load = (
+            "import resource, sys; from pathlib import Path; from data.prepare import read_prepared; data = read_prepared(Path(sys.argv[1])); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        )
+        load_peak = int(subprocess.run([sys.executable, "-c", load, str(out)], check=True, cwd=ROOT, capture_output=True).stdout)
         found = {"reviews": args.reviews, "compressed_bytes": size, "seconds": round(seconds, 1)}
         found |= {"reviews_per_s": round(args.reviews / seconds), "peak_bytes": peak, "rows": rows}
-        found |= {"prepared_bytes": sum(path.stat().st_size for path in out.iterdir()), "load_s": round(time.perf_counter() - loading, 1)}
+        found |= {"prepared_bytes": sum(path.stat().st_size for path in out.iterdir()), "load_s": round(time.perf_counter() - loading, 1), "load_peak_bytes": load_peak}
         print(json.dumps(found))
 
 

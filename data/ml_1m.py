@@ -10,6 +10,7 @@ items are numbered from 1 by first appearance in that order.
 """
 
 import gzip
+import re
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,6 +30,7 @@ LIKED_FROM = 4  # stars
 FIRST_MONTHS = (("train", 2001, 6), ("valid", 2002, 4), ("test", 2002, 9), (None, 2003, 2))
 PUBLISHED_ROWS = (33_891, 10_401, 7_331)
 SELECTION_SEED = 2023
+_RATING = re.compile(rb"(\d{1,10})::(\d{1,10})::(\d{1,10})::(\d{1,10})")
 
 
 def raw_files(folder: Path) -> list[Path]:
@@ -93,13 +95,13 @@ def parse_ratings(content: bytes, path: Path, titles: dict[int, str]) -> list[tu
     """ratings.dat: `user::item::rating::unix seconds` per line; the same numbers, in file order."""
     ratings = []
     for number, raw in enumerate(content.splitlines(), start=1):
-        try:
-            user, item, rating, time = map(int, raw.split(b"::"))
-        except ValueError:
+        match = _RATING.fullmatch(raw)
+        if match is None:
             raise DataError(
                 f"{path} line {number}: expected user, item, rating and time as four numbers with :: between, "
                 f"found {raw[:60].decode('ascii', errors='replace')!r}"
-            ) from None
+            )
+        user, item, rating, time = map(int, match.groups())
         if not 1 <= rating <= 5:
             raise DataError(f"{path} line {number}: rating {rating} is not within 1 to 5")
         if item not in titles:

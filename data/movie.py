@@ -10,6 +10,7 @@ into 8,000 / 1,000 / 1,000. In effect it is a split by users: no test user occur
 """
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ OPTIONS = ()
 ARCHIVE = MOVIELENS_100K
 HISTORY = 10  # items
 LIKED_ABOVE = 3  # stars
+_RATING = re.compile(rb"(\d{1,10})\t(\d{1,10})\t(\d{1,10})\t(\d{1,10})")
 SPLIT_SIZES = (8000, 1000, 1000)
 PUBLISHED_MD5 = {"u.data": "6e47046882bad158b0efbb84cd5cb987", "u.item": "c9e7f390115d79079537301d5204f3f7"}
 
@@ -92,14 +94,13 @@ def parse_ratings(content: bytes, path: Path, catalogue: dict[int, Item]) -> dic
     in file order."""
     ratings: dict[int, list[tuple[int, int, int]]] = {}
     for number, raw in enumerate(content.splitlines(), start=1):
-        line = raw.decode("ascii", errors="replace")
-        fields = line.split("\t")
-        if len(fields) != 4 or not all(field.isascii() and field.isdecimal() and len(field) <= 10 for field in fields):
+        match = _RATING.fullmatch(raw)
+        if match is None:
             raise DataError(
                 f"{path} line {number}: expected user, item, rating and time as four numbers with tabs between, "
-                f"found {line[:60]!r}"
+                f"found {raw[:60].decode('ascii', errors='replace')!r}"
             )
-        user, item, rating, time = map(int, fields)
+        user, item, rating, time = map(int, match.groups())
         if not 1 <= rating <= 5:
             raise DataError(f"{path} line {number}: rating {rating} is not within 1 to 5")
         if item not in catalogue:

@@ -7,8 +7,11 @@ on the right: under a causal mask, padding there changes nothing on its left.
 Shape letters: P pairs, B rows (P, 2P or 3P), T tokens, A answer positions.
 """
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from data.interactions import DataError, Dataset, Interaction
@@ -19,14 +22,21 @@ PAD_ID = 0  # any valid id: nothing real ever sees it
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids of a prompt (BOS included) and of its answer (EOS included)."""
+    """Token ids of a prompt (BOS included) and of its answer (EOS included).
 
-    prompt: list[int]
-    answer: list[int]
+    Made by encode_pairs they are arrays of 4 bytes a token, where lists of Python's integers take 36:
+    the rows of a large data set are all held in memory.
+    """
+
+    prompt: Sequence[int]
+    answer: Sequence[int]
 
     @property
-    def ids(self) -> list[int]:
+    def ids(self) -> Sequence[int]:
         return self.prompt + self.answer
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class EncodedPair:
     @property
     def length(self) -> int:
         """Tokens of the longer row."""
-        return max(len(self.positive.ids), len(self.negative.ids))
+        return max(len(self.positive), len(self.negative))
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ def _encode(pairs: list[PromptPair], names: list[str], tokenizer, answers: dict[
         ids = answers[answer]
         if whole[-len(ids) :] != ids:
             ids = _answer_in_context(tokenizer, prompt, answer)
-        rows.append(Row(whole[: -len(ids)], [*ids, tokenizer.eos_id]))
+        rows.append(Row(array("i", whole[: -len(ids)]), array("i", [*ids, tokenizer.eos_id])))
     return [EncodedPair(positive, negative, name) for positive, negative, name in zip(rows[::2], rows[1::2], names)]
 
 
@@ -139,23 +149,23 @@ def collate(pairs: list[EncodedPair], negatives: bool = True, shared: bool = Fal
     if shared:
         rows += [Row(pair.negative.prompt, pair.positive.answer) for pair in pairs]
     answer_length = max(len(row.answer) for row in rows)
-    positions = torch.zeros(len(rows), answer_length, dtype=torch.int64)  # (B, A)
-    targets = torch.full((len(rows), answer_length), -1)  # (B, A)
+    positions = np.zeros((len(rows), answer_length), dtype=np.int64)  # (B, A)
+    targets = np.full((len(rows), answer_length), -1, dtype=np.int64)  # (B, A)
     for i, row in enumerate(rows):
         n = len(row.answer)
         # The hidden state of the prompt's last token predicts the answer's first.
-        positions[i, :n] = torch.arange(n) + len(row.prompt) - 1
-        targets[i, :n] = torch.tensor(row.answer)
-    lengths = torch.tensor([len(row.ids) for row in rows])
-    return PairBatch(pad_right([row.ids for row in rows]), lengths, positions, targets, len(pairs))
+        positions[i, :n] = np.arange(n) + len(row.prompt) - 1
+        targets[i, :n] = row.answer
+    lengths = torch.tensor([len(row) for row in rows])
+    return PairBatch(pad_right([row.ids for row in rows]), lengths, torch.from_numpy(positions), torch.from_numpy(targets), len(pairs))
 
 
-def pad_right(rows: list[list[int]]) -> torch.Tensor:
+def pad_right(rows: list[Sequence[int]]) -> torch.Tensor:
     """Rows of ids as one (B, T) int64 tensor, filled up with PAD_ID on the right."""
-    padded = torch.full((len(rows), max(map(len, rows))), PAD_ID)  # (B, T)
+    padded = np.full((len(rows), max(map(len, rows))), PAD_ID, dtype=np.int64)  # (B, T)
     for i, ids in enumerate(rows):
-        padded[i, : len(ids)] = torch.tensor(ids)
-    return padded
+        padded[i, : len(ids)] = ids
+    return torch.from_numpy(padded)
 
 
 def aligned_positions(lengths_pos: torch.Tensor, lengths_neg: torch.Tensor) -> tuple[torch.Tensor, ...]:

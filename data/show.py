@@ -66,7 +66,7 @@ def show_samples(data: Dataset, flags: ShowFlags, tokenizer) -> str:
             ("positive", words.positive, words.answer_positive, pair.positive),
             ("negative", words.negative, words.answer_negative, pair.negative),
         ):
-            text.append(f"---- {side}: {len(ids.prompt)} tokens, answer {answer!r} as {ids.answer} with EOS\n{prompt}")
+            text.append(f"---- {side}: {len(ids.prompt)} tokens, answer {answer!r} as {list(ids.answer)} with EOS\n{prompt}")
     return "\n".join(text)
 
 

@@ -1,6 +1,9 @@
 """Plain-text tables of results, each saying on which data and model it was measured."""
 
+import shlex
 from pathlib import Path
+
+from data.prepare import Options
 
 STAND_IN = "stand-in"
 METRICS = (  # (name in results.json, label)
@@ -138,6 +141,9 @@ def next_commands(run: Path, flags) -> str:
     """What to try next, ready to be typed."""
     same = f"python train.py --data {flags.data} --shots {flags.shots}"
     same += "" if flags.data_dir is None else f" --data-dir {flags.data_dir}"
+    for name, default in vars(Options()).items():
+        if getattr(flags, name) != default:
+            same += f" --{name.replace('_', '-')} {shlex.quote(str(getattr(flags, name)))}"
     same += "" if flags.model == "demo" else f" --model {flags.model}"
     lines = ["", f"Written to {run}: results.json, predictions.csv, curves.png, adapter_model.safetensors. Next:"]
     lines.append(f"  python eval.py --run {run} --split valid")

@@ -109,10 +109,10 @@ def test_truncation_drops_the_oldest_items_of_the_history_and_nothing_else():
     encoded, truncated = encode_pairs([LONG], data, Letters(), "paper", limit)
     text = prompt_pair(kept_five, data.catalogue, "movie", "paper")
     assert truncated == 1
-    assert encoded[0].positive.prompt == [1, *map(ord, text.positive)]
-    assert encoded[0].negative.prompt == [1, *map(ord, text.negative)]
-    assert encoded[0].positive.answer == [*map(ord, "Yes."), 2]
-    assert encoded[0].negative.answer == [*map(ord, "No."), 2]
+    assert list(encoded[0].positive.prompt) == [1, *map(ord, text.positive)]
+    assert list(encoded[0].negative.prompt) == [1, *map(ord, text.negative)]
+    assert list(encoded[0].positive.answer) == [*map(ord, "Yes."), 2]
+    assert list(encoded[0].negative.answer) == [*map(ord, "No."), 2]
     assert encode_pairs([LONG], data, Letters(), "paper", limit - 1)[0][0].length < limit
 
 
@@ -253,8 +253,8 @@ def test_at_256_every_real_prompt_keeps_its_answer_and_its_target(llama, moviele
     assert 0 < truncated < 200
     for row, pair in zip(rows, encoded):
         assert pair.length <= 256
-        assert pair.positive.answer == [8241 if row.label else 3782, 29889, 2]
-        assert f'movie "{movielens.catalogue[row.target].title}"?\n\n### Response:\n' in llama.decode(pair.positive.prompt)
+        assert list(pair.positive.answer) == [8241 if row.label else 3782, 29889, 2]
+        assert f'movie "{movielens.catalogue[row.target].title}"?\n\n### Response:\n' in llama.decode(list(pair.positive.prompt))
 
 
 # ---- encoding prompt and answer together ---------------------------------------------------------
@@ -267,9 +267,9 @@ def test_prompts_encoded_with_their_answers_are_the_prompts_encoded_alone(moviel
     pairs, _ = encode_pairs(rows, data, llama, "released", 10**6)
     for row, pair in zip(rows, pairs):
         text = prompt_pair(row, data.catalogue, data.noun, "released", wording=wording)
-        assert pair.positive.prompt == llama.encode(text.positive)
-        assert pair.negative.prompt == llama.encode(text.negative)
-        assert pair.positive.ids == [*llama.encode(text.positive + text.answer_positive), llama.eos_id]
+        assert list(pair.positive.prompt) == llama.encode(text.positive)
+        assert list(pair.negative.prompt) == llama.encode(text.negative)
+        assert list(pair.positive.ids) == [*llama.encode(text.positive + text.answer_positive), llama.eos_id]
 
 
 def test_collm_answers_are_the_tokens_after_a_space(movielens, llama):

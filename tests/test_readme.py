@@ -1,10 +1,14 @@
 """What the README says is so: its commands, its equation lines, its files, its flags."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 from audit import AuditFlags
+from data.show import ShowFlags
 from eval import EvalFlags
 from predict import PredictFlags
 from runtime.train_flags import TrainFlags
@@ -43,11 +47,26 @@ def test_linked_and_listed_files_exist():
 
 
 def test_flags_in_the_readme_exist():
-    verbs = (TrainFlags, EvalFlags, PredictFlags, AuditFlags)  # which flag belongs to which, tests/test_docs.py looks at
+    verbs = (TrainFlags, EvalFlags, PredictFlags, AuditFlags, ShowFlags)  # which flag belongs to which, tests/test_docs.py looks at
     known = {"--" + f.name.replace("_", "-") for verb in verbs for f in fields(verb)} | {"--help"}
+    known |= {"--raw", "--out", "--published"}  # of python -m data.NAME, see data/prepare.py
     text = re.sub(r"`python -m bench\.[^`]*`", "", README)  # those have flags of their own
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
 
 
 def test_no_placeholder_is_left():
     assert not re.findall(r"@[A-Z]+@", README)
+
+
+def test_the_example_of_own_data_works_as_typed(tmp_path):
+    (block,) = re.findall(r"^```\n(mkdir games\n.*?)^```$", README, re.S | re.M)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "bin" / "python").chmod(0o755)
+    # The commands are typed in the project's folder; here in another one, with the project on the path.
+    script = block.replace("python train.py", f"python {ROOT / 'train.py'}")
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "LCFT_DATA": str(tmp_path / "cache")}
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "will dislike the target game" in done.stdout and "games (own data), built-in demo model" in done.stderr
+    assert (tmp_path / "runs" / "games-all-paper-seed0" / "results.json").is_file()

@@ -135,7 +135,7 @@ def test_the_config_of_a_run_has_every_flag_with_its_source_and_the_data_it_saw(
     assert config["flags"]["lr"] == {"value": 0.5, "source": "flag"}
     assert config["flags"]["seed"] == {"value": 0, "source": "default"}
     assert config["flags"]["batch_size"]["source"] == "preset demo"
-    assert config["data_source"] == "stand-in" and config["rows"] == {"train": 2, "valid": 1, "test": 2}
+    assert config["data_source"] == "stand-in" and config["rows"] == {"train": 2, "valid": 1, "selection": 1, "test": 2}
     assert set(config["versions"]) == {"python", "torch", "numpy"}
 
     refuse_other_data(run, DATA)
