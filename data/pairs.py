@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from data.interactions import DataError, Dataset, Interaction
-from data.prompts import WORDINGS, PromptPair, prompt_pair
+from data.prompts import WORDINGS, PromptPair, as_shown, prompt_pair
 
 PAD_ID = 0  # any valid id: nothing real ever sees it
 
@@ -97,7 +97,6 @@ def encode_pairs(
     asks: see data.prompts.prompt_pair. Truncation drops the oldest history items; it never cuts the
     answer or the target. Raises DataError if a row is too long even without history.
     """
-    longest = WORDINGS[data.wording].longest_history
     answers: dict[str, list[int]] = {}
 
     def encode(shown: list[Interaction], names: list[str]) -> list[EncodedPair]:
@@ -105,7 +104,7 @@ def encode_pairs(
         return _encode(pairs, names, tokenizer, answers)
 
     names = [f"row {number} (target {data.catalogue[row.target].title!r})" for number, row in enumerate(rows)]
-    shown = [replace(row, history=row.history[-longest:]) if longest and len(row.history) > longest else row for row in rows]
+    shown = [as_shown(row, data.wording) for row in rows]
     encoded, truncated = encode(shown, names), 0
     for i, name in enumerate(names):
         if encoded[i].length > max_len:

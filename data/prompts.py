@@ -17,7 +17,7 @@ Two templates of each:
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data.interactions import DataError, Interaction, Item
 
@@ -40,15 +40,15 @@ class Wording:
     """like, dislike: the words that training asks with; answers: to "yes" (True) and "no" (False).
 
     held_out: questions that no training asks (`eval.py --negations`), True where the answer is that
-    to `like`. longest_history: items that a prompt shows at most, the latest. text: (row, catalogue,
-    noun, template, asks) -> prompt.
+    to `like`. latest_likes: a prompt shows so many liked items, the latest, and no disliked ones; None:
+    it shows the whole history. text: (row, catalogue, noun, template, asks) -> prompt.
     """
 
     like: str
     dislike: str
     answers: dict[bool, str]
     held_out: dict[str, bool]
-    longest_history: int | None
+    latest_likes: int | None
     text: Callable[[Interaction, Catalogue, str, str, str], str]
 
 
@@ -60,7 +60,7 @@ def prompt_pair(
     asks: the words of the negative prompt; those of training if None, others are held out.
     """
     words = WORDINGS[wording]
-    asks = asks or words.dislike
+    row, asks = as_shown(row, wording), asks or words.dislike
     same_answer = words.held_out.get(asks, False)
     return PromptPair(
         words.text(row, catalogue, noun, template, words.like),
@@ -68,6 +68,12 @@ def prompt_pair(
         words.answers[row.label],
         words.answers[row.label == same_answer],
     )
+
+
+def as_shown(row: Interaction, wording: str) -> Interaction:
+    """The row with that part of its history that prompts of this wording show."""
+    latest = WORDINGS[wording].latest_likes
+    return row if latest is None else replace(row, history=tuple(entry for entry in row.history if entry[1])[-latest:])
 
 
 # ---- TALLRec ------------------------------------------------------------------------------------
@@ -145,7 +151,7 @@ TALLREC = Wording(
         "will enjoy": True,
         "is going to like": True,
     },
-    longest_history=None,
+    latest_likes=None,
     text=_tallrec_prompt,
 )
 COLLM = Wording(
@@ -160,7 +166,7 @@ COLLM = Wording(
         "would like": True,
         "is going to enjoy": True,
     },
-    longest_history=10,
+    latest_likes=10,
     text=_collm_prompt,
 )
 WORDINGS = {"tallrec": TALLREC, "collm": COLLM}

@@ -10,6 +10,7 @@ The one file of this folder that is a verb: it brings a tokenizer, the others ar
 import json
 from dataclasses import dataclass
 
+from data.custom import leaks
 from data.interactions import Dataset, select_shots
 from data.pairs import encode_pairs
 from data.prepare import CHOICES, HELP
@@ -55,12 +56,13 @@ def check_flags(flags: ShowFlags, resolved: Resolved) -> None:
 
 def show_samples(data: Dataset, flags: ShowFlags, tokenizer) -> str:
     """The drawn samples: what is known of the row, both prompts, and their tokens."""
-    rows = select_shots(getattr(data, flags.split), flags.sample or None, flags.seed) if flags.sample else []
+    rows = select_shots(getattr(data, flags.split), flags.sample, flags.seed) if flags.sample else []
     pairs, _ = encode_pairs(rows, data, tokenizer, flags.template, UNBOUNDED)
     text = []
     for number, (row, pair) in enumerate(zip(rows, pairs), start=1):
         words = prompt_pair(row, data.catalogue, data.noun, flags.template, wording=data.wording)
-        history = f"{sum(liked for _, liked in row.history)} liked and {sum(not liked for _, liked in row.history)} disliked before"
+        likes = sum(liked for _, liked in row.history)
+        history = f"{likes} liked and {len(row.history) - likes} disliked before"
         text.append(f"==== {flags.split} sample {number} of {len(rows)}: user {row.user}, target {row.target}, {'liked' if row.label else 'disliked'}; {history}")
         for side, prompt, answer, ids in (
             ("positive", words.positive, words.answer_positive, pair.positive),
@@ -77,7 +79,7 @@ def main(argv: list[str]) -> None:
     samples = show_samples(data, flags, tokenizer)
     splits = {split: describe_split(data, split, tokenizer, flags.template, flags.max_len, flags.rows) for split in SPLITS}
     found = {"data": data.name, "data_source": data.source, "noun": data.noun, "wording": data.wording, "template": flags.template}
-    found |= {"tokenizer": flags.model, "selection": len(data.rows_that_select()), "splits": splits}
+    found |= {"tokenizer": flags.model, "selection": len(data.rows_that_select()), "leaks": leaks(data), "splits": splits}
     if flags.json:
         print(json.dumps(found))
     else:

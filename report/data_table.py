@@ -44,6 +44,7 @@ def statistics_table(found: dict) -> str:
     line(f"longer than --max-len {limit}", lambda s: f"{s['longer_than_max_len']:,} ({s['longer_than_max_len'] / s['tokens_counted_on']:.1%})")
     if found["selection"] < splits["valid"]["rows"]:
         lines += ["", f"{found['selection']:,} of the validation rows choose the best state in training"]
+    lines += ["", *([f"LEAK: {leak}" for leak in found["leaks"]] or ["no leaks: no target in its own history, no row asked in two splits"])]
     return "\n".join(lines)
 
 

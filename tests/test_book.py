@@ -1,13 +1,17 @@
 """Book-Crossing: the rule on invented files that hold every trap, and what TALLRec published."""
 
+import csv
 import hashlib
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from data import book, tallrec
 from data.interactions import DataError, Interaction, Item
+from data.pairs import encode_pairs
+from model.tokenizer import Tokenizer
 
 BOOKS = '''"ISBN";"Book-Title";"Book-Author";"Year-Of-Publication";"Publisher"
 "1";"Plain";"Ann One";"1990";"P"
@@ -71,8 +75,6 @@ def test_the_title_of_the_published_example_is_reproduced(real_file):
 
 
 def test_the_dialect_with_commas_and_utf_8_gives_the_same(tmp_path, notices):
-    import csv
-
     rows = [("ISBN", "Book-Title", "Book-Author", "Year", "Publisher"), *((isbn, item.title, item.author or "", "1990", "P") for isbn, item in book.read_books(write(tmp_path)[0], notices.append).items())]
     other = tmp_path / "other"
     other.mkdir()
@@ -200,3 +202,17 @@ def test_written_and_read_again_the_samples_are_the_same(tmp_path, notices):
         return [(sorted((dataset.catalogue[item].title, liked) for item, liked in row.history), dataset.catalogue[row.target].title, row.label) for row in rows]
 
     assert [shown(data, rows) for rows in (data.train, data.test)] == [shown(again, rows) for rows in (again.train, again.test)]
+
+
+def test_lengths_of_the_published_rows_with_llamas_tokenizer(real_file):
+    tokenizer = Tokenizer(real_file("llama-tokenizer/tokenizer.model").parent, 32000)
+    rows, catalogue, noun = tallrec.read_split(real_file("tallrec-book/valid.json"))
+    data = book.Dataset("book", "x", noun, catalogue, rows, rows, rows)
+    pairs, truncated = encode_pairs(rows, data, tokenizer, "released", 512)
+    lengths = [len(pair.positive) for pair in pairs]
+    assert truncated == 0
+    assert (min(lengths), np.median(lengths), round(np.percentile(lengths, 95)), max(lengths)) == (161, 282, 375, 476)
+    # 55 prompts hold further Yes or No tokens in their titles; the answer is found by its place all the same.
+    # (The instruction itself has two.)
+    assert sum(sum(token in (8241, 3782) for token in pair.positive.prompt) > 2 for pair in pairs) == 55
+    assert all(list(pair.positive.answer) == [8241 if row.label else 3782, 29889, 2] for row, pair in zip(rows, pairs))

@@ -1,6 +1,7 @@
 """CoLLM's CSV form: what is written is read back, and what is malformed is named by file, line and column."""
 
 import csv
+import gzip
 
 import pytest
 
@@ -24,8 +25,6 @@ def test_a_history_is_the_liked_items_before_and_never_the_row_itself():
 
 
 def test_the_published_form_is_this_to_the_byte(tmp_path):
-    import gzip
-
     collm.write_published(DATA, tmp_path)
     assert gzip.open(tmp_path / "test.csv.gz", "rt", encoding="utf-8", newline="").read() == (
         "row,uid,iid,label,timestamp,his,his_title,title,flag,not_cold\n"

@@ -187,3 +187,11 @@ def test_held_out_questions_flip_the_answer_or_keep_it(asks, same):
     pair = prompt_pair(COLLM_ROW, CATALOGUE, "movie", asks=asks, wording="collm")
     assert f"whether the user {asks} the movie" in pair.negative
     assert (pair.answer_negative == " Yes") == same
+
+
+def test_collm_shows_the_last_ten_liked_items_of_a_longer_history():
+    items = {i: Item(f"T{i}") for i in range(40)}
+    history = tuple((i, i % 3 != 0) for i in range(30))
+    text = prompt_pair(Interaction(5, history, 39, True), items, "book", wording="collm").positive
+    liked = [i for i in range(30) if i % 3]
+    assert "books: " + ", ".join(f'"T{i}"' for i in liked[-10:]) + ". Leverage" in text

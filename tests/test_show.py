@@ -9,9 +9,11 @@ import pytest
 from matplotlib import image
 
 import data.show as show
+from data.custom import leaks
 from data.prompts import prompt_pair
 from data.statistics import describe_split
 from demo.world import stand_in
+from report.data_table import statistics_table
 from runtime import setup
 from runtime.flags import FlagError
 from tests.test_prepare import DATA
@@ -61,7 +63,7 @@ def test_of_many_rows_every_nth_is_counted(tokenizer):
 def test_the_command_shows_samples_and_every_split_and_draws(tmp_path):
     done = run("--data", "demo", "--sample", 2, "--split", "test", "--plot", tmp_path / "x.png")
     assert done.returncode == 0, done.stderr
-    assert "SIMULATED stand-in data" in done.stdout
+    assert "SIMULATED stand-in data" in done.stdout and "no leaks: " in done.stdout
     assert "==== test sample 1 of 2: user " in done.stdout and "==== test sample 2 of 2" in done.stdout
     assert done.stdout.count("---- positive: ") == done.stdout.count("---- negative: ") == 2
     assert done.stdout.count("will dislike the target movie") == 4
@@ -96,3 +98,9 @@ def test_a_folder_with_nothing_but_a_tokenizer_will_do(tmp_path, tokenizer):
 def test_what_does_not_fit_is_said_by_flag(argv, message):
     with pytest.raises(FlagError, match=message):
         show.main(argv)
+
+
+def test_leaks_of_any_data_set_are_shown():
+    found = {"data": "x", "data_source": "y", "wording": "w", "template": "t", "tokenizer": "z", "selection": 3, "leaks": leaks(DATA)}
+    found["splits"] = {split: describe_split(DATA, split, setup.load_tokenizer("demo"), "paper", 512, 9) for split in show.SPLITS}
+    assert "LEAK: 1 rows of valid are also asked in train, first user 7, 'Nîmes'" in statistics_table(found).splitlines()
