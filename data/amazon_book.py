@@ -59,13 +59,13 @@ def build(files: list[Path], notice: Callable[[str], None], amazon_liked: int = 
     """
     reviews_path, metadata_path = files
     saved = _saved_pass(work, reviews_path) if work else None
-    if saved and saved.is_file():
+    reviews = _load_pass(saved) if saved else None
+    if reviews:
         notice(f"{saved}: goes on behind the reviews, which were read before")
-        reviews = _load_pass(saved)
     else:
         reviews = read_year(reviews_path)
         if saved:
-            _save_pass(saved, reviews)
+            _save_pass(saved, reviews, notice)
     titles = read_titles(metadata_path, set(reviews["items"]))
     data = select(reviews, titles, amazon_liked, reviews_path)
     if saved:
@@ -197,18 +197,24 @@ def _saved_pass(work: Path, path: Path) -> Path:
     return work / f"{NAME}-reviews-{key}.npz"
 
 
-def _save_pass(path: Path, reviews: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _save_pass(path: Path, reviews: dict, notice: Callable[[str], None]) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.savez(file, **{name: np.array(values) for name, values in reviews.items()})  # names as fixed-width text, not pickled
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            np.savez(file, **{name: np.array(values) for name, values in reviews.items()})  # names as fixed-width text, not pickled
+        os.replace(part, path)
+    except OSError as error:
+        notice(f"{path}: the reviews cannot be kept there ({error.strerror}); after a break they would be read again")
 
 
-def _load_pass(path: Path) -> dict:
+def _load_pass(path: Path) -> dict | None:
+    """What was saved, None if nothing was."""
     try:
         with np.load(path, allow_pickle=False) as saved:
             found = {name: saved[name] for name in ("user", "item", "stars", "time", "users", "items")}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read ({str(error)[:60]}); delete it and run again") from None
     return found | {name: found[name].tolist() for name in ("users", "items")}

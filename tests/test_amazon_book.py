@@ -157,7 +157,7 @@ def test_a_broken_preparation_goes_on_behind_the_reviews(tmp_path, monkeypatch):
 def test_a_changed_file_does_not_go_on_from_the_old_one(tmp_path, monkeypatch):
     reviews, meta = invented()
     files, work = write(tmp_path, reviews, meta), tmp_path / "work"
-    amazon_book._save_pass(amazon_book._saved_pass(work, files[0]), amazon_book.read_year(files[0]))
+    amazon_book._save_pass(amazon_book._saved_pass(work, files[0]), amazon_book.read_year(files[0]), print)
     files = write(tmp_path, reviews[::-1], meta)
     assert shown(amazon_book.build(files, print, work=work)) == brute_force(reviews[::-1], meta, 5)
 
@@ -169,3 +169,11 @@ def test_a_damaged_save_is_named(tmp_path):
     saved.write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(DataError, match="delete it and run again"):
         amazon_book.build(files, print, work=work)
+
+
+def test_where_nothing_can_be_saved_it_is_said_and_done_without(tmp_path):
+    reviews, meta = invented()
+    files, notices = write(tmp_path, reviews, meta), []
+    (tmp_path / "file").write_text("in the way")
+    assert shown(amazon_book.build(files, notices.append, work=tmp_path / "file" / "work")) == brute_force(reviews, meta, 5)
+    assert len(notices) == 1 and "cannot be kept there" in notices[0]
