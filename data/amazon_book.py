@@ -68,7 +68,7 @@ def build(files: list[Path], notice: Callable[[str], None], amazon_liked: int = 
             _save_pass(saved, reviews, notice)
     titles = read_titles(metadata_path, set(reviews["items"]))
     data = select(reviews, titles, amazon_liked, reviews_path)
-    if saved:
+    if saved and saved.exists():
         saved.unlink(missing_ok=True)
     return data
 
