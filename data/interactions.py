@@ -57,12 +57,13 @@ class Dataset:
         return self.valid if self.selection is None else self.selection
 
     def fingerprint(self) -> str:
-        """sha256 over every row and title that training or scoring can see."""
-        digest = hashlib.sha256()
+        """sha256 over everything that training or scoring can see: wording, items, rows."""
+        digest = hashlib.sha256(json.dumps([self.noun, self.wording]).encode())
+        for item, shown in self.catalogue.items():
+            digest.update(json.dumps([item, shown.title, shown.author]).encode())
         for split in (self.train, self.valid, self.test):
             for row in split:
-                titles = [(self.catalogue[item].title, liked) for item, liked in row.history]
-                digest.update(json.dumps([row.user, titles, self.catalogue[row.target].title, row.label]).encode())
+                digest.update(json.dumps([row.user, row.history, row.target, row.label]).encode())
             digest.update(b"|")
         return digest.hexdigest()
 

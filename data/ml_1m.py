@@ -10,8 +10,7 @@ items are numbered from 1 by first appearance in that order.
 """
 
 import gzip
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 from data import collm
 from data.download import MOVIELENS_1M
 from data.interactions import DataError, Dataset, Interaction, Item
+from data.movielens import parse_ratings
 
 NAME = "ml-1m"
 VERSION = 1  # of the rule above; a change makes every prepared copy out of date
@@ -30,7 +30,6 @@ LIKED_FROM = 4  # stars
 FIRST_MONTHS = (("train", 2001, 6), ("valid", 2002, 4), ("test", 2002, 9), (None, 2003, 2))
 PUBLISHED_ROWS = (33_891, 10_401, 7_331)
 SELECTION_SEED = 2023
-_RATING = re.compile(rb"(\d{1,10})::(\d{1,10})::(\d{1,10})::(\d{1,10})")
 
 
 def raw_files(folder: Path) -> list[Path]:
@@ -49,7 +48,7 @@ def build(files: list[Path], notice: Callable[[str], None]) -> Dataset:
         content = gzip.open(ratings_path).read() if ratings_path.suffix == ".gz" else ratings_path.read_bytes()
     except (EOFError, gzip.BadGzipFile) as error:
         raise DataError(f"{ratings_path}: not a whole gzip file ({error}); fetch it again") from None
-    kept = in_window(parse_ratings(content, ratings_path, titles))
+    kept = in_window(parse_ratings(content, ratings_path, "::", titles, "movies.dat"))
     ratings, numbered = number(kept)
     splits = collm.with_histories(ratings)
     if not all(splits.values()):
@@ -91,26 +90,7 @@ def parse_movies(content: bytes, path: Path) -> dict[int, str]:
     return titles
 
 
-def parse_ratings(content: bytes, path: Path, titles: dict[int, str]) -> list[tuple[int, int, int, int]]:
-    """ratings.dat: `user::item::rating::unix seconds` per line; the same numbers, in file order."""
-    ratings = []
-    for number, raw in enumerate(content.splitlines(), start=1):
-        match = _RATING.fullmatch(raw)
-        if match is None:
-            raise DataError(
-                f"{path} line {number}: expected user, item, rating and time as four numbers with :: between, "
-                f"found {raw[:60].decode('ascii', errors='replace')!r}"
-            )
-        user, item, rating, time = map(int, match.groups())
-        if not 1 <= rating <= 5:
-            raise DataError(f"{path} line {number}: rating {rating} is not within 1 to 5")
-        if item not in titles:
-            raise DataError(f"{path} line {number}: item {item} is not in movies.dat")
-        ratings.append((user, item, rating, time))
-    return ratings
-
-
-def in_window(ratings: list[tuple[int, int, int, int]]) -> list[collm.Rating]:
+def in_window(ratings: Iterable[tuple[int, int, int, int]]) -> list[collm.Rating]:
     """Those of the twenty months, with the raw ids, in the order that decides ties."""
     starts = [int(datetime(year, month, 1, tzinfo=timezone.utc).timestamp()) for _, year, month in FIRST_MONTHS]
     by_item: dict[int, list] = {}

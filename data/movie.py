@@ -10,13 +10,13 @@ into 8,000 / 1,000 / 1,000. In effect it is a split by users: no test user occur
 """
 
 import hashlib
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from data import tallrec
 from data.download import MOVIELENS_100K
 from data.interactions import DataError, Dataset, Interaction, Item
+from data.movielens import parse_ratings
 
 NAME = "movie"
 VERSION = 1  # of the rule above; a change makes every prepared copy out of date
@@ -25,7 +25,6 @@ OPTIONS = ()
 ARCHIVE = MOVIELENS_100K
 HISTORY = 10  # items
 LIKED_ABOVE = 3  # stars
-_RATING = re.compile(rb"(\d{1,10})\t(\d{1,10})\t(\d{1,10})\t(\d{1,10})")
 SPLIT_SIZES = (8000, 1000, 1000)
 PUBLISHED_MD5 = {"u.data": "6e47046882bad158b0efbb84cd5cb987", "u.item": "c9e7f390115d79079537301d5204f3f7"}
 
@@ -50,7 +49,7 @@ def build(files: list[Path], notice: Callable[[str], None]) -> Dataset:
     folder = files[0].parent
     published = all(hashlib.md5(contents[name]).hexdigest() == md5 for name, md5 in PUBLISHED_MD5.items())
     catalogue = parse_items(contents["u.item"], folder / "u.item")
-    samples = build_samples(parse_ratings(contents["u.data"], folder / "u.data", catalogue))
+    samples = build_samples(by_user(parse_ratings(contents["u.data"], folder / "u.data", "\t", catalogue, "u.item")))
     kept = sum(SPLIT_SIZES)
     if len(samples) < kept:
         raise DataError(f"{folder / 'u.data'}: gives {len(samples):,} samples, {kept:,} are needed; is it the whole file?")
@@ -89,24 +88,12 @@ def parse_items(content: bytes, path: Path) -> dict[int, Item]:
     return catalogue
 
 
-def parse_ratings(content: bytes, path: Path, catalogue: dict[int, Item]) -> dict[int, list[tuple[int, int, int]]]:
-    """u.data: `user, item, rating, unix seconds` per line, tabs between; {user: [(time, item, rating)]}
-    in file order."""
-    ratings: dict[int, list[tuple[int, int, int]]] = {}
-    for number, raw in enumerate(content.splitlines(), start=1):
-        match = _RATING.fullmatch(raw)
-        if match is None:
-            raise DataError(
-                f"{path} line {number}: expected user, item, rating and time as four numbers with tabs between, "
-                f"found {raw[:60].decode('ascii', errors='replace')!r}"
-            )
-        user, item, rating, time = map(int, match.groups())
-        if not 1 <= rating <= 5:
-            raise DataError(f"{path} line {number}: rating {rating} is not within 1 to 5")
-        if item not in catalogue:
-            raise DataError(f"{path} line {number}: item {item} is not in u.item")
-        ratings.setdefault(user, []).append((time, item, rating))
-    return ratings
+def by_user(ratings: Iterable[tuple[int, int, int, int]]) -> dict[int, list[tuple[int, int, int]]]:
+    """{user: [(time, item, rating)]}, users and their ratings in order of the file."""
+    found: dict[int, list[tuple[int, int, int]]] = {}
+    for user, item, rating, time in ratings:
+        found.setdefault(user, []).append((time, item, rating))
+    return found
 
 
 def build_samples(ratings: dict[int, list[tuple[int, int, int]]]) -> list[Interaction]:

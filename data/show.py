@@ -13,27 +13,18 @@ from dataclasses import dataclass
 from data.custom import leaks
 from data.interactions import Dataset, select_shots
 from data.pairs import encode_pairs
-from data.prepare import CHOICES, HELP
 from data.prompts import TEMPLATES, prompt_pair
 from data.statistics import UNBOUNDED, describe_split
 from report.data_table import draw_histograms, statistics_table
 from runtime import setup
-from runtime.data_flags import DATA_HELP, data_problems
+from runtime.data_flags import DataChoice, data_problems
 from runtime.flags import FlagError, Resolved, flag, notice, parse_flags, run_verb
 
 SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
-class ShowFlags:
-    data: str = flag("movie", DATA_HELP)
-    data_dir: str = flag(None, "where raw or prepared files are; default $LCFT_DATA, then data/cache")
-    real_data: bool = flag(False, "refuse the simulated viewers that stand in when MovieLens cannot be had")
-    book_zeros: str = flag("dislike", HELP["book_zeros"], choices=CHOICES["book_zeros"])
-    amazon_liked: int = flag(5, HELP["amazon_liked"], choices=CHOICES["amazon_liked"])
-    like_threshold: float = flag(None, HELP["like_threshold"])
-    noun: str = flag(None, HELP["noun"])
-    split_by: str = flag("time", HELP["split_by"], choices=CHOICES["split_by"])
+class ShowFlags(DataChoice):
     split: str = flag("train", "where the samples are from", choices=SPLITS)
     sample: int = flag(1, "samples to print", low=0)
     seed: int = flag(0, "draws the samples", low=0, high=2**32 - 1)

@@ -1,12 +1,28 @@
 """The flags that say which data: shared by train.py, eval.py, audit.py and data/show.py."""
 
+from dataclasses import dataclass
+
 from data.load import NAMES
-from data.prepare import Options
-from runtime.flags import Resolved
+from data.prepare import CHOICES, HELP, Options
+from runtime.flags import Resolved, flag
 
 DATA_HELP = f"{', '.join(NAMES)}, demo, or a folder (your own CSV files, TALLRec's JSON, or prepared; see docs/own-data.md)"
 OPTION_OF = {"book_zeros": "book", "amazon_liked": "amazon-book"}  # the others are for own data
 OPTIONS = tuple(Options.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """Which data, and what is made of them; data.prepare.Options has the last five."""
+
+    data: str = flag("movie", DATA_HELP)
+    data_dir: str = flag(None, "where raw or prepared files are, or are downloaded to; default $LCFT_DATA, then data/cache")
+    real_data: bool = flag(False, "refuse the simulated viewers that stand in when MovieLens cannot be had")
+    book_zeros: str = flag("dislike", HELP["book_zeros"], choices=CHOICES["book_zeros"])
+    amazon_liked: int = flag(5, HELP["amazon_liked"], choices=CHOICES["amazon_liked"])
+    like_threshold: float = flag(None, HELP["like_threshold"])
+    noun: str = flag(None, HELP["noun"])
+    split_by: str = flag("time", HELP["split_by"], choices=CHOICES["split_by"])
 
 
 def data_problems(data: str | None, resolved: Resolved) -> list[str]:

@@ -3,26 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.prepare import CHOICES, HELP
 from lora.adapter import read_adapter_config
 from runtime import setup
-from runtime.data_flags import DATA_HELP, data_problems
+from runtime.data_flags import DataChoice, data_problems
 from runtime.flags import FlagError, Resolved, flag
 from runtime.run_folder import read_config
 
 
 @dataclass(frozen=True)
-class TrainFlags:
+class TrainFlags(DataChoice):
     """Defaults are those of a 7B base (Appendix B of the paper, TALLRec); presets follow below."""
 
-    data: str = flag("movie", DATA_HELP)
-    data_dir: str = flag(None, "where raw or prepared files are, or are downloaded to; default $LCFT_DATA, then data/cache")
-    real_data: bool = flag(False, "refuse the simulated viewers that stand in when MovieLens cannot be had")
-    book_zeros: str = flag("dislike", HELP["book_zeros"], choices=CHOICES["book_zeros"])
-    amazon_liked: int = flag(5, HELP["amazon_liked"], choices=CHOICES["amazon_liked"])
-    like_threshold: float = flag(None, HELP["like_threshold"])
-    noun: str = flag(None, HELP["noun"])
-    split_by: str = flag("time", HELP["split_by"], choices=CHOICES["split_by"])
     shots: str = flag("64", "training pairs drawn from the training split: a number, or all")
     model: str = flag("demo", "checkpoint folder (config.json, *.safetensors, tokenizer.model), or demo")
     init_adapter: str = flag(None, "start from this adapter folder instead of a fresh one")

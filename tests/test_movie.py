@@ -10,7 +10,8 @@ import pytest
 
 from data.interactions import DataError, select_shots
 from data import movie
-from data.movie import build_samples, parse_items, parse_ratings
+from data.movie import build_samples, by_user, parse_items
+from data.movielens import parse_ratings
 from data.tallrec import write_split
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +22,7 @@ CATALOGUE = parse_items(MANY_ITEMS, ITEMS)
 
 
 def ratings(*rows):
-    return parse_ratings("".join("\t".join(map(str, row)) + "\n" for row in rows).encode(), RATINGS, CATALOGUE)
+    return by_user(parse_ratings("".join("\t".join(map(str, row)) + "\n" for row in rows).encode(), RATINGS, "\t", CATALOGUE, "u.item"))
 
 
 @functools.cache
@@ -85,7 +86,7 @@ def test_titles_are_latin_1_and_a_windows_ellipsis_does_not_end_a_line():
 
 def test_windows_line_ends_are_read_as_well():
     assert parse_items(b"1|One (1990)\r\n2|Two (1991)\r\n", ITEMS)[2].title == "Two (1991)"
-    assert parse_ratings(b"3\t1\t5\t77\r\n", RATINGS, CATALOGUE) == {3: [(77, 1, 5)]}
+    assert by_user(parse_ratings(b"3\t1\t5\t77\r\n", RATINGS, "\t", CATALOGUE, "u.item")) == {3: [(77, 1, 5)]}
 
 
 # ---- refusals -----------------------------------------------------------------------------------
@@ -112,7 +113,7 @@ MALFORMED_RATINGS = {
 @pytest.mark.parametrize("line", MALFORMED_RATINGS.values(), ids=MALFORMED_RATINGS)
 def test_a_malformed_rating_is_refused_by_file_and_line(line):
     with pytest.raises(DataError, match=r"^u\.data line 3: ") as refusal:
-        parse_ratings(GOOD_RATING * 2 + line + b"\n" + GOOD_RATING, RATINGS, CATALOGUE)
+        list(parse_ratings(GOOD_RATING * 2 + line + b"\n" + GOOD_RATING, RATINGS, "\t", CATALOGUE, "u.item"))
     assert len(str(refusal.value)) < 200 and "\n" not in str(refusal.value)
 
 

@@ -77,6 +77,13 @@ def test_what_is_no_manifest_is_refused_by_folder(tmp_path, content):
         read_prepared(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change", [{"noun": "x"}, {"wording": "tallrec"}, {"catalogue": DATA.catalogue | {"two": Item("B", "Another")}}, {"test": ROWS[:2]}], ids=lambda c: next(iter(c))
+)
+def test_what_a_prompt_would_show_otherwise_has_another_fingerprint(change):
+    assert Dataset(**vars(DATA) | change).fingerprint() != DATA.fingerprint() == Dataset(**vars(DATA)).fingerprint()
+
+
 # ---- the cache ----------------------------------------------------------------------------------
 
 
