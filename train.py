@@ -25,6 +25,7 @@ from lora.inject import add_lora, lora_parameters
 from loss import PairTerms, answer_terms, log_probabilities, paper_loss, released_loss, sequence_terms, token_cross_entropy
 from metrics import evaluate, paired_change
 from model.llama import Llama
+from model.prefix_tree import prefix_tree, take
 from report.curves import draw_curves
 from report.tables import next_commands, result_table, step_plan
 from runtime import setup
@@ -199,7 +200,8 @@ def answer_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, fla
     shared = negatives and flags.kl_forcing == "shared"
     batch = collate(pairs, negatives, shared)
     P, targets = batch.pairs, batch.targets.to(device)  # (B, A), B = P, 2P or 3P
-    logits = model(batch.input_ids.to(device), batch.positions.to(device))  # (B, A, V)
+    tree = prefix_tree(model, batch.input_ids, batch.lengths, batch.positions)
+    logits = model.lm_head(model.model(tree.input_ids, tree)).view(*targets.shape, -1)  # (B, A, V)
     if negatives:
         terms = answer_terms(
             logits[:P], logits[P : 2 * P], targets[:P], targets[P : 2 * P],
@@ -218,19 +220,26 @@ def sequence_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, f
     Returns as answer_share does. pairs_in_step has no part in it: the published code divides by
     the micro-batch.
     """
-    device = model.lm_head.weight.device
     negatives = flags.objective == "released"
     batch = collate(pairs, negatives)
-    P, input_ids, lengths = batch.pairs, batch.input_ids.to(device), batch.lengths.to(device)
+    P, lengths = batch.pairs, batch.lengths
     # (N,) each, N the tokens of all positive rows
     row, column, column_neg, has_partner = aligned_positions(lengths[:P], lengths[P:] if negatives else lengths[:P])
-    targets = next_tokens(input_ids[:P], lengths[:P])[row, column]
-    hidden_pos = model.model(input_ids[:P])[row, column]  # (N, D)
+    targets = next_tokens(batch.input_ids[:P], lengths[:P])[row, column]
+    tree = prefix_tree(model, batch.input_ids[:P], lengths[:P])
+    tree_neg = prefix_tree(model, batch.input_ids[P:], lengths[P:]) if negatives else tree
+    # A position that several rows share, with its partner and its next token, has the same terms in all of them.
+    kinds = torch.stack((tree.index[row, column], tree_neg.index[row, column_neg], targets))
+    (token, token_neg, target), place = kinds.unique(dim=1, return_inverse=True)  # (U,) each; (N,)
+    device = model.lm_head.weight.device
+    hidden_pos = take(model.model(tree.input_ids, tree), token.to(device))  # (U, D)
     hidden_neg = None
     if negatives:
         with torch.no_grad():  # the published code detaches this side: it needs no graph
-            hidden_neg = model.model(input_ids[P:])[row, column_neg]  # (N, D)
-    ce, kl = sequence_terms(model.lm_head, hidden_pos, hidden_neg, targets)
+            hidden_neg = take(model.model(tree_neg.input_ids, tree_neg), token_neg.to(device))  # (U, D)
+    ce, kl = sequence_terms(model.lm_head, hidden_pos, hidden_neg, target.to(device))
+    ce, kl = (term[place.to(device)] for term in (ce, kl))  # (N,) each
+    row, has_partner, targets = row.to(device), has_partner.to(device), targets.to(device)
     kl = kl.masked_fill(~has_partner, 0.0)
     accumulation_steps = math.ceil(flags.batch_size / flags.micro_batch_size)
     loss = released_loss(ce, kl, targets, flags.kl_weight, P, accumulation_steps)
