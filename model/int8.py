@@ -17,10 +17,11 @@ def quantise(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     s = max |row| / 127 rounded to bf16, which every precision here holds exactly. Rounding moves
     max |row| / s by at most 1/512 of 127: it still rounds to 127. A row of zeros, or too small for that, has s = 1.
     """
-    low, high = weight.aminmax(dim=1)
-    scale = (torch.maximum(high, -low).float() / 127).bfloat16()  # (out,)
+    weight = weight.float()
+    largest = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1))  # without |weight|, another copy of the matrix
+    scale = (largest / 127).bfloat16()  # (out,)
     scale = torch.where(scale < torch.finfo(scale.dtype).tiny, 1, scale)
-    return (weight.float() / scale.float().unsqueeze(1)).round_().to(torch.int8), scale
+    return (weight / scale.float().unsqueeze(1)).round_().to(torch.int8), scale
 
 
 class _Int8Product(torch.autograd.Function):

@@ -291,8 +291,9 @@ def _read_int8(path: Path, name: str, device) -> Int8Linear:
 
 def _read_tensor(path: Path, file, name: str, dtype: torch.dtype, device) -> torch.Tensor:
     tensor = file.get_tensor(name).to(device=device, dtype=dtype)
-    # A float32 sum is finite unless an element is not, or (hardly ever) it overflows itself.
-    if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
+    # A sum is finite unless an element is not, or (hardly ever) it overflows itself. It adds in float32 whatever
+    # the dtype; asked for float32 by name, torch would first make such a copy of the whole matrix on a CPU.
+    if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
         raise CheckpointError(f"{path}: {name} has NaN or infinite values in {dtype}; the file is damaged")
     return tensor
 
