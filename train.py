@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     if len({row.label for row in selection}) < 2:
         raise DataError(f"--data {flags.data}: all validation rows have one label, so no AUC can choose the best state")
     shots = select_shots(data.train, shot_count(flags.shots), flags.seed)
-    model, tokenizer = setup.load_base(flags.model, flags.precision, device)
+    model, tokenizer = setup.load_base(flags.model, flags.precision, device, flags.base_dtype)
     train, valid, test = (
         setup.encode_split(rows, data, tokenizer, flags.template, flags.max_len, notice)
         for rows in (shots, selection, data.test)

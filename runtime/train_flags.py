@@ -40,6 +40,7 @@ class TrainFlags(DataChoice):
     eval_every: int = flag(10, "optimizer steps between validations", low=1)
     patience: int = flag(10, "stop after this many validations without a better AUC", low=1)
     precision: str = flag("bf16", "of the frozen base; LoRA's A and B are always float32", choices=tuple(setup.DTYPES))
+    base_dtype: str = flag("same", "int8 holds the matrices of the decoder layers in half of bf16's memory", choices=setup.BASE_DTYPES)
     checkpointing: str = flag("auto", "recompute layers in the backward pass; auto: from 1e9 parameters on", choices=("auto", "on", "off"))
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, ...")
     seed: int = flag(0, "draws the shots, A, the order and the dropout", low=0, high=2**32 - 1)
