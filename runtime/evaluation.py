@@ -1,22 +1,56 @@
 """Score a split and measure it: what train.py does before and after, and eval.py at any time."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from baselines.rules import all_rules
 from data.interactions import Interaction
 from data.prompts import WORDINGS
 from metrics import Scored, agreement, auc, ranking_metrics
 from model.llama import Llama
+from runtime.files import write_aside
+from runtime.run_folder import RunFolder
 from runtime.scoring import score
 from runtime.setup import Split
+
+COLUMNS = ("log_yes_pos", "log_no_pos", "log_yes_neg", "log_no_neg", "kl", "js")  # of Scored
 
 
 def score_split(model: Llama, split: Split, answers: dict[bool, list[int]], progress: str | None = None) -> Scored:
     """Both answers to every row of the split."""
     return score(model, split.pairs, _labels(split.rows), _users(split.rows), answers, progress=progress)
+
+
+def score_base(run: RunFolder, name: str, model: Llama, split: Split, answers: dict[bool, list[int]]) -> Scored:
+    """score_split before training, kept in the run folder: scoring takes hours with much data, and is done once."""
+    path = run.path / "last" / f"base-{name}.scores"
+    if (columns := _read_columns(path, len(split.pairs))) is not None:
+        return Scored(_users(split.rows), np.array(_labels(split.rows), dtype=bool), **columns)
+    scored = score_split(model, split, answers, f"base on {name}")
+    columns = save({column: getattr(scored, column) for column in COLUMNS})
+    with run.writing():
+        path.parent.mkdir(exist_ok=True)
+        write_aside(path, lambda aside: aside.write_bytes(hashlib.sha256(columns).digest() + columns))
+    return scored
+
+
+def _read_columns(path: Path, rows: int) -> dict[str, np.ndarray] | None:
+    """What score_base wrote, after the sha256 of it; None if it is not there or not whole."""
+    content = path.read_bytes() if path.is_file() else b""
+    digest, content = content[:32], content[32:]
+    if hashlib.sha256(content).digest() != digest:
+        return None
+    try:
+        columns = load(content)
+    except SafetensorError:
+        return None
+    return columns if set(columns) == set(COLUMNS) and all(values.shape == (rows,) for values in columns.values()) else None
 
 
 def score_wordings(model: Llama, scored: Scored, encoded: Callable[[str], Split], answers: dict[bool, list[int]], wording: str) -> list[dict]:

@@ -7,7 +7,6 @@ from lora.adapter import read_adapter_config
 from runtime import setup
 from runtime.data_flags import DataChoice, data_problems
 from runtime.flags import FlagError, Resolved, flag
-from runtime.run_folder import read_config
 
 
 @dataclass(frozen=True)
@@ -77,12 +76,11 @@ NO_EFFECT = {  # objective: flags that it does not look at
     "tallrec": ("kl_weight", "kl_forcing", "kl_tokens", "kl_cap"),
     "released": ("kl_forcing", "kl_tokens", "kl_cap", "train_on_prompt"),
 }
-FREE_ON_RESUME = ("resume", "out", "json", "device", "data_dir", "merge_out")  # json and merge_out hold for one call, the others until given anew
 
 
 def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is unused or contradicts another."""
-    if flags.resume:  # checked when the run was started; what may be given now, flags_of_run says
+    if flags.resume:  # checked when the run was started; what may be given now, runtime/resume.py says
         if not flags.out:
             raise FlagError("--resume: say which run with --out DIR")
         return
@@ -129,23 +127,3 @@ def adapter_settings(flags: TrainFlags) -> dict:
     if flags.init_adapter:
         settings |= read_adapter_config(Path(flags.init_adapter))
     return settings | {"dropout": flags.lora_dropout} | setup.base_identity(flags.model)
-
-
-def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Resolved]:
-    """The flags that the run in --out was started with. Raises FlagError for each one now given otherwise."""
-    config = read_config(Path(flags.out))
-    recorded = {name: entry["value"] for name, entry in config["flags"].items()}
-    if set(recorded) != set(resolved.values):
-        raise FlagError(f"--resume: {flags.out}/config.json is from another version of train.py; start another run")
-    problems = [
-        f"--{name.replace('_', '-')} {resolved.values[name]}: the run in {flags.out} was started with {recorded[name]}; "
-        "leave it out, or start another run"
-        for name, source in resolved.sources.items()
-        if source == "flag" and name not in FREE_ON_RESUME and recorded[name] != resolved.values[name]
-    ]
-    if problems:
-        raise FlagError("\n".join(problems))
-    anew = {name for name in FREE_ON_RESUME if name in ("json", "merge_out") or resolved.sources[name] == "flag"}
-    values = recorded | {name: resolved.values[name] for name in anew}
-    sources = {name: entry["source"] for name, entry in config["flags"].items()}
-    return TrainFlags(**values), Resolved(values, sources)
