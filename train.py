@@ -15,13 +15,14 @@ import math
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.interactions import DataError, select_shots
+from data.interactions import DataError, Dataset, select_shots
 from data.pairs import EncodedPair, aligned_positions, collate, next_tokens
 from lora.adapter import load_adapter, targets_named_in
 from lora.inject import add_lora, lora_parameters, lora_state
@@ -30,7 +31,7 @@ from metrics import evaluate, paired_change
 from model.llama import Llama
 from model.prefix_tree import prefix_tree, take
 from report.curves import draw_curves
-from report.tables import next_commands, result_table, step_plan
+from report.tables import next_commands, plan_table, result_table, step_plan
 from runtime import setup
 from runtime.describe import chosen_flags, fingerprints, results_heading, run_config
 from runtime.evaluation import positive_auc, rules_without_learning, score_base, score_split
@@ -38,6 +39,7 @@ from runtime.failures import blamed_on, refuse_non_finite_gradient, refuse_non_f
 from runtime.files import write_json
 from runtime.flags import notice, parse_flags, run_verb
 from runtime.merging import refuse_unusable_output, write_merged
+from runtime.plan import longest_pairs, make_plan
 from runtime.resume import config_of_resumed, flags_of_run
 from runtime.run_folder import RunFolder, fresh_name, refuse_unusable, resume_command, write_predictions
 from runtime.signals import Stopped, StopRequest
@@ -69,7 +71,14 @@ def main(argv: list[str]) -> None:
     torch.manual_seed(flags.seed)  # LoRA's A, then its dropout
     adapter = adapter_settings(flags)
     trainable = start_adapter(model, adapter, flags.init_adapter)
-    model.model.checkpointed_layers = setup.layers_to_checkpoint(flags.checkpointing, model)
+    plan = make_plan(model, train.pairs, valid.pairs, flags)
+    planned = plan_table(plan.as_dict(), count_steps(len(train.pairs), flags)[1])
+    if flags.plan:
+        notice(planned)
+        return print(json.dumps(plan.as_dict())) if flags.json else None
+    model.model.checkpointed_layers = plan.checkpointed
+    flags = replace(flags, micro_batch_size=plan.pairs)
+    resolved.values["micro_batch_size"] = plan.pairs
 
     seen = fingerprints(data, {"train": train, "valid": valid, "test": test}, flags.model, adapter["base_fingerprint"], flags.init_adapter)
     config = run_config(resolved, data, device, seen)
@@ -77,24 +86,14 @@ def main(argv: list[str]) -> None:
     run.write_config(config_of_resumed(out, config) if flags.resume else config)
     notice(f"{run.path}: {data.name} from {data.source}; base {flags.model}, {flags.precision} on {device}; {trainable:,} trainable parameters")
     notice(chosen_flags(resolved))
+    rehearse(model, train.pairs, flags, planned)
 
     before = {name: score_base(run, name, model, split, answers) for name, split in (("valid", valid), ("test", test))}
     summary = fine_tune(model, train.pairs, flags, run, adapter, lambda: positive_auc(model, valid, answers))
     load_adapter(model, run.path)  # the best by validation AUC
     after = {name: score_split(model, split, answers, f"tuned on {name}") for name, split in (("valid", valid), ("test", test))}
 
-    results = results_heading(flags, data, summary)
-    for name, split in (("valid", valid), ("test", test)):
-        results[name] = {
-            "before": evaluate(before[name]),
-            "after": evaluate(after[name]),
-            "change": paired_change(before[name], after[name]),
-            "rules": rules_without_learning(data.train, split.rows),
-        }
-    with run.writing():
-        write_predictions(run.path / "predictions.csv", [row.target for row in test.rows], after["test"])
-        draw_curves(run.path / "curves.png", run.history(), results)
-        write_json(run.path / "results.json", results)  # last: where it is, the run is whole
+    results = write_outcome(run, results_heading(flags, data, summary), data, {"valid": valid, "test": test}, before, after)
     notice(result_table(results, "test"))
     notice(next_commands(run.path, flags))
     if flags.merge_out:
@@ -102,6 +101,22 @@ def main(argv: list[str]) -> None:
         notice(f"Merged checkpoint written to {flags.merge_out}")
     if flags.json:
         print(json.dumps(results, allow_nan=False))
+
+
+def write_outcome(run: RunFolder, results: dict, data: Dataset, splits: dict[str, setup.Split], before: dict, after: dict) -> dict:
+    """Measure both splits, write the files of a finished run, and return results.json, of which the heading is given."""
+    for name, split in splits.items():
+        results[name] = {
+            "before": evaluate(before[name]),
+            "after": evaluate(after[name]),
+            "change": paired_change(before[name], after[name]),
+            "rules": rules_without_learning(data.train, split.rows),
+        }
+    with run.writing():
+        write_predictions(run.path / "predictions.csv", [row.target for row in splits["test"].rows], after["test"])
+        draw_curves(run.path / "curves.png", run.history(), results)
+        write_json(run.path / "results.json", results)  # last: where it is, the run is whole
+    return results
 
 
 def start_adapter(model: Llama, adapter: dict, init_adapter: str | None) -> int:
@@ -124,8 +139,7 @@ def fine_tune(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, run: Ru
     """
     parameters = lora_parameters(model)
     optimizer = torch.optim.AdamW(parameters, lr=flags.lr, weight_decay=flags.weight_decay)
-    steps_per_epoch = math.ceil(len(pairs) / flags.batch_size)
-    total_steps = min(flags.epochs * steps_per_epoch, flags.max_steps or math.inf)
+    steps_per_epoch, total_steps = count_steps(len(pairs), flags)
     progress = {"step": 0, "best_auc": -1.0, "best_step": 0, "since_best": 0}
     if flags.resume:
         progress = run.restore_state(model, optimizer) or progress
@@ -169,6 +183,20 @@ def fine_tune(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, run: Ru
             bar.set_postfix(loss=f"{record['loss']:.3f}", kl=f"{record['kl']:.2f}", valid_auc=f"{progress['best_auc']:.3f}")
     stopped = "patience" if progress["since_best"] >= flags.patience else "steps done"
     return {"steps": progress["step"], "best_step": progress["best_step"], "best_valid_auc": progress["best_auc"], "stopped": stopped}
+
+
+def count_steps(pairs: int, flags: TrainFlags) -> tuple[int, int]:
+    """Optimizer steps (an epoch, at most)."""
+    steps_per_epoch = math.ceil(pairs / flags.batch_size)
+    return steps_per_epoch, min(flags.epochs * steps_per_epoch, flags.max_steps or math.inf)
+
+
+def rehearse(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, planned: str) -> None:
+    """Run the longest micro-batch and forget it: memory that is too small shows now, with the plan beside it, and not after hours."""
+    longest = longest_pairs(pairs, flags.micro_batch_size)
+    with blamed_on("the longest micro-batch, tried before step 1", planned), torch.random.fork_rng():
+        accumulate_gradients(model.train(), longest, flags)
+        model.zero_grad(set_to_none=True)
 
 
 def is_over(progress: dict, total_steps: int, flags: TrainFlags) -> bool:

@@ -137,6 +137,41 @@ def step_plan(pairs: int, steps_per_epoch: int, total_steps: int, flags) -> str:
     return text + f"; at most {total_steps:,} steps, validated every {flags.eval_every}"
 
 
+PLAN_PARTS = {
+    "weights": "the base's weights",
+    "adapter": "adapter, float32",
+    "gradients": "its gradients",
+    "optimizer": "AdamW's two moments",
+    "program": "Python, torch and the data",
+    "boundaries": "inputs of the recomputed layers",
+    "kept_layers": "what the other layers keep for the backward pass",
+    "logits": "logits and loss, or:",
+    "working_layer": "  a layer at work",
+}
+
+
+def plan_table(plan: dict, most_steps: int) -> str:
+    """runtime.plan.Plan.as_dict(): memory by part in MB, and time."""
+
+    def line(label: str, size: int) -> str:
+        return f"  {label:52}{size / 1e6:>12,.1f}"
+
+    lines = [
+        f"Plan for this {plan['device']}: {plan['pairs']} pairs a micro-batch, the longest of {plan['tokens']:,} distinct tokens; "
+        f"{plan['checkpointed']} of {plan['layers']} layers computed again in the backward pass",
+        "  memory, MB",
+        *(line(label, plan[name]) for name, label in PLAN_PARTS.items()),
+        line("at most while training", plan["training"]),
+        line("at most at any time, scoring and saving included", plan["peak"]),
+        line("there is", plan["room"]),
+        f"  time, from that of one layer: {plan['step_s']:,.1f} s a step, {plan['validation_s']:,.1f} s a validation; "
+        f"{most_steps:,} steps at most, {most_steps * plan['step_s'] / 3600:,.2f} h without validations",
+    ]
+    if not plan["fits"]:
+        lines.append("  THIS DOES NOT FIT, or hardly: lower --micro-batch-size or --max-len, or take --checkpointing on or --base-dtype int8")
+    return "\n".join(lines)
+
+
 def next_commands(run: Path, flags) -> str:
     """What to try next, ready to be typed."""
     same = f"python train.py --data {flags.data} --shots {flags.shots}"

@@ -13,8 +13,9 @@ ADVICE = "Lower --lr or --kl-weight, or set --kl-cap, in another run; it may sta
 
 
 @contextmanager
-def blamed_on(doing: str) -> Iterator[None]:
-    """Begin a RunError from within with what was being done ("step 12"); a lack of memory becomes one."""
+def blamed_on(doing: str, planned: str = "") -> Iterator[None]:
+    """Begin a RunError from within with what was being done ("step 12"); a lack of memory becomes one, with the memory
+    that was planned below it."""
     try:
         yield
     except RunError as error:
@@ -22,7 +23,7 @@ def blamed_on(doing: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         if (line := memory_line(error)) is None:
             raise
-        raise RunError(f"{doing}: {line}") from None
+        raise RunError(f"{doing}: {line}\n{planned}".rstrip()) from None
 
 
 def refuse_non_finite_loss(loss: torch.Tensor, terms: dict[str, torch.Tensor], pairs: list[EncodedPair]) -> None:

@@ -5,8 +5,9 @@ it runs, is not modelled but seen: one layer runs forward and backward once on t
 tensor counted that is made and let go. So the plan holds for any device, precision and set of LoRA targets.
 """
 
+import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary, finalize
 
@@ -19,7 +20,7 @@ from data.pairs import EncodedPair, collate
 from lora.inject import lora_parameters
 from model.llama import Llama, rope_tables
 from model.prefix_tree import PrefixTree, prefix_tree
-from runtime.scoring import PAIRS_PER_BATCH, TOKENS_PER_BATCH
+from runtime.scoring import PAIRS_PER_BATCH, TOKENS_PER_BATCH, distinct_tokens
 
 ROOM = 0.92  # share of the free memory that a plan may fill: allocators waste some, libraries have buffers of their own
 VOCABULARY_COPIES = 28  # bytes per logit besides itself: float32 log-probabilities, probabilities, ratios, their gradients
@@ -117,7 +118,8 @@ class Plan:
     evaluation: int
     saving: int
     step_s: float
-    room: int  # what there is
+    validation_s: float
+    room: int  # all that this process can have
 
     @property
     def always(self) -> int:
@@ -141,16 +143,22 @@ class Plan:
         return {**asdict(self), "training": self.training, "peak": self.peak, "fits": self.fits}
 
 
-def make_plan(model: Llama, pairs: list[EncodedPair], flags, checkpointing: str, micro_batch_size: int) -> Plan:
-    """The plan of a run that trains on `pairs` with these TrainFlags.
+def make_plan(model: Llama, pairs: list[EncodedPair], valid: list[EncodedPair], flags) -> Plan:
+    """The plan of a run that trains on `pairs` and is validated on `valid`, with these TrainFlags.
 
-    checkpointing: on, off, or auto, for as few layers as memory asks for. micro_batch_size: 0 for the one that costs least of
-    1, 2, 4, ... pairs with as many layers checkpointed as it needs.
+    --checkpointing auto: as few layers as memory asks for. --micro-batch-size 0: of 1, 2, 4, ... pairs the number that costs least,
+    with as many layers recomputed as it needs. If nothing fits, what needs least.
     """
-    sizes = [micro_batch_size] if micro_batch_size else [2**i for i in range(flags.batch_size.bit_length()) if 2**i <= flags.batch_size]
-    longest_first = sorted(pairs, key=lambda pair: -pair.length)
-    plans = [_plan_of(model, longest_first[:size], size, flags, checkpointing) for size in sizes]
+    most = min(flags.batch_size, len(pairs))
+    sizes = [flags.micro_batch_size] if flags.micro_batch_size else [2**i for i in range(most.bit_length())]
+    validated = distinct_tokens([pair.positive.prompt for pair in valid])
+    plans = [_plan_of(model, longest_pairs(pairs, size), size, validated, flags) for size in sizes]
     return min(plans, key=lambda plan: (not plan.fits, _work(plan) if plan.fits else plan.peak))
+
+
+def longest_pairs(pairs: list[EncodedPair], size: int) -> list[EncodedPair]:
+    """A micro-batch that needs as much memory as any."""
+    return sorted(pairs, key=lambda pair: pair.length)[-size:]
 
 
 def _work(plan: Plan) -> float:
@@ -158,51 +166,53 @@ def _work(plan: Plan) -> float:
     return plan.tokens / plan.pairs * (2 + plan.checkpointed / plan.layers)
 
 
-def _plan_of(model: Llama, longest: list[EncodedPair], size: int, flags, checkpointing: str) -> Plan:
+def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int, flags) -> Plan:
     whole_sequence = flags.objective == "released" or flags.train_on_prompt
     batch = collate(longest, flags.objective == "paper", flags.objective == "paper" and flags.kl_forcing == "shared")
     tree = prefix_tree(model, batch.input_ids, batch.lengths)
     cost, weight, layers = layer_cost(model, tree), model.lm_head.weight, len(model.model.layers)
+    on_cpu = weight.device.type == "cpu"
     adapter = sum(parameter.nbytes for parameter in lora_parameters(model))
-    weights = sum(tensor.nbytes for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values()) - adapter
+    weights = bytes_of(model) - adapter
     vocabulary, dim = weight.shape
     rows = min(CHUNK, int(batch.lengths.sum())) * 2 if whole_sequence else batch.positions.numel()
-    scoring_tokens = TOKENS_PER_BATCH / len(tree)
-    scoring_head = vocabulary * dim * 4 + 2 * PAIRS_PER_BATCH * vocabulary * 4 * 5
-    boundary = len(tree) * dim * weight.element_size()
-    plan = Plan(
-        device=weight.device.type,
-        layers=layers,
-        checkpointed=0,
-        pairs=size,
-        tokens=len(tree),
-        weights=weights,
-        adapter=adapter,
-        gradients=adapter,
-        optimizer=2 * adapter,
-        program=max(0, _resident() - weights - adapter) if weight.device.type == "cpu" else 0,
-        boundaries=0,
-        kept_layers=layers * cost.kept,
-        working_layer=cost.backward - cost.kept,
-        logits=rows * vocabulary * (weight.element_size() + VOCABULARY_COPIES),
-        evaluation=int(max(cost.scoring * scoring_tokens, scoring_head)),
-        saving=3 * adapter if weight.device.type == "cpu" else 0,
-        step_s=0.0,
-        room=free_memory(weight.device) + (_resident() if weight.device.type == "cpu" else weights + adapter),
-    )
+    scoring_head = vocabulary * (dim * 4 + 2 * PAIRS_PER_BATCH * 4 * 5)
+    resident = _resident() if on_cpu else weights + adapter
 
     def with_checkpoints(count: int) -> Plan:
-        if count == 0:
-            working = cost.backward - cost.kept
-        else:
-            working = max(cost.forward, cost.backward)
         passes = layers * (cost.forward_s + cost.backward_s) + count * cost.forward_s
-        seconds = passes * -(-flags.batch_size // size)
-        return replace(plan, checkpointed=count, boundaries=count * boundary, kept_layers=(layers - count) * cost.kept, working_layer=working, step_s=seconds)
+        return Plan(
+            device=weight.device.type,
+            layers=layers,
+            checkpointed=count,
+            pairs=size,
+            tokens=len(tree),
+            weights=weights,
+            adapter=adapter,
+            gradients=adapter,
+            optimizer=2 * adapter,
+            program=max(0, resident - weights - adapter),
+            boundaries=count * len(tree) * dim * weight.element_size(),
+            kept_layers=(layers - count) * cost.kept,
+            # A layer that is computed again keeps what it needs while it goes backward.
+            working_layer=max(cost.forward, cost.backward) if count else cost.backward - cost.kept,
+            logits=rows * vocabulary * (weight.element_size() + VOCABULARY_COPIES),
+            evaluation=int(max(cost.scoring * TOKENS_PER_BATCH / len(tree), scoring_head)),
+            saving=3 * adapter if on_cpu else 0,
+            step_s=passes * math.ceil(flags.batch_size / size),
+            validation_s=layers * cost.forward_s * validated / len(tree),
+            room=free_memory(weight.device) + resident,
+        )
 
-    counts = {"on": [layers], "off": [0], "auto": range(layers + 1)}[checkpointing]
+    counts = {"on": [layers], "off": [0], "auto": range(layers + 1)}[flags.checkpointing]
     possible = [with_checkpoints(count) for count in counts]
     return next((plan for plan in possible if plan.fits), possible[-1])
+
+
+def bytes_of(model: Llama) -> int:
+    """All parameters and buffers, each once, and of those cut over ranks this rank's part."""
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return sum((tensor.to_local() if hasattr(tensor, "to_local") else tensor).nbytes for tensor in tensors.values())
 
 
 def free_memory(device: torch.device) -> int:

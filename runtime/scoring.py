@@ -97,6 +97,12 @@ def _batches(prompts: list[Sequence[int]]) -> Iterator[list[int]]:
         yield batch
 
 
+def distinct_tokens(prompts: list[Sequence[int]]) -> int:
+    """Tokens of the prefix tree of all prompts: what scoring them takes, but for what its batches compute again."""
+    ordered = sorted(map(list, prompts))
+    return sum(map(len, ordered)) - sum(_shared(a, b) for a, b in zip(ordered, ordered[1:]))
+
+
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
     """How many tokens both begin with."""
     return next((n for n, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))

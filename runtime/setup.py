@@ -23,7 +23,6 @@ DEMO_NAME = "demo"
 DEMO_MARK = "built_in_demo"  # in config.json of the demo, and so of what is merged or converted from it
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 BASE_DTYPES = ("same", "int8")  # of the matrices in the decoder layers; same: as the rest of the base
-LARGE_MODEL = 1_000_000_000  # parameters; from here on memory, not time, is short
 
 
 @dataclass(frozen=True)
@@ -105,12 +104,6 @@ def warn_of_misfit(folder: Path, base: dict[str, str]) -> None:
     """Say what does not look right about this adapter on this base."""
     for warning in adapter_warnings(folder, base["base"], base["base_fingerprint"]):
         notice(f"WARNING: {warning}")
-
-
-def layers_to_checkpoint(choice: str, model: Llama) -> int:
-    """on: all; off: none; auto: all if the model is large, none otherwise."""
-    large = sum(parameter.numel() for parameter in model.parameters()) > LARGE_MODEL
-    return len(model.model.layers) if choice == "on" or (choice == "auto" and large) else 0
 
 
 def answers_in_context(data: Dataset, tokenizer: Tokenizer, template: str) -> dict[bool, list[int]]:

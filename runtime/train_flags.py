@@ -35,18 +35,19 @@ class TrainFlags(DataChoice):
     epochs: int = flag(200, "passes over the shots, at most", low=1, high=10**6)
     max_steps: int = flag(0, "optimizer steps, at most; 0 for no limit", low=0)
     batch_size: int = flag(64, "pairs per optimizer step (64 pairs are the paper's 128 rows)", low=1, high=10**6)
-    micro_batch_size: int = flag(8, "pairs per forward and backward pass", low=1, high=10**6)
+    micro_batch_size: int = flag(8, "pairs per forward and backward pass; 0: as many as pay, by the plan", low=0, high=10**6)
     eval_every: int = flag(10, "optimizer steps between validations", low=1)
     patience: int = flag(10, "stop after this many validations without a better AUC", low=1)
     precision: str = flag("bf16", "of the frozen base; LoRA's A and B are always float32", choices=tuple(setup.DTYPES))
     base_dtype: str = flag("same", "int8 holds the matrices of the decoder layers in half of bf16's memory", choices=setup.BASE_DTYPES)
-    checkpointing: str = flag("auto", "recompute layers in the backward pass; auto: from 1e9 parameters on", choices=("auto", "on", "off"))
+    checkpointing: str = flag("auto", "recompute layers in the backward pass; auto: as few as memory asks for", choices=("auto", "on", "off"))
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, ...")
     seed: int = flag(0, "draws the shots, A, the order and the dropout", low=0, high=2**32 - 1)
     out: str = flag(None, "run folder; default runs/DATA-SHOTS-OBJECTIVE-seedSEED")
     merge_out: str = flag(None, "folder for a plain checkpoint with the best adapter merged into the base")
     resume: bool = flag(False, "go on with the run in --out")
-    json: bool = flag(False, "print the results as one JSON line on standard output")
+    plan: bool = flag(False, "print how much memory and time the run will take, and stop")
+    json: bool = flag(False, "print the results, or the plan, as one JSON line on standard output")
 
 
 # The demo base is tiny and learns from a few large steps. Measured: demo/README.md.
@@ -83,6 +84,8 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     if flags.resume:  # checked when the run was started; what may be given now, runtime/resume.py says
         if not flags.out:
             raise FlagError("--resume: say which run with --out DIR")
+        if flags.plan:
+            raise FlagError("--plan: says what a new run would take; leave out --resume")
         return
     given = {name for name, source in resolved.sources.items() if source == "flag"}
     problems = [
@@ -97,6 +100,8 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
         for name in ("lora_r", "lora_alpha", "lora_targets"):
             if name in given:
                 problems.append(f"--{name.replace('_', '-')}: is taken from --init-adapter; leave it out")
+    if flags.micro_batch_size == 0 and (flags.objective == "released" or flags.train_on_prompt):
+        problems.append("--micro-batch-size 0: this loss depends on it, since the published code divides by the micro-batch; name a number")
     if "micro_batch_size" in given and flags.micro_batch_size > flags.batch_size:
         problems.append(f"--micro-batch-size {flags.micro_batch_size}: is larger than --batch-size {flags.batch_size}")
     try:
