@@ -110,7 +110,7 @@ def summary(task: Task, found: dict[str, list[dict]], config, forms: list[str]) 
         line = {"case": task.case, "checkpointing": task.checkpointing, "form": form, "unit": "pairs" if training else "prompts"}
         line |= ranged("per_s", [units / s for s in seconds])
         line |= ranged("tokens_per_s", [count / s for count, s in zip(tokens, seconds)])
-        line |= ranged("ours_is_faster_by", [s / figures["seconds"] for s, figures in zip(seconds, found[OURS])])
+        line |= ranged("ours_times_as_fast", [s / figures["seconds"] for s, figures in zip(seconds, found[OURS])])
         line["peak_bytes_above_weights"] = max(figures["peak_bytes"] for figures in found[form])
         if form == OURS and PRODUCTS in found:
             for name, distinct in (("mfu_of_distinct_tokens", True), ("mfu_of_all_tokens", False)):
@@ -133,12 +133,12 @@ def ranged(name: str, values: list[float]) -> dict:
 
 def table(lines: list[dict], heading: str) -> str:
     """The lines of `summary` in Markdown."""
-    rows = [heading, "", "| case | form | a second | tokens/s | ours is faster by | peak above the weights, MB | ours: MFU by distinct / all tokens |",
+    rows = [heading, "", "| case | form | a second | tokens/s | ours, times as fast | peak above the weights, MB | ours: MFU by distinct / all tokens |",
             "|---|---|---|---|---|---|---|"]  # fmt: skip
     for line in lines:
         case = line["case"] + (", checkpointed" if line["checkpointing"] else "")
         speed = f"{line['per_s']:.2f} {line['unit']} ({line['per_s_min']:.2f} to {line['per_s_max']:.2f})"
-        ratio = "" if line["form"] == OURS else f"{line['ours_is_faster_by']:.2f} ({line['ours_is_faster_by_min']:.2f} to {line['ours_is_faster_by_max']:.2f})"
+        ratio = "" if line["form"] == OURS else f"{line['ours_times_as_fast']:.2f} ({line['ours_times_as_fast_min']:.2f} to {line['ours_times_as_fast_max']:.2f})"
         use = f"{line['mfu_of_distinct_tokens']:.0%} / {line['mfu_of_all_tokens']:.0%}" if "mfu_of_all_tokens" in line else ""
         peak = f"{line['peak_bytes_above_weights'] / 1e6:,.0f}"
         rows.append(f"| {case} | {line['form']} | {speed} | {line['tokens_per_s']:,.0f} | {ratio} | {peak} | {use} |")
@@ -195,7 +195,7 @@ def shared_settings(args: argparse.Namespace) -> tuple[dict, str]:
         "labels": [row.label for row in asked],
         "answers": setup.answers_in_context(data, tokenizer, args.template),
     }  # fmt: skip
-    return settings, data.source
+    return settings, data.source if args.data_dir else f"{data.source}: SIMULATED viewers"
 
 
 def check(args: argparse.Namespace, settings: dict) -> None:
@@ -212,12 +212,12 @@ def check(args: argparse.Namespace, settings: dict) -> None:
 
 def main(argv: list[str]) -> None:
     args = parse(argv)
-    settings, source = shared_settings(args)
     device = setup.pick_device(args.device)
+    settings, source = shared_settings(args)
     config = read_config(settings["folder"])
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {args.threads} threads"
     heading = {"shape": args.shape, "precision": args.precision, "device": where, "data": source, "template": args.template,
-               "pairs": args.pairs, "prompts": len(settings["labels"]), "rounds": args.rounds, "torch": torch.__version__}  # fmt: skip
+               "pairs": args.pairs, "prompts": len(settings["labels"]), "rounds": args.rounds, "peers_merged": args.peers_merged, "torch": torch.__version__}  # fmt: skip
     if args.check_pairs:
         check(args, settings)
     lines, rates = [], []
