@@ -54,8 +54,9 @@ OBJECTIVES = {
     "own": ("--kl-weight", "0.1"),
     "shared": ("--kl-weight", "0.1", "--kl-forcing", "shared"),
     "first": ("--kl-weight", "0.1", "--kl-tokens", "first"),
-    "cap": ("--kl-weight", "0.1", "--kl-cap", "0"),
-    "control": ("--kl-weight", "0"),
+    # In float32: in bf16 the KL of an untrained adapter is all rounding, below 0 for some pairs, which no cap holds then.
+    "cap": ("--kl-weight", "0.1", "--kl-cap", "0", "--precision", "fp32"),
+    "control": ("--kl-weight", "0", "--precision", "fp32"),
     "tallrec": ("--objective", "tallrec"),
     "tallrec-prompt": ("--objective", "tallrec", "--train-on-prompt"),
     "released": ("--objective", "released"),
@@ -172,9 +173,9 @@ def test_a_pair_that_is_not_finite_stops_the_run_by_name_and_keeps_the_best(run,
     def poisoned(*args, **kwargs):
         terms = real(*args, **kwargs)
         poisoned.calls += 1
-        return terms if poisoned.calls <= 6 else terms._replace(kl=terms.kl + torch.tensor([[0.0], [float("inf")]]))
+        return terms if poisoned.calls <= 1 + 6 else terms._replace(kl=terms.kl + torch.tensor([[0.0], [float("inf")]]))
 
-    poisoned.calls = 0
+    poisoned.calls = 0  # one before step 1, then two a step
     monkeypatch.setattr(train, "answer_terms", poisoned)
     with pytest.raises(RunError, match=r"kl of row \d+ \(target '.*'\) is inf"):
         run(name="poisoned")
