@@ -5,6 +5,7 @@
     python train.py --data movie --shots 64 --objective tallrec    the baseline: positive prompts only
     python train.py --data movie --shots 64 --kl-weight 0          the control: both prompts, no KL
     python train.py --out runs/NAME --resume                       go on where that run stopped
+    torchrun --nproc-per-node 4 train.py --data movie ...          the same run on four GPUs
 """
 
 import json
@@ -27,7 +28,7 @@ from metrics import evaluate, paired_change
 from model.llama import Llama
 from report.curves import draw_curves
 from report.tables import next_commands, result_table, step_plan
-from runtime import setup
+from runtime import ranks, setup
 from runtime.checkpoint import load_state, save_state
 from runtime.describe import chosen_flags, refuse_other_data, results_heading, run_config
 from runtime.evaluation import positive_auc, rules_without_learning, score_split
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
     flags, resolved = parse_flags(TrainFlags, argv, __doc__, presets, check_flags)
     if flags.resume:
         flags, resolved = flags_of_run(flags, resolved)
-    out = Path(flags.out) if flags.out else fresh_name(Path("runs"), run_name(flags))
+    out = Path(flags.out or ranks.from_first(lambda: str(fresh_name(Path("runs"), run_name(flags)))))
     refuse_unusable(out, flags.resume)  # now, and not after minutes of loading
     if flags.merge_out:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out")
@@ -53,16 +54,15 @@ def main(argv: list[str]) -> None:
     if len({row.label for row in selection}) < 2:
         raise DataError(f"--data {flags.data}: all validation rows have one label, so no AUC can choose the best state")
     shots = select_shots(data.train, shot_count(flags.shots), flags.seed)
-    model, tokenizer = setup.load_base(flags.model, flags.precision, device)
+    model, tokenizer = setup.load_base(flags.model, flags.precision, device, flags.fsdp)
     train, valid, test = (
         setup.encode_split(rows, data, tokenizer, flags.template, flags.max_len, notice)
         for rows in (shots, selection, data.test)
     )
     answers = setup.answers_in_context(data, tokenizer, flags.template)
 
-    torch.manual_seed(flags.seed)  # LoRA's A, then its dropout
     adapter = adapter_settings(flags)
-    trainable = start_adapter(model, adapter, flags.init_adapter)
+    trainable = start_adapter(model, adapter, flags)
     model.model.checkpointed_layers = setup.layers_to_checkpoint(flags.checkpointing, model)
 
     run = RunFolder(out, flags.resume)
@@ -75,8 +75,10 @@ def main(argv: list[str]) -> None:
 
     before = {name: score_split(model, split, answers, f"base on {name}") for name, split in (("valid", valid), ("test", test))}
     summary = fine_tune(model, train.pairs, flags, run, adapter, lambda: positive_auc(model, valid, answers))
-    load_adapter(model, run.path)  # the best by validation AUC
+    run.load_best(model)
     after = {name: score_split(model, split, answers, f"tuned on {name}") for name, split in (("valid", valid), ("test", test))}
+    if not ranks.is_first():
+        return
 
     results = results_heading(flags, data, summary)
     for name, split in (("valid", valid), ("test", test)):
@@ -98,13 +100,16 @@ def main(argv: list[str]) -> None:
         print(json.dumps(results, allow_nan=False))
 
 
-def start_adapter(model: Llama, adapter: dict, init_adapter: str | None) -> int:
+def start_adapter(model: Llama, adapter: dict, flags: TrainFlags) -> int:
     """A fresh adapter, or the one to go on from; returns the number of trainable parameters."""
-    where = targets_named_in(Path(init_adapter)) if init_adapter else "--lora-targets"
+    init_adapter = flags.init_adapter and Path(flags.init_adapter)
+    where = targets_named_in(init_adapter) if init_adapter else "--lora-targets"
+    torch.manual_seed(flags.seed)  # LoRA's A, then its dropout
     trainable = add_lora(model, *(adapter[name] for name in ("targets", "r", "alpha", "dropout", "rslora")), where=where)
     if init_adapter:
-        load_adapter(model, Path(init_adapter))
-        setup.warn_of_misfit(Path(init_adapter), adapter)
+        load_adapter(model, init_adapter)
+        setup.warn_of_misfit(init_adapter, adapter)
+    ranks.seed_dropout(flags.seed)
     return trainable
 
 
@@ -176,16 +181,16 @@ def accumulate_gradients(model: Llama, batch: list[EncodedPair], flags: TrainFla
     whole_sequence = flags.objective == "released" or flags.train_on_prompt
     share_of_loss = sequence_share if whole_sequence else answer_share
     record = {"loss": 0.0, "ce_pos": 0.0, "ce_neg": 0.0, "kl": 0.0, "tokens": 0}
-    for start in range(0, len(batch), flags.micro_batch_size):
-        pairs = batch[start : start + flags.micro_batch_size]
+    for pairs, weight in ranks.share(batch, flags.micro_batch_size, recut=not whole_sequence, even=flags.fsdp):
         loss, terms, tokens = share_of_loss(model, pairs, len(batch), flags)
         if not math.isfinite(float(loss.detach())):
             refuse_non_finite(loss, terms, pairs)
-        loss.backward()
-        record["loss"] += float(loss.detach())
-        record["tokens"] += tokens
+        (weight * loss).backward()
+        record["loss"] += weight * float(loss.detach())
+        record["tokens"] += weight * tokens
         for name, values in terms.items():  # (P,)
-            record[name] += float(values.detach().sum()) / len(batch)
+            record[name] += weight * float(values.detach().sum()) / len(batch)
+    ranks.add_up(lora_parameters(model), record)
     return record
 
 
@@ -276,4 +281,4 @@ def peak_memory(model: Llama) -> int:
 
 
 if __name__ == "__main__":
-    run_verb(main)
+    run_verb(ranks.joined(main))

@@ -3,7 +3,7 @@
 last/step-00000040/
   adapter.safetensors    A and B of every layer
   optimizer.safetensors  AdamW's moments
-  rng.safetensors        random state of torch (LoRA's dropout); the data order needs none
+  rng.safetensors        random state of torch on every rank (LoRA's dropout); the data order needs none
   step.json              step, best validation AUC and step, evaluations since
 
 A generation is written under another name and renamed when whole; the one before it is kept.
@@ -21,14 +21,21 @@ from torch import nn
 
 from lora.inject import lora_state
 from lora.adapter import put_lora_state
+from runtime import ranks
 from runtime.files import write_flushed
-from runtime.flags import RunError
+from runtime.flags import RunError, notice
 
 GENERATIONS = 2
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict) -> None:
-    """Write the state after progress["step"] steps as the newest generation in `folder`."""
+    """Write the state after progress["step"] steps as the newest generation in `folder`. Takes all ranks."""
+    rng = {"cpu": ranks.stacked(torch.get_rng_state())}  # (ranks, bytes)
+    if torch.cuda.is_available():
+        rng["cuda"] = ranks.stacked(torch.cuda.get_rng_state())
+    ranks.refuse_drift(list(lora_state(model).values()))
+    if not ranks.is_first():
+        return
     name = f"step-{progress['step']:08d}"
     aside = folder / f".{name}.{os.getpid()}.part"
     shutil.rmtree(aside, ignore_errors=True)
@@ -38,9 +45,6 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
-    rng = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        rng["cuda"] = torch.cuda.get_rng_state()
     for part, tensors in (("adapter", lora_state(model)), ("optimizer", moments), ("rng", rng)):
         content = save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()})
         write_flushed(aside / f"{part}.safetensors", content)
@@ -78,7 +82,11 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(rng["cpu"])
+    if len(rng["cpu"]) != ranks.count():
+        notice(f"{newest}: saved by {len(rng['cpu'])} process(es), resumed by {ranks.count()}: dropout will differ from that of a run never broken")
+        ranks.seed_dropout(torch.initial_seed(), progress["step"])
+        return progress
+    torch.set_rng_state(rng["cpu"][ranks.index()])
     if "cuda" in rng and torch.cuda.is_available():
-        torch.cuda.set_rng_state(rng["cuda"])
+        torch.cuda.set_rng_state(rng["cuda"][ranks.index()])
     return progress

@@ -6,7 +6,7 @@ import numpy
 import torch
 
 from data.interactions import Dataset
-from runtime import setup
+from runtime import ranks, setup
 from runtime.flags import Resolved, RunError
 from runtime.run_folder import RunFolder
 
@@ -21,6 +21,7 @@ def run_config(resolved: Resolved, data: Dataset, device: torch.device) -> dict:
         "data_fingerprint": data.fingerprint(),
         "rows": {"train": len(data.train), "valid": len(data.valid), "selection": len(data.rows_that_select()), "test": len(data.test)},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "ranks": ranks.count(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__},
     }
 

@@ -6,8 +6,10 @@ import os
 import tempfile
 from pathlib import Path
 
-from lora.adapter import CONFIG, WEIGHTS, save_adapter
+from lora.adapter import CONFIG, WEIGHTS, load_adapter, save_adapter
+from lora.inject import lora_parameters
 from metrics import Scored
+from runtime import ranks
 from runtime.files import write_aside, write_json
 from runtime.flags import RunError
 
@@ -26,10 +28,15 @@ def refuse_unusable(path: Path, resume: bool) -> None:
 
 
 class RunFolder:
-    """runs/NAME, created on construction. Raises RunError if it holds another run or cannot be written."""
+    """runs/NAME, created on construction. Raises RunError if it holds another run or cannot be written.
+
+    Of several ranks the first one alone writes.
+    """
 
     def __init__(self, path: Path, resume: bool):
         self.path = path
+        if not ranks.is_first():
+            return
         refuse_unusable(path, resume)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -42,10 +49,13 @@ class RunFolder:
         return read_config(self.path)
 
     def write_config(self, config: dict) -> None:
-        write_json(self.path / "config.json", config)
+        if ranks.is_first():
+            write_json(self.path / "config.json", config)
 
     def log(self, record: dict) -> None:
         """Add a line to metrics.jsonl; a whole line at once, so that a reader never sees half of one."""
+        if not ranks.is_first():
+            return
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
@@ -57,15 +67,25 @@ class RunFolder:
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that will be done again."""
+        if not ranks.is_first():
+            return
         kept = [json.dumps(record) + "\n" for record in self.history() if record["step"] <= step]
         write_aside(self.path / "metrics.jsonl", lambda aside: aside.write_text("".join(kept), encoding="utf-8"))
 
     def save_best(self, model, settings: dict) -> None:
         """Make the model's adapter the run's result: both files whole, the weights last."""
+        if not ranks.is_first():
+            return
         with tempfile.TemporaryDirectory(dir=self.path, prefix=".best-") as aside:
             save_adapter(model, Path(aside), settings)
             for name in (CONFIG, WEIGHTS):
                 os.replace(Path(aside) / name, self.path / name)
+
+    def load_best(self, model) -> None:
+        """Put that adapter into the model."""
+        if ranks.is_first():
+            load_adapter(model, self.path)
+        ranks.copy_from_first(lora_parameters(model))  # another node's view of the file may be old
 
 
 def fresh_name(parent: Path, name: str) -> Path:

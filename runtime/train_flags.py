@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora.adapter import read_adapter_config
-from runtime import setup
+from runtime import ranks, setup
 from runtime.data_flags import DataChoice, data_problems
 from runtime.flags import FlagError, Resolved, flag
 from runtime.run_folder import read_config
@@ -42,6 +42,7 @@ class TrainFlags(DataChoice):
     precision: str = flag("bf16", "of the frozen base; LoRA's A and B are always float32", choices=tuple(setup.DTYPES))
     checkpointing: str = flag("auto", "recompute layers in the backward pass; auto: from 1e9 parameters on", choices=("auto", "on", "off"))
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, ...")
+    fsdp: bool = flag(False, "cut the base over the processes of torchrun, if one device cannot hold it")
     seed: int = flag(0, "draws the shots, A, the order and the dropout", low=0, high=2**32 - 1)
     out: str = flag(None, "run folder; default runs/DATA-SHOTS-OBJECTIVE-seedSEED")
     merge_out: str = flag(None, "folder for a plain checkpoint with the best adapter merged into the base")
@@ -76,11 +77,14 @@ NO_EFFECT = {  # objective: flags that it does not look at
     "tallrec": ("kl_weight", "kl_forcing", "kl_tokens", "kl_cap"),
     "released": ("kl_forcing", "kl_tokens", "kl_cap", "train_on_prompt"),
 }
-FREE_ON_RESUME = ("resume", "out", "json", "device", "data_dir", "merge_out")  # json and merge_out hold for one call, the others until given anew
+FREE_ON_RESUME = ("resume", "out", "json", "device", "data_dir", "merge_out", "fsdp")
+OF_ONE_CALL = ("json", "merge_out", "fsdp")  # of these; the others hold until given anew
 
 
 def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is unused or contradicts another."""
+    if flags.fsdp and ranks.count() == 1:
+        raise FlagError("--fsdp: there is one process to cut the base over; start it with torchrun --nproc-per-node N train.py ...")
     if flags.resume:  # checked when the run was started; what may be given now, flags_of_run says
         if not flags.out:
             raise FlagError("--resume: say which run with --out DIR")
@@ -144,7 +148,7 @@ def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Res
     ]
     if problems:
         raise FlagError("\n".join(problems))
-    anew = {name for name in FREE_ON_RESUME if name in ("json", "merge_out") or resolved.sources[name] == "flag"}
+    anew = {name for name in FREE_ON_RESUME if name in OF_ONE_CALL or resolved.sources[name] == "flag"}
     values = recorded | {name: resolved.values[name] for name in anew}
     sources = {name: entry["source"] for name, entry in config["flags"].items()}
     return TrainFlags(**values), Resolved(values, sources)

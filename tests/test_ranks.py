@@ -1,0 +1,296 @@
+"""Two processes of torchrun, on CPUs with gloo, make one run: the gradients, scores, files and endings of one process.
+
+Under torchrun this file is the program that they run (the last part).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import audit
+import predict
+import train
+from data.tallrec import write_split
+from demo.world import stand_in
+from lora.inject import add_lora, lora_layers, lora_parameters
+from runtime import evaluation, ranks, setup
+from runtime.flags import FlagError, RunError, run_verb
+from runtime.sharding import shard
+from runtime.train_flags import TrainFlags
+
+OBJECTIVES = {
+    "own": {"kl_weight": 0.1},
+    "shared": {"kl_weight": 0.1, "kl_forcing": "shared"},
+    "tallrec": {"objective": "tallrec"},
+    "tallrec-prompt": {"objective": "tallrec", "train_on_prompt": True},
+    "released": {"objective": "released", "kl_weight": 0.1},
+}
+PAIRS = (5, 1)  # of 2 ranks one gets more, or one gets none
+RUN = ["--shots", "12", "--batch-size", "4", "--micro-batch-size", "2", "--eval-every", "2", "--precision", "fp32", "--device", "cpu"]
+
+
+def torchrun(*words, cwd):
+    """The program at the end of this file on two ranks."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, *map(str, words)],
+        cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Rows of simulated viewers in TALLRec's form, in which two ranks have run RUNS and left their gradients."""
+    path = tmp_path_factory.mktemp("ranks")
+    data = stand_in()
+    for split, count in (("train", 12), ("valid", 13), ("test", 5)):
+        (path / "rows").mkdir(exist_ok=True)
+        write_split(path / "rows" / f"{split}.json", getattr(data, split)[:count], data)
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(folder):
+    finished = torchrun("all", cwd=folder)
+    assert finished.returncode == 0, finished.stderr
+    return finished
+
+
+def records(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def last(run, part):
+    return (run / "last/step-00000006" / f"{part}.safetensors").read_bytes()
+
+
+# ---- what the ranks compute ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    os.chdir(folder)
+    return computed(fsdp=False)
+
+
+@pytest.mark.parametrize("kind", ["plain", "fsdp"])
+def test_gradients_are_those_of_one_process_in_float64(folder, done, alone, kind):
+    found = load_file(folder / f"{kind}.safetensors")
+    assert found.keys() == alone.keys() and len(found) > 10 * len(OBJECTIVES)
+    for name, tensor in alone.items():
+        if not name.startswith("scores"):
+            assert tensor.dtype == torch.float64 and tensor.abs().max() > 0
+            torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-13, msg=lambda text: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("kind", ["plain", "fsdp"])
+def test_scores_are_those_of_one_process(folder, done, alone, kind):
+    found = load_file(folder / f"{kind}.safetensors")
+    for name in ("scores", "scores auc"):
+        torch.testing.assert_close(found[name], alone[name], rtol=1e-5, atol=1e-6)
+
+
+# ---- the run that they make ---------------------------------------------------------------------
+
+
+def test_a_run_without_dropout_is_that_of_one_process(folder, done):
+    os.chdir(folder)
+    train.main([*RUN, "--data", "rows", "--lora-dropout", "0", "--max-steps", "2", "--out", "one"])
+    for one, two in zip(records(folder / "one"), records(folder / "still"), strict=True):
+        for name in ("loss", "ce_pos", "ce_neg", "kl", "grad_norm", "lr"):
+            assert two[name] == pytest.approx(one[name], rel=2e-4, abs=1e-6)
+        assert two.get("valid_auc") == one.get("valid_auc")
+    one, two = (json.loads((folder / name / "results.json").read_text()) for name in ("one", "still"))
+    assert two["valid"]["after"]["auc"] == one["valid"]["after"]["auc"]
+    assert json.loads((folder / "still/config.json").read_text())["ranks"] == 2
+
+
+def test_there_is_one_set_of_files_under_a_name_of_its_own(folder, done):
+    assert sorted(path.name for path in (folder / "runs").iterdir()) == ["rows-12-paper-seed0", "rows-12-paper-seed0-2"]
+    whole = folder / "runs/rows-12-paper-seed0"
+    assert {path.name for path in whole.iterdir()} == {"config.json", "metrics.jsonl", "adapter_model.safetensors", "adapter_config.json",
+                                                       "results.json", "predictions.csv", "curves.png", "last"}  # fmt: skip
+    assert sorted(path.name for path in (whole / "last").iterdir()) == ["step-00000004", "step-00000006"]
+    assert [record["step"] for record in records(whole)] == [1, 2, 3, 4, 5, 6]
+    assert len((whole / "predictions.csv").read_text().splitlines()) == 6
+
+
+def test_fsdp_makes_the_same_run(folder, done):
+    plain, sharded = folder / "runs/rows-12-paper-seed0", folder / "runs/rows-12-paper-seed0-2"
+    for part in ("adapter", "optimizer", "rng"):
+        assert last(plain, part) == last(sharded, part)
+    assert (plain / "predictions.csv").read_bytes() == (sharded / "predictions.csv").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["plain", "fsdp"])
+def test_a_broken_run_goes_on_bitwise_with_dropout_of_each_rank(folder, done, kind):
+    whole, resumed = folder / "runs/rows-12-paper-seed0", folder / f"broken-{kind}"
+    for part in ("adapter", "optimizer", "rng"):
+        assert last(whole, part) == last(resumed, part)
+    assert [record["loss"] for record in records(whole)] == [record["loss"] for record in records(resumed)]
+    states = load_file(resumed / "last/step-00000006/rng.safetensors")["cpu"]
+    assert len(states) == 2 and not torch.equal(*states)
+
+
+def test_only_the_first_rank_prints(done):
+    assert done.stderr.count("2 processes share the work") == 1
+    assert done.stderr.count("best of") <= done.stderr.count("test split:") == 5
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["steps"] == 2
+
+
+# ---- how it ends --------------------------------------------------------------------------------
+
+
+def ends(folder, name):
+    started = time.monotonic()
+    finished = torchrun(name, cwd=folder)
+    assert finished.returncode != 0 and time.monotonic() - started < 60
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("test_ranks.py: error:")]
+    assert "RuntimeError" not in finished.stderr
+    return errors
+
+
+def test_a_killed_rank_ends_the_run_with_a_word_and_one_process_can_go_on(folder, capsys):
+    """Rank 1 is killed in step 5, while the other waits for its gradients."""
+    (error,) = ends(folder, "killed")
+    assert "another process of this run died" in error and "--resume" in error
+    os.chdir(folder)
+    train.main(["--resume", "--out", "killed"])
+    assert [record["step"] for record in records(folder / "killed")] == [1, 2, 3, 4, 5, 6]
+    assert "step-00000004: saved by 2 process(es), resumed by 1: dropout will differ" in capsys.readouterr().err
+
+
+def test_a_killed_rank_ends_one_that_computes_too(folder):
+    (error,) = ends(folder, "killed-computing")
+    assert "another process of this run died" in error
+
+
+def test_what_goes_wrong_on_one_rank_is_said_once(folder):
+    """A pair of rank 1 has an infinite KL in step 3."""
+    (error,) = ends(folder, "poisoned")
+    assert "kl of row" in error and "is inf" in error
+    assert len(records(folder / "poisoned")) == 2 and (folder / "poisoned/adapter_model.safetensors").is_file()
+
+
+def test_a_refusal_of_all_ranks_is_said_once(folder):
+    (error,) = ends(folder, "refused")
+    assert "--lr 100.0: must be from 0 to 10" in error
+
+
+def test_fsdp_wants_torchrun():
+    with pytest.raises(FlagError, match="--fsdp: there is one process to cut the base over; start it with torchrun"):
+        train.main(["--data", "demo", "--fsdp"])
+
+
+def test_verbs_without_ranks_refuse_torchrun(monkeypatch):
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    for verb in (predict, audit):
+        with pytest.raises(FlagError, match="runs in one process; start it without torchrun"):
+            ranks.alone(verb.main)([])
+
+
+# ---- the program of the ranks -------------------------------------------------------------------
+
+
+def computed(fsdp):
+    """Gradients and terms of a step for every objective and number of pairs, and the scores of the validation rows."""
+    data = setup.load_data(vars(TrainFlags(data="rows")))
+    model, tokenizer = setup.load_base("demo", "fp32", torch.device("cpu"))
+    model.double()
+    if fsdp:
+        shard(model, torch.device("cpu"))
+    torch.manual_seed(1)
+    add_lora(model, dropout=0.0)
+    for _, layer in lora_layers(model):
+        layer.lora_A.data = layer.lora_A.double()
+        layer.lora_B.data = torch.randn_like(layer.lora_B, dtype=torch.float64) / 50
+    found = {}
+    for name, changes in OBJECTIVES.items():
+        flags = TrainFlags(data="rows", batch_size=6, micro_batch_size=2, fsdp=fsdp, **changes)
+        pairs = setup.encode_split(data.train, data, tokenizer, flags.template, flags.max_len, print).pairs
+        for count in PAIRS:
+            record = train.accumulate_gradients(model.train(), sorted(pairs[:count], key=lambda pair: pair.length), flags)
+            found[f"{name} {count} record"] = torch.tensor(list(record.values()), dtype=torch.float64)
+            for i, parameter in enumerate(lora_parameters(model)):
+                found[f"{name} {count} {i}"] = parameter.grad.clone()
+                parameter.grad = None
+    valid = setup.encode_split(data.valid, data, tokenizer, "paper", 512, print)
+    answers = setup.answers_in_context(data, tokenizer, "paper")
+    scored = evaluation.score_split(model, valid, answers)
+    found["scores"] = torch.tensor([scored.log_yes_pos, scored.log_no_pos, scored.log_yes_neg, scored.log_no_neg, scored.kl, scored.js])
+    found["scores auc"] = torch.tensor(evaluation.positive_auc(model, valid, answers))
+    return found
+
+
+def breaking(in_step, how, argv):
+    """train.main(argv), with how(real accumulate_gradients, its arguments) in the place of one step's gradients."""
+    real, calls = train.accumulate_gradients, [0]
+
+    def accumulate(*args):
+        calls[0] += 1
+        return how(real, args) if calls[0] == in_step else real(*args)
+
+    train.accumulate_gradients = accumulate
+    try:
+        train.main(argv)
+    finally:
+        train.accumulate_gradients = real
+
+
+def interrupt(real, args):
+    raise KeyboardInterrupt
+
+
+def kill_rank_1(real, args):
+    if ranks.index() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args)
+
+
+def kill_rank_1_while_the_other_computes(real, args):
+    if ranks.index() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(100)
+
+
+def poison_rank_1(real, args):
+    terms_of = train.answer_terms
+    if ranks.index() == 1:
+        train.answer_terms = lambda *a, **k: (terms := terms_of(*a, **k))._replace(kl=terms.kl + float("inf"))
+    return real(*args)
+
+
+def program(argv):
+    run = [*RUN, "--data", "rows", "--lora-dropout", "0.2", "--max-steps", "6"]
+    if argv == ["all"]:
+        for kind in ("plain", "fsdp"):
+            found = computed(fsdp=kind == "fsdp")
+            if ranks.is_first():
+                save_file(found, f"{kind}.safetensors")
+            extra = ["--fsdp"] if kind == "fsdp" else []
+            train.main([*run, *extra])
+            out = ["--out", f"broken-{kind}"]
+            with pytest.raises(KeyboardInterrupt):
+                breaking(5, interrupt, [*run, *extra, *out])
+            train.main(["--resume", *extra, *out])
+        train.main([*RUN, "--data", "rows", "--lora-dropout", "0", "--max-steps", "2", "--out", "still", "--json"])
+    elif argv == ["refused"]:
+        train.main([*run, "--lr", "100"])
+    else:
+        hows = {"killed": (5, kill_rank_1), "killed-computing": (2, kill_rank_1_while_the_other_computes), "poisoned": (3, poison_rank_1)}
+        breaking(*hows[argv[0]], [*run, "--out", argv[0]])
+
+
+if __name__ == "__main__":
+    run_verb(ranks.joined(program))
