@@ -86,7 +86,7 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
         notice(f"{newest}: saved by {len(rng['cpu'])} process(es), resumed by {ranks.count()}: dropout will differ from that of a run never broken")
         ranks.seed_dropout(torch.initial_seed(), progress["step"])
         return progress
-    torch.set_rng_state(rng["cpu"][ranks.index()])
+    torch.set_rng_state(rng["cpu"][ranks.index()].clone())  # torch does not read a view right
     if "cuda" in rng and torch.cuda.is_available():
-        torch.cuda.set_rng_state(rng["cuda"][ranks.index()])
+        torch.cuda.set_rng_state(rng["cuda"][ranks.index()].clone())
     return progress

@@ -9,6 +9,7 @@ Rank 0 alone writes and prints.
 """
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -23,7 +24,7 @@ import torch.distributed as dist
 from runtime.flags import FlagError, RunError, notice
 
 TIMEOUT = timedelta(minutes=30)  # for a rank that neither answers nor dies; that one died is noticed at once
-LOST = "another process of this run died or was stopped, so this one stops too; the same command with --resume --out RUN goes on from the last save"
+LOST = "another process of this run died, was stopped or no longer answers, so all stop; the same command with --resume --out RUN goes on from the last save"
 
 
 def count() -> int:
@@ -39,6 +40,11 @@ def index() -> int:
 def is_first() -> bool:
     """Whether this is the one that writes and prints."""
     return index() == 0
+
+
+def first_only(write: Callable) -> Callable:
+    """A function that does nothing on the other ranks."""
+    return functools.wraps(write)(lambda *args, **kwargs: write(*args, **kwargs) if is_first() else None)
 
 
 # ---- beginning and end --------------------------------------------------------------------------
@@ -106,7 +112,7 @@ def _is_first_to_fail(store: dist.Store, rank: int) -> bool:
 
 def _tells_of_another(error: BaseException) -> bool:
     """Whether this is how a collective ends when another rank is gone."""
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "TCPStore"))
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL")))
 
 
 # ---- what they tell each other ------------------------------------------------------------------
@@ -151,6 +157,11 @@ def stacked(tensor: torch.Tensor) -> torch.Tensor:
     parts = [torch.empty_like(tensor) for _ in range(count())]
     dist.all_gather(parts, tensor)
     return torch.stack(parts)
+
+
+def anybody(does: bool) -> bool:
+    """Whether it is so on any rank."""
+    return bool(stacked(torch.tensor(does)).any())
 
 
 def refuse_drift(parameters: list[torch.Tensor]) -> None:

@@ -48,14 +48,13 @@ class RunFolder:
     def config(self) -> dict:
         return read_config(self.path)
 
+    @ranks.first_only
     def write_config(self, config: dict) -> None:
-        if ranks.is_first():
-            write_json(self.path / "config.json", config)
+        write_json(self.path / "config.json", config)
 
+    @ranks.first_only
     def log(self, record: dict) -> None:
         """Add a line to metrics.jsonl; a whole line at once, so that a reader never sees half of one."""
-        if not ranks.is_first():
-            return
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
@@ -65,17 +64,15 @@ class RunFolder:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
+    @ranks.first_only
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that will be done again."""
-        if not ranks.is_first():
-            return
         kept = [json.dumps(record) + "\n" for record in self.history() if record["step"] <= step]
         write_aside(self.path / "metrics.jsonl", lambda aside: aside.write_text("".join(kept), encoding="utf-8"))
 
+    @ranks.first_only
     def save_best(self, model, settings: dict) -> None:
         """Make the model's adapter the run's result: both files whole, the weights last."""
-        if not ranks.is_first():
-            return
         with tempfile.TemporaryDirectory(dir=self.path, prefix=".best-") as aside:
             save_adapter(model, Path(aside), settings)
             for name in (CONFIG, WEIGHTS):

@@ -38,16 +38,11 @@ def in_step(model: Llama):
     if not isinstance(model.model, FSDPModule):
         yield
         return
-    hook = model.model.register_forward_pre_hook(lambda *_: _anybody(True) and None, prepend=True)  # None: the inputs stay
+    hook = model.model.register_forward_pre_hook(lambda *_: ranks.anybody(True) and None, prepend=True)  # None: the inputs stay
     try:
         yield
     finally:
         hook.remove()
     with torch.no_grad():
-        while _anybody(False):
+        while ranks.anybody(False):
             model.model(torch.zeros(1, 1, dtype=torch.int64, device=model.lm_head.weight.device))
-
-
-def _anybody(computes: bool) -> bool:
-    """Whether a rank has a pass to make. All ranks ask before each."""
-    return bool(ranks.stacked(torch.tensor([computes])).any())
