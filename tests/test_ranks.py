@@ -27,7 +27,7 @@ from demo.world import stand_in
 from lora.inject import add_lora, lora_layers, lora_parameters
 from runtime import evaluation, ranks, setup
 from runtime.flags import FlagError, RunError, run_verb
-from runtime.sharding import shard
+from runtime.sharding import in_step, shard
 from runtime.train_flags import TrainFlags
 
 OBJECTIVES = {
@@ -99,7 +99,7 @@ def test_gradients_are_those_of_one_process_in_float64(folder, done, alone, kind
 @pytest.mark.parametrize("kind", ["plain", "fsdp"])
 def test_scores_are_those_of_one_process(folder, done, alone, kind):
     found = load_file(folder / f"{kind}.safetensors")
-    for name in ("scores", "scores auc"):
+    for name in ("scores", "scores auc", "scores hidden"):
         torch.testing.assert_close(found[name], alone[name], rtol=1e-5, atol=1e-6)
 
 
@@ -258,6 +258,9 @@ def computed(fsdp):
     answers = setup.answers_in_context(data, tokenizer, "paper")
     scored = evaluation.score_split(model, valid, answers)
     found["scores"] = torch.stack([torch.from_numpy(getattr(scored, name)) for name in ("log_yes_pos", "log_no_pos", "log_yes_neg", "log_no_neg", "kl", "js")])
+    with in_step(model), torch.inference_mode():
+        for _ in range(1 + 2 * ranks.index()):  # rank 1 makes two more passes
+            found["scores hidden"] = model.model(torch.tensor([pairs[0].positive.prompt]))
     found["scores auc"] = torch.tensor(evaluation.positive_auc(model, valid, answers))
     return found
 
