@@ -93,6 +93,7 @@ def main(argv: list[str]) -> None:
         "data_source": data.source,
         "template": chosen["template"],
         "precision": chosen["precision"],
+        "base_dtype": chosen["base_dtype"],
         "split": flags.split,
         "sample": flags.sample,
         "user": row.user,

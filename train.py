@@ -6,6 +6,9 @@
     python train.py --data movie --shots 64 --kl-weight 0          the control: both prompts, no KL
     python train.py --out runs/NAME --resume                       go on where that run stopped
     torchrun --nproc-per-node 4 train.py --data movie ...          the same run on four GPUs
+
+Exit status: 0 done; 2 something to mend, said in a line; 75 stopped by SIGINT or SIGTERM while training, saved, to be
+resumed; 130 and 143 ended at once by these two; 1 a bug. docs/reliability.md says what is kept.
 """
 
 import json
@@ -22,21 +25,24 @@ from tqdm import tqdm
 from data.interactions import DataError, select_shots
 from data.pairs import EncodedPair, aligned_positions, collate, next_tokens
 from lora.adapter import load_adapter, targets_named_in
-from lora.inject import add_lora, lora_parameters
+from lora.inject import add_lora, lora_parameters, lora_state
 from loss import PairTerms, answer_terms, log_probabilities, paper_loss, released_loss, sequence_terms, token_cross_entropy
 from metrics import evaluate, paired_change
 from model.llama import Llama
+from model.prefix_tree import prefix_tree, take
 from report.curves import draw_curves
 from report.tables import next_commands, result_table, step_plan
 from runtime import ranks, setup
-from runtime.checkpoint import load_state, save_state
-from runtime.describe import chosen_flags, refuse_other_data, results_heading, run_config
-from runtime.evaluation import positive_auc, rules_without_learning, score_split
+from runtime.describe import chosen_flags, fingerprints, results_heading, run_config
+from runtime.evaluation import positive_auc, rules_without_learning, score_base, score_split
+from runtime.failures import blamed_on, refuse_non_finite_gradient, refuse_non_finite_loss, refuse_non_finite_weights
 from runtime.files import write_json
-from runtime.flags import RunError, notice, parse_flags, run_verb
+from runtime.flags import notice, parse_flags, run_verb
 from runtime.merging import refuse_unusable_output, write_merged
-from runtime.run_folder import RunFolder, fresh_name, refuse_unusable, write_predictions
-from runtime.train_flags import TrainFlags, adapter_settings, check_flags, flags_of_run, presets, run_name, shot_count
+from runtime.resume import config_of_resumed, flags_of_run
+from runtime.run_folder import RunFolder, fresh_name, refuse_unusable, resume_command, write_predictions
+from runtime.signals import Stopped, StopRequest
+from runtime.train_flags import TrainFlags, adapter_settings, check_flags, presets, run_name, shot_count
 
 
 def main(argv: list[str]) -> None:
@@ -54,7 +60,7 @@ def main(argv: list[str]) -> None:
     if len({row.label for row in selection}) < 2:
         raise DataError(f"--data {flags.data}: all validation rows have one label, so no AUC can choose the best state")
     shots = select_shots(data.train, shot_count(flags.shots), flags.seed)
-    model, tokenizer = setup.load_base(flags.model, flags.precision, device, flags.fsdp)
+    model, tokenizer = setup.load_base(flags.model, flags.precision, device, flags.base_dtype, flags.fsdp)
     train, valid, test = (
         setup.encode_split(rows, data, tokenizer, flags.template, flags.max_len, notice)
         for rows in (shots, selection, data.test)
@@ -65,15 +71,14 @@ def main(argv: list[str]) -> None:
     trainable = start_adapter(model, adapter, flags)
     model.model.checkpointed_layers = setup.layers_to_checkpoint(flags.checkpointing, model)
 
+    seen = fingerprints(data, {"train": train, "valid": valid, "test": test}, flags.model, adapter["base_fingerprint"], flags.init_adapter)
+    config = run_config(resolved, data, device, seen)
     run = RunFolder(out, flags.resume)
-    if flags.resume:
-        refuse_other_data(run, data)
-    else:
-        run.write_config(run_config(resolved, data, device))
+    run.write_config(config_of_resumed(out, config) if flags.resume else config)
     notice(f"{run.path}: {data.name} from {data.source}; base {flags.model}, {flags.precision} on {device}; {trainable:,} trainable parameters")
     notice(chosen_flags(resolved))
 
-    before = {name: score_split(model, split, answers, f"base on {name}") for name, split in (("valid", valid), ("test", test))}
+    before = {name: score_base(run, name, model, split, answers) for name, split in (("valid", valid), ("test", test))}
     summary = fine_tune(model, train.pairs, flags, run, adapter, lambda: positive_auc(model, valid, answers))
     run.load_best(model)
     after = {name: score_split(model, split, answers, f"tuned on {name}") for name, split in (("valid", valid), ("test", test))}
@@ -88,9 +93,10 @@ def main(argv: list[str]) -> None:
             "change": paired_change(before[name], after[name]),
             "rules": rules_without_learning(data.train, split.rows),
         }
-    write_json(run.path / "results.json", results)
-    write_predictions(run.path / "predictions.csv", [row.target for row in test.rows], after["test"])
-    draw_curves(run.path / "curves.png", run.history(), results)
+    with run.writing():
+        write_predictions(run.path / "predictions.csv", [row.target for row in test.rows], after["test"])
+        draw_curves(run.path / "curves.png", run.history(), results)
+        write_json(run.path / "results.json", results)  # last: where it is, the run is whole
     notice(result_table(results, "test"))
     notice(next_commands(run.path, flags))
     if flags.merge_out:
@@ -127,40 +133,53 @@ def fine_tune(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, run: Ru
     total_steps = min(flags.epochs * steps_per_epoch, flags.max_steps or math.inf)
     progress = {"step": 0, "best_auc": -1.0, "best_step": 0, "since_best": 0}
     if flags.resume:
-        progress = load_state(run.path / "last", model, optimizer) or progress
-        run.forget_after(progress["step"])
+        progress = run.restore_state(model, optimizer) or progress
     notice(step_plan(len(pairs), steps_per_epoch, total_steps, flags))
+    if flags.resume and is_over(progress, total_steps, flags):
+        notice(f"Nothing is left to train: the run ended after step {progress['step']:,}; it is scored again")
+    elif flags.resume:
+        run.forget_results()
+        notice(f"Going on after step {progress['step']:,}")
 
-    with tqdm(total=total_steps, initial=progress["step"], unit="step", disable=None) as bar:
-        while progress["step"] < total_steps and progress["since_best"] < flags.patience:
+    with StopRequest() as stop, tqdm(total=total_steps, initial=progress["step"], unit="step", disable=None) as bar:
+        while not is_over(progress, total_steps, flags):
             step = progress["step"]
             started = time.perf_counter()
             set_learning_rate(optimizer, flags, step, total_steps)
             batch = batch_of_step(pairs, step, steps_per_epoch, flags)
-            record = accumulate_gradients(model.train(), batch, flags)
-            record["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(parameters, flags.clip))
-            if not math.isfinite(record["grad_norm"]):
-                raise RunError(f"step {step + 1}: the gradient is not finite; stopped before the update. Lower --lr")
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            with blamed_on(f"step {step + 1}"):
+                record = accumulate_gradients(model.train(), batch, flags)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, flags.clip)
+                refuse_non_finite_gradient(norm, parameters, batch, lambda pairs: share_of_loss(model, pairs, len(batch), flags))
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                refuse_non_finite_weights(lora_state(model))
 
             progress["step"] = step + 1
-            seconds = time.perf_counter() - started
-            record |= {"lr": optimizer.param_groups[0]["lr"], "pairs_per_s": len(batch) / seconds}
-            record |= {"tokens_per_s": record.pop("tokens") / seconds, "peak_memory_bytes": peak_memory(model)}
+            timing = step_timing(progress["step"], started, len(batch), record.pop("tokens"), model)
+            record |= {"grad_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
             due = progress["step"] % flags.eval_every == 0 or progress["step"] == total_steps
             if due:
-                record["valid_auc"] = validate()
+                with blamed_on(f"validation after step {progress['step']}"):
+                    record["valid_auc"] = validate()
                 keep_if_best(progress, record["valid_auc"], model, run, adapter)
-            run.log({"step": progress["step"], "epoch": step // steps_per_epoch, **record})
-            if due:
-                save_state(run.path / "last", model, optimizer, progress)
-                if bar.disable:
-                    notice(f"step {progress['step']}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}")
+            run.log({"step": progress["step"], "epoch": step // steps_per_epoch, **record}, timing)
+            stopping = ranks.anybody(stop.signal is not None)
+            if due or stopping:
+                run.save_state(model, optimizer, progress)
+            if stopping:
+                raise Stopped(f"{stop.signal or 'a signal to another process'}: saved after step {progress['step']}; go on with: {resume_command(run.path)}")
+            if due and bar.disable:
+                notice(f"step {progress['step']}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}")
             bar.update()
             bar.set_postfix(loss=f"{record['loss']:.3f}", kl=f"{record['kl']:.2f}", valid_auc=f"{progress['best_auc']:.3f}")
     stopped = "patience" if progress["since_best"] >= flags.patience else "steps done"
     return {"steps": progress["step"], "best_step": progress["best_step"], "best_valid_auc": progress["best_auc"], "stopped": stopped}
+
+
+def is_over(progress: dict, total_steps: int, flags: TrainFlags) -> bool:
+    """Whether the steps are done or validation has stopped improving."""
+    return progress["step"] >= total_steps or progress["since_best"] >= flags.patience
 
 
 def batch_of_step(pairs: list[EncodedPair], step: int, steps_per_epoch: int, flags: TrainFlags) -> list[EncodedPair]:
@@ -178,13 +197,10 @@ def accumulate_gradients(model: Llama, batch: list[EncodedPair], flags: TrainFla
     Returns the step's loss, its terms in nats per pair, and the tokens that went through the model.
     Raises RunError naming the pair and the term that is not finite.
     """
-    whole_sequence = flags.objective == "released" or flags.train_on_prompt
-    share_of_loss = sequence_share if whole_sequence else answer_share
     record = {"loss": 0.0, "ce_pos": 0.0, "ce_neg": 0.0, "kl": 0.0, "tokens": 0}
-    for pairs, weight in ranks.share(batch, flags.micro_batch_size, recut=not whole_sequence, even=flags.fsdp):
+    for pairs, weight in ranks.share(batch, flags.micro_batch_size, recut=not flags.whole_sequence, even=flags.fsdp):
         loss, terms, tokens = share_of_loss(model, pairs, len(batch), flags)
-        if not math.isfinite(float(loss.detach())):
-            refuse_non_finite(loss, terms, pairs)
+        refuse_non_finite_loss(loss, terms, pairs)
         (weight * loss).backward()
         record["loss"] += weight * float(loss.detach())
         record["tokens"] += weight * tokens
@@ -192,6 +208,11 @@ def accumulate_gradients(model: Llama, batch: list[EncodedPair], flags: TrainFla
             record[name] += weight * float(values.detach().sum()) / len(batch)
     ranks.add_up(lora_parameters(model), record)
     return record
+
+
+def share_of_loss(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, flags: TrainFlags):
+    """What the objective makes of a micro-batch: (its share of the step's loss, its terms per pair, tokens)."""
+    return (sequence_share if flags.whole_sequence else answer_share)(model, pairs, pairs_in_step, flags)
 
 
 def answer_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, flags: TrainFlags):
@@ -204,7 +225,8 @@ def answer_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, fla
     shared = negatives and flags.kl_forcing == "shared"
     batch = collate(pairs, negatives, shared)
     P, targets = batch.pairs, batch.targets.to(device)  # (B, A), B = P, 2P or 3P
-    logits = model(batch.input_ids.to(device), batch.positions.to(device))  # (B, A, V)
+    tree = prefix_tree(model, batch.input_ids, batch.lengths, batch.positions)
+    logits = model.lm_head(model.model(tree.input_ids, tree)).view(*targets.shape, -1)  # (B, A, V)
     if negatives:
         terms = answer_terms(
             logits[:P], logits[P : 2 * P], targets[:P], targets[P : 2 * P],
@@ -223,19 +245,26 @@ def sequence_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, f
     Returns as answer_share does. pairs_in_step has no part in it: the published code divides by
     the micro-batch.
     """
-    device = model.lm_head.weight.device
     negatives = flags.objective == "released"
     batch = collate(pairs, negatives)
-    P, input_ids, lengths = batch.pairs, batch.input_ids.to(device), batch.lengths.to(device)
+    P, lengths = batch.pairs, batch.lengths
     # (N,) each, N the tokens of all positive rows
     row, column, column_neg, has_partner = aligned_positions(lengths[:P], lengths[P:] if negatives else lengths[:P])
-    targets = next_tokens(input_ids[:P], lengths[:P])[row, column]
-    hidden_pos = model.model(input_ids[:P])[row, column]  # (N, D)
+    targets = next_tokens(batch.input_ids[:P], lengths[:P])[row, column]
+    tree = prefix_tree(model, batch.input_ids[:P], lengths[:P])
+    tree_neg = prefix_tree(model, batch.input_ids[P:], lengths[P:]) if negatives else tree
+    # A position that several rows share, with its partner and its next token, has the same terms in all of them.
+    kinds = torch.stack((tree.index[row, column], tree_neg.index[row, column_neg], targets))
+    (token, token_neg, target), place = kinds.unique(dim=1, return_inverse=True)  # (U,) each; (N,)
+    device = model.lm_head.weight.device
+    hidden_pos = take(model.model(tree.input_ids, tree), token.to(device))  # (U, D)
     hidden_neg = None
     if negatives:
         with torch.no_grad():  # the published code detaches this side: it needs no graph
-            hidden_neg = model.model(input_ids[P:])[row, column_neg]  # (N, D)
-    ce, kl = sequence_terms(model.lm_head, hidden_pos, hidden_neg, targets)
+            hidden_neg = take(model.model(tree_neg.input_ids, tree_neg), token_neg.to(device))  # (U, D)
+    ce, kl = sequence_terms(model.lm_head, hidden_pos, hidden_neg, target.to(device))
+    ce, kl = (term[place.to(device)] for term in (ce, kl))  # (N,) each
+    row, has_partner, targets = row.to(device), has_partner.to(device), targets.to(device)
     kl = kl.masked_fill(~has_partner, 0.0)
     accumulation_steps = math.ceil(flags.batch_size / flags.micro_batch_size)
     loss = released_loss(ce, kl, targets, flags.kl_weight, P, accumulation_steps)
@@ -251,25 +280,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, flags: TrainFlags, step:
         group["lr"] = flags.lr * min(warm_up, decay)
 
 
-def refuse_non_finite(loss: torch.Tensor, terms: dict[str, torch.Tensor], pairs: list[EncodedPair]) -> None:
-    """Stop before a backward pass that would destroy the adapter, naming the first term and pair at fault."""
-    culprits = [
-        f"{name} of {pairs[i].name} is {float(values[i].detach())}"
-        for name, values in terms.items()  # (P,)
-        for i in (~torch.isfinite(values)).nonzero().flatten().tolist()
-    ]
-    raise RunError(
-        f"{(culprits or [f'the loss is {float(loss.detach())}'])[0]}; stopped before the update, the best adapter so far is kept. "
-        "Lower --lr or --kl-weight, or set --kl-cap"
-    )
-
-
 def keep_if_best(progress: dict, valid_auc: float, model: Llama, run: RunFolder, adapter: dict) -> None:
     """Note a validation in `progress`; a better AUC than any before makes this adapter the run's result."""
     progress["since_best"] += 1
     if valid_auc > progress["best_auc"]:
         progress |= {"best_auc": valid_auc, "best_step": progress["step"], "since_best": 0}
         run.save_best(model, adapter)
+
+
+def step_timing(step: int, started: float, pairs: int, tokens: int, model: Llama) -> dict:
+    """A line of timings.jsonl. started: time.perf_counter() at the step's beginning; time: seconds since 1970."""
+    seconds = time.perf_counter() - started
+    rates = {"pairs_per_s": pairs / seconds, "tokens_per_s": tokens / seconds}
+    return {"step": step, "time": time.time(), "seconds": seconds, **rates, "peak_memory_bytes": peak_memory(model)}
 
 
 def peak_memory(model: Llama) -> int:

@@ -68,8 +68,13 @@ def lora_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Fold every layer's update into its weight, in float32 arithmetic. Raises AdapterError if that has been done."""
+    """Fold every layer's update into its weight, in float32 arithmetic.
+
+    Raises AdapterError if that has been done, or if a weight is quantised: its steps are larger than the update.
+    """
     layers = _layers_or_refuse(model, "merge")
+    if any(not layer.base.weight.is_floating_point() for layer in layers):
+        raise AdapterError("the base is quantised, so nothing can be merged into it; load it without --base-dtype int8")
     if any(layer.unmerged is not None for layer in layers):
         raise AdapterError("the adapter is merged already; merging it again would count it twice")
     for layer in layers:

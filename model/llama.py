@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from model.prefix_tree import PrefixTree, Queries
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -92,22 +94,22 @@ def rope_frequencies(config: LlamaConfig, length: int) -> torch.Tensor:
 
 
 def rope_tables(config: LlamaConfig, length: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of position x frequency, each (T, Dh), in the dtype and on the device of `like`."""
+    """cos and sin of position x frequency, each (T, 1, Dh), in the dtype and on the device of `like`."""
     inv_freq = rope_frequencies(config, length).to(like.device)
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device=like.device), inv_freq)  # (T, Dh/2)
-    angles = torch.cat((angles, angles), dim=-1)  # (T, Dh): both halves turn by the same angles
+    angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)  # (T, 1, Dh): both halves turn by the same angles, all heads too
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn each head vector by its position's angles. x: (B, H, T, Dh); cos, sin: (T, Dh).
+    """Turn each head vector by its position's angles. x: (..., T, H, Dh); cos, sin: (T, 1, Dh).
 
     Half-split layout, as in published checkpoints: component i is paired with i + Dh/2,
     (x_i, x_{i+Dh/2}) -> (x_i cos - x_{i+Dh/2} sin, x_{i+Dh/2} cos + x_i sin).
     Meta's original files pair 2i with 2i+1 instead; they differ by a permutation of the
     rows of q_proj and k_proj. With Dh = 4: half-split pairs (0,2)(1,3), Meta's (0,1)(2,3).
     """
-    first, second = x.chunk(2, dim=-1)  # each (B, H, T, Dh/2)
+    first, second = x.chunk(2, dim=-1)  # each (..., T, H, Dh/2)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
@@ -116,27 +118,36 @@ class Attention(nn.Module):
 
     def __init__(self, config: LlamaConfig):
         super().__init__()
-        self.num_heads = config.num_attention_heads
-        self.num_key_value_heads = config.num_key_value_heads
         self.head_dim = config.head_dim
-        D, H, K, Dh = config.hidden_size, self.num_heads, self.num_key_value_heads, self.head_dim
+        D, H, K, Dh = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, self.head_dim
         self.q_proj = nn.Linear(D, H * Dh, bias=False)
         self.k_proj = nn.Linear(D, K * Dh, bias=False)
         self.v_proj = nn.Linear(D, K * Dh, bias=False)
         self.o_proj = nn.Linear(H * Dh, D, bias=False)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        B, T, _ = x.shape  # (B, T, D)
-        q = self.q_proj(x).view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, Dh)
-        k = self.k_proj(x).view(B, T, self.num_key_value_heads, self.head_dim).transpose(1, 2)  # (B, K, T, Dh)
-        v = self.v_proj(x).view(B, T, self.num_key_value_heads, self.head_dim).transpose(1, 2)  # (B, K, T, Dh)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        # softmax(q k^T / sqrt(Dh)) v. Rows are padded on the right, so the causal mask alone
-        # keeps padding out of every real token: no attention mask is needed.
-        y = F.scaled_dot_product_attention(
-            q, k, v, is_causal=True, enable_gqa=self.num_key_value_heads < self.num_heads
-        )  # (B, H, T, Dh)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, D)
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, queries: Queries | None = None) -> torch.Tensor:
+        """x: (B, T, D), and cos, sin: (T, 1, Dh); or with `queries` the tokens of a tree, (N, D), and (N, 1, Dh).
+
+        Returns (B, T, D), or (Q, D) for the tokens that `queries` names.
+        """
+        asking, cos_q, sin_q = (x, cos, sin) if queries is None else (queries.of(part) for part in (x, cos, sin))
+        q = self.q_proj(asking).unflatten(-1, (-1, self.head_dim))  # (B, T, H, Dh) or (Q, H, Dh)
+        k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, Dh) or (N, K, Dh)
+        v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, Dh) or (N, K, Dh)
+        q, k = rotate(q, cos_q, sin_q), rotate(k, cos, sin)
+        y = causal_attention(q, k, v) if queries is None else queries.attend(q, k, v)
+        return self.o_proj(y.flatten(-2))
+
+
+def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """softmax(q k^T / sqrt(Dh)) v, each token looking at itself and those before it. q: (B, T, H, Dh); k, v: (B, T, K, Dh).
+
+    Rows are padded on the right, so the causal mask alone keeps padding out of every real token:
+    no attention mask is needed.
+    """
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T, Dh), (B, K, T, Dh)
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.shape[1] < q.shape[1])
+    return y.transpose(1, 2)  # (B, T, H, Dh)
 
 
 class MLP(nn.Module):
@@ -162,8 +173,10 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, queries: Queries | None = None) -> torch.Tensor:
+        """Shapes as in Attention; with `queries` only the tokens that it names come out."""
+        y = self.self_attn(self.input_layernorm(x), cos, sin, queries)
+        x = (x if queries is None else queries.of(x)) + y
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -178,19 +191,29 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.checkpointed_layers = 0  # how many layers, from the first, keep only their input for the backward pass
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.embed_tokens(input_ids)  # (B, T, D)
-        cos, sin = rope_tables(self.config, input_ids.shape[1], like=hidden_states)
+    def forward(self, input_ids: torch.Tensor, tree: PrefixTree | None = None) -> torch.Tensor:
+        """input_ids: (B, T), rows padded on the right with any valid id. Returns (B, T, D).
+
+        With a tree, input_ids are its (N,) tokens: returns (N, D), or if the tree has asked positions, those alone, (B * A, D).
+        """
+        hidden_states = self.embed_tokens(input_ids)  # (B, T, D) or (N, D)
+        length = input_ids.shape[1] if tree is None else tree.index.shape[1]
+        cos, sin = rope_tables(self.config, length, like=hidden_states)  # (T, 1, Dh)
+        if tree is not None:
+            cos, sin = cos[tree.depth], sin[tree.depth]  # (N, 1, Dh)
         for index, layer in enumerate(self.layers):
+            queries = None if tree is None else tree.every
+            if tree is not None and tree.asked is not None and index == len(self.layers) - 1:
+                queries = tree.asked  # nothing after the last layer looks at any other token
             if index < self.checkpointed_layers and torch.is_grad_enabled():
                 # Non-reentrant: the re-entrant form trains nothing when its input needs no
                 # gradient, as over a frozen embedding. The random state is preserved so that
                 # LoRA's dropout draws the same mask when the layer is computed again.
                 hidden_states = checkpoint(
-                    layer, hidden_states, cos, sin, use_reentrant=False, preserve_rng_state=True
+                    layer, hidden_states, cos, sin, queries, use_reentrant=False, preserve_rng_state=True
                 )
             else:
-                hidden_states = layer(hidden_states, cos, sin)
+                hidden_states = layer(hidden_states, cos, sin, queries)
         return self.norm(hidden_states)
 
 

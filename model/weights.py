@@ -2,7 +2,8 @@
 
 The module is built on the meta device (shapes, no memory); then each tensor is read from its
 memory-mapped file and put where it belongs, one at a time. On a CPU, at the file's own dtype,
-that is the mapping itself: nothing is copied.
+that is the mapping itself: nothing is copied. For an int8 base each matrix is quantised as it
+comes, so that its full-precision form exists for a moment only.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from model.int8 import Int8Linear
 from model.llama import Llama, LlamaConfig, RopeScaling
 
 
@@ -139,9 +141,10 @@ def refuse_missing_or_pointer(path: Path) -> None:
 # ---- tensors ------------------------------------------------------------------------------------
 
 
-def load_llama(folder: str | Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> Llama:
+def load_llama(folder: str | Path, dtype: torch.dtype, device: str | torch.device = "cpu", int8: bool = False) -> Llama:
     """The checkpoint in `folder` as a frozen Llama in `dtype` on `device`, in evaluation mode.
 
+    int8: the linear layers inside the decoder layers become Int8Linear, made from the stored values.
     Raises CheckpointError for a file that is missing, damaged or not supported, and for any
     tensor that is missing, unexpected, misshapen, of a quantised dtype, or not finite.
     """
@@ -152,13 +155,16 @@ def load_llama(folder: str | Path, dtype: torch.dtype, device: str | torch.devic
     with torch.device("meta"):
         model = Llama(config)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    linears = {f"{name}.weight" for name, module in model.model.named_modules(prefix="model") if isinstance(module, nn.Linear)}
     shards = _shards(folder)
     _check_names_and_shapes(folder, shards, wanted, config.tie_word_embeddings)
     for path, names in shards.items():
         with _open(path) as file:
             for name in names:
-                if name in wanted:
-                    _assign(model, name, _read_tensor(path, file, name, dtype, device))
+                if int8 and name in linears:
+                    _put(model, name.removesuffix(".weight"), _read_int8(path, name, device))
+                elif name in wanted:
+                    _put(model, name, nn.Parameter(_read_tensor(path, file, name, dtype, device), requires_grad=False))
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model.eval()
@@ -276,14 +282,22 @@ def _find(shards: dict[Path, list[str]], name: str) -> torch.Tensor:
     return torch.empty(0)
 
 
+def _read_int8(path: Path, name: str, device) -> Int8Linear:
+    # Opened anew: when this mapping goes, so do the pages that were read through it. One mapping for
+    # all matrices would by and by hold the whole file in resident memory beside the int8 copy.
+    with _open(path) as file:
+        return Int8Linear(_read_tensor(path, file, name, torch.float32, device))
+
+
 def _read_tensor(path: Path, file, name: str, dtype: torch.dtype, device) -> torch.Tensor:
     tensor = file.get_tensor(name).to(device=device, dtype=dtype)
-    # A float32 sum is finite unless an element is not, or (hardly ever) it overflows itself.
-    if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
+    # A sum is finite unless an element is not, or (hardly ever) it overflows itself. It adds in float32 whatever
+    # the dtype; asked for float32 by name, torch would first make such a copy of the whole matrix on a CPU.
+    if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
         raise CheckpointError(f"{path}: {name} has NaN or infinite values in {dtype}; the file is damaged")
     return tensor
 
 
-def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    module_name, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(module_name), leaf, nn.Parameter(tensor, requires_grad=False))
+def _put(model: nn.Module, name: str, value: nn.Parameter | nn.Module) -> None:
+    parent_name, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent_name), leaf, value)

@@ -19,10 +19,11 @@ def heading(report: dict) -> list[str]:
     """What is audited, and how to read the numbers."""
     tuned = f"adapter of {report['adapter']}" if report["adapter"] else "no adapter given: a fresh one, B zero, so A has no gradient yet"
     user = "" if report["user"] is None else f"user {report['user']}, "
+    precision = report["precision"] + (" and int8" if report["base_dtype"] == "int8" else "")
     return [
         f"{provenance(report)}; {tuned}",
         f'Row {report["sample"]} of {report["split"]}: {user}target "{report["target"]}", {"liked" if report["label"] else "not liked"}',
-        f"Template {report['template']}; base in {report['precision']}, dropout off; lambda {report['kl_weight']:g}; everything in nats",
+        f"Template {report['template']}; base in {precision}, dropout off; lambda {report['kl_weight']:g}; everything in nats",
     ]
 
 

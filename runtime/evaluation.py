@@ -1,9 +1,13 @@
 """Score a split and measure it: what train.py does before and after, and eval.py at any time."""
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from baselines.rules import all_rules
 from data.interactions import Interaction
@@ -12,14 +16,49 @@ from data.prompts import WORDINGS
 from metrics import Scored, agreement, auc, ranking_metrics
 from model.llama import Llama
 from runtime import ranks
+from runtime.files import write_aside
+from runtime.run_folder import RunFolder
 from runtime.scoring import score
 from runtime.setup import Split
 from runtime.sharding import in_step
+
+COLUMNS = ("log_yes_pos", "log_no_pos", "log_yes_neg", "log_no_neg", "kl", "js")  # of Scored
 
 
 def score_split(model: Llama, split: Split, answers: dict[bool, list[int]], progress: str | None = None) -> Scored:
     """Both answers to every row of the split."""
     return _score(model, split.pairs, split.rows, answers, progress=progress)
+
+
+def score_base(run: RunFolder, name: str, model: Llama, split: Split, answers: dict[bool, list[int]]) -> Scored:
+    """score_split before training, kept in the run folder: scoring takes hours with much data, and is done once."""
+    path = run.path / "last" / f"base-{name}.scores"
+    columns = _read_columns(path, len(split.pairs))
+    if not ranks.anybody(columns is None):
+        return Scored(_users(split.rows), np.array(_labels(split.rows), dtype=bool), **columns)
+    scored = score_split(model, split, answers, f"base on {name}")
+    _keep(run, path, save({column: getattr(scored, column) for column in COLUMNS}))
+    return scored
+
+
+@ranks.first_only
+def _keep(run: RunFolder, path: Path, columns: bytes) -> None:
+    with run.writing():
+        path.parent.mkdir(exist_ok=True)
+        write_aside(path, lambda aside: aside.write_bytes(hashlib.sha256(columns).digest() + columns))
+
+
+def _read_columns(path: Path, rows: int) -> dict[str, np.ndarray] | None:
+    """What score_base wrote, after the sha256 of it; None if it is not there or not whole."""
+    content = path.read_bytes() if path.is_file() else b""
+    digest, content = content[:32], content[32:]
+    if hashlib.sha256(content).digest() != digest:
+        return None
+    try:
+        columns = load(content)
+    except SafetensorError:
+        return None
+    return columns if set(columns) == set(COLUMNS) and all(values.shape == (rows,) for values in columns.values()) else None
 
 
 def score_wordings(model: Llama, scored: Scored, encoded: Callable[[str], Split], answers: dict[bool, list[int]], wording: str) -> list[dict]:
@@ -57,11 +96,13 @@ def _score(
 ) -> Scored:
     """score() of all rows, each rank doing its part of them and having the whole in the end."""
     part = ranks.part_of(len(rows))
+    labels, users, columns = _labels(rows), _users(rows), COLUMNS if negatives else COLUMNS[:2]
+    values = {column: np.empty(0) for column in columns}  # of a rank without rows
     with in_step(model):
-        scored = score(model, pairs[part], _labels(rows[part]), _users(rows[part]), answers, negatives, progress)
-    values = {f.name: getattr(scored, f.name) for f in fields(Scored) if f.name not in ("users", "labels")}
-    gathered = {name: None if value is None else ranks.whole(value, len(rows)) for name, value in values.items()}
-    return Scored(_users(rows), np.array(_labels(rows), dtype=bool), **gathered)
+        if rows[part]:
+            scored = score(model, pairs[part], labels[part], users[part], answers, negatives, progress)
+            values = {column: getattr(scored, column) for column in columns}
+    return Scored(users, np.array(labels, dtype=bool), **{column: ranks.whole(own, len(rows)) for column, own in values.items()})
 
 
 def _labels(rows: list[Interaction]) -> list[bool]:

@@ -6,6 +6,7 @@ Order of precedence, each value's source recorded: default < preset < flag.
 import argparse
 import difflib
 import math
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
@@ -14,6 +15,8 @@ from pathlib import Path
 from data.interactions import DataError
 from lora.inject import AdapterError
 from model.weights import CheckpointError
+from runtime.memory import memory_line
+from runtime.signals import RESUMABLE, Stopped, Terminated, end_at_once
 
 
 class FlagError(ValueError):
@@ -144,21 +147,30 @@ class _Parser(argparse.ArgumentParser):
 
 def run_verb(main: Callable[[list[str]], None]) -> None:
     """Call main(argv). What a user can mend becomes one line each on standard error and exit status 2;
-    anything else is a bug and keeps its traceback."""
+    a signal becomes one line and its own status (runtime/signals.py); anything else is a bug and keeps its traceback."""
     program = Path(sys.argv[0]).name
+    signal.signal(signal.SIGTERM, end_at_once)
     try:
         main(sys.argv[1:])
     except (FlagError, RunError, DataError, AdapterError, CheckpointError) as error:
-        lines = str(error).splitlines()
+        status, lines = 2, [f"error: {line}" for line in str(error).splitlines()]
     except OSError as error:
-        lines = [f"{error.filename}: {error.strerror}" if error.filename else str(error)]
+        status, lines = 2, [f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}"]
+    except (MemoryError, RuntimeError) as error:
+        if (line := memory_line(error)) is None:
+            raise
+        status, lines = 2, [f"error: {line}"]
+    except Stopped as stopped:
+        status, lines = RESUMABLE, [str(stopped)]
+    except Terminated:
+        status, lines = 128 + signal.SIGTERM, ["terminated"]
     except KeyboardInterrupt:
-        lines = ["interrupted"]
+        status, lines = 128 + signal.SIGINT, ["interrupted"]
     else:
         return
     for line in lines:
-        print(f"{program}: error: {line}", file=sys.stderr)
-    raise SystemExit(130 if lines == ["interrupted"] else 2)
+        print(f"{program}: {line}", file=sys.stderr)
+    raise SystemExit(int(status))
 
 
 def notice(line: str) -> None:

@@ -13,7 +13,7 @@ from lora.inject import AdapterError, lora_layers
 from model.llama import Llama
 from model.weights import read_json, read_stored, stored_tensors
 from model.write import plan_shards, write_checkpoint
-from runtime.flags import FlagError
+from runtime.flags import FlagError, notice
 
 MERGED = "merged_adapters"  # in config.json: what is in the weights already
 
@@ -36,11 +36,14 @@ def refuse_merging_twice(base: Path, adapter: Path) -> None:
 def write_merged(base: Path, model: Llama, adapter: Path, out: Path) -> None:
     """Write `base` with the LoRA layers of `model` added to its weights.
 
-    The stored weight plus (alpha / r) B A in float32, rounded once to the stored dtype. Raises
+    The stored weight plus (alpha / r) B A in float32, rounded once to the stored dtype; says so if the
+    model computes with a quantised form of it instead. Raises
     AdapterError naming a weight that is not finite afterwards; nothing is left behind then.
     """
     layers = {f"{name}.weight": layer for name, layer in lora_layers(model)}
     stored = stored_tensors(base)  # {name: bytes}
+    if any(not layer.base.weight.is_floating_point() for layer in layers.values()):
+        notice("The weights merged are those of the checkpoint, not their int8 form: scores will differ a little from this model's")
 
     def merged(names: list[str]) -> dict[str, torch.Tensor]:
         tensors = read_stored(base, names)

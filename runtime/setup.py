@@ -24,6 +24,7 @@ DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "model"
 DEMO_NAME = "demo"
 DEMO_MARK = "built_in_demo"  # in config.json of the demo, and so of what is merged or converted from it
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+BASE_DTYPES = ("same", "int8")  # of the matrices in the decoder layers; same: as the rest of the base
 LARGE_MODEL = 1_000_000_000  # parameters; from here on memory, not time, is short
 
 
@@ -81,12 +82,12 @@ def base_identity(model: str) -> dict[str, str]:
     return {"base": model, "base_fingerprint": fingerprint(folder) if folder.is_dir() else ""}
 
 
-def load_base(model: str, precision: str, device: torch.device, fsdp: bool = False) -> tuple[Llama, Tokenizer]:
-    """The frozen base and its tokenizer, from a checkpoint folder or the built-in demo. fsdp: cut over the ranks."""
+def load_base(model: str, precision: str, device: torch.device, base_dtype: str = "same", fsdp: bool = False) -> tuple[Llama, Tokenizer]:
+    """The frozen base and its tokenizer, from a checkpoint folder or the built-in demo. base_dtype: of BASE_DTYPES; fsdp: cut over the ranks."""
     folder = model_folder(model)
     # The tokenizer first: it takes a moment, the weights may take minutes.
     tokenizer = Tokenizer(folder, read_config(folder).vocab_size) if folder.is_dir() else None
-    base = load_llama(folder, DTYPES[precision], torch.device("cpu") if fsdp else device)
+    base = load_llama(folder, DTYPES[precision], torch.device("cpu") if fsdp else device, int8=base_dtype == "int8")
     return shard(base, device) if fsdp else base, tokenizer
 
 

@@ -19,6 +19,7 @@ FALLBACKS = {
     "template": "paper",
     "max_len": 512,
     "precision": None,
+    "base_dtype": "same",
 }
 
 
@@ -32,6 +33,7 @@ class SubjectFlags:
     template: str = flag(None, "wording of the prompts; default: the run's, or paper", choices=("paper", "released"))
     max_len: int = flag(None, "tokens; default: the run's, or 512", low=8)
     precision: str = flag(None, "of the base; default: the run's, or bf16", choices=tuple(setup.DTYPES))
+    base_dtype: str = flag(None, "of the base's matrices, as for train.py; default: the run's, or same", choices=setup.BASE_DTYPES)
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, ...")
     json: bool = flag(False, "print the results as one JSON line on standard output")
 
@@ -80,7 +82,7 @@ def settings_of(flags: SubjectFlags, resolved: Resolved) -> tuple[dict, dict]:
 
 def load_subject(flags: SubjectFlags, settings: dict):
     """(model in evaluation mode, tokenizer), with the adapter of --run or --adapter if there is one."""
-    model, tokenizer = setup.load_base(settings["model"], settings["precision"], setup.pick_device(flags.device))
+    model, tokenizer = setup.load_base(settings["model"], settings["precision"], setup.pick_device(flags.device), settings["base_dtype"])
     folder = flags.run or flags.adapter
     if folder:
         setup.put_adapter(model, Path(folder), setup.base_identity(settings["model"]))

@@ -7,7 +7,6 @@ from lora.adapter import read_adapter_config
 from runtime import ranks, setup
 from runtime.data_flags import DataChoice, data_problems
 from runtime.flags import FlagError, Resolved, flag
-from runtime.run_folder import read_config
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class TrainFlags(DataChoice):
     eval_every: int = flag(10, "optimizer steps between validations", low=1)
     patience: int = flag(10, "stop after this many validations without a better AUC", low=1)
     precision: str = flag("bf16", "of the frozen base; LoRA's A and B are always float32", choices=tuple(setup.DTYPES))
+    base_dtype: str = flag("same", "int8 holds the matrices of the decoder layers in half of bf16's memory", choices=setup.BASE_DTYPES)
     checkpointing: str = flag("auto", "recompute layers in the backward pass; auto: from 1e9 parameters on", choices=("auto", "on", "off"))
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, ...")
     fsdp: bool = flag(False, "cut the base over the processes of torchrun, if one device cannot hold it")
@@ -48,6 +48,11 @@ class TrainFlags(DataChoice):
     merge_out: str = flag(None, "folder for a plain checkpoint with the best adapter merged into the base")
     resume: bool = flag(False, "go on with the run in --out")
     json: bool = flag(False, "print the results as one JSON line on standard output")
+
+    @property
+    def whole_sequence(self) -> bool:
+        """Whether the loss looks at the tokens of prompt and answer, and divides by its micro-batch."""
+        return self.objective == "released" or self.train_on_prompt
 
 
 # The demo base is tiny and learns from a few large steps. Measured: demo/README.md.
@@ -77,15 +82,13 @@ NO_EFFECT = {  # objective: flags that it does not look at
     "tallrec": ("kl_weight", "kl_forcing", "kl_tokens", "kl_cap"),
     "released": ("kl_forcing", "kl_tokens", "kl_cap", "train_on_prompt"),
 }
-FREE_ON_RESUME = ("resume", "out", "json", "device", "data_dir", "merge_out", "fsdp")
-OF_ONE_CALL = ("json", "merge_out", "fsdp")  # of these; the others hold until given anew
 
 
 def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is unused or contradicts another."""
     if flags.fsdp and ranks.count() == 1:
         raise FlagError("--fsdp: there is one process to cut the base over; start it with torchrun --nproc-per-node N train.py ...")
-    if flags.resume:  # checked when the run was started; what may be given now, flags_of_run says
+    if flags.resume:  # checked when the run was started; what may be given now, runtime/resume.py says
         if not flags.out:
             raise FlagError("--resume: say which run with --out DIR")
         return
@@ -97,6 +100,8 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     ]
     if flags.kl_forcing == "shared" and flags.kl_tokens == "first":
         problems.append("--kl-forcing shared: has no effect with --kl-tokens first, where both forcings are the same")
+    if flags.fsdp and flags.base_dtype == "int8":
+        problems.append("--fsdp: does not cut an int8 base; leave --base-dtype out")
     problems += data_problems(flags.data, resolved)
     if flags.init_adapter:
         for name in ("lora_r", "lora_alpha", "lora_targets"):
@@ -132,23 +137,3 @@ def adapter_settings(flags: TrainFlags) -> dict:
     if flags.init_adapter:
         settings |= read_adapter_config(Path(flags.init_adapter))
     return settings | {"dropout": flags.lora_dropout} | setup.base_identity(flags.model)
-
-
-def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Resolved]:
-    """The flags that the run in --out was started with. Raises FlagError for each one now given otherwise."""
-    config = read_config(Path(flags.out))
-    recorded = {name: entry["value"] for name, entry in config["flags"].items()}
-    if set(recorded) != set(resolved.values):
-        raise FlagError(f"--resume: {flags.out}/config.json is from another version of train.py; start another run")
-    problems = [
-        f"--{name.replace('_', '-')} {resolved.values[name]}: the run in {flags.out} was started with {recorded[name]}; "
-        "leave it out, or start another run"
-        for name, source in resolved.sources.items()
-        if source == "flag" and name not in FREE_ON_RESUME and recorded[name] != resolved.values[name]
-    ]
-    if problems:
-        raise FlagError("\n".join(problems))
-    anew = {name for name in FREE_ON_RESUME if name in OF_ONE_CALL or resolved.sources[name] == "flag"}
-    values = recorded | {name: resolved.values[name] for name in anew}
-    sources = {name: entry["source"] for name, entry in config["flags"].items()}
-    return TrainFlags(**values), Resolved(values, sources)

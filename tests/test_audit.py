@@ -53,7 +53,7 @@ def figures(model, pair):
 
 
 HEADING = {
-    "run": None, "model": "demo", "demo_model": True, "adapter": "runs/a", "data": "movie", "data_source": "stand-in", "template": "paper", "precision": "fp32",
+    "run": None, "model": "demo", "demo_model": True, "adapter": "runs/a", "data": "movie", "data_source": "stand-in", "template": "paper", "precision": "fp32", "base_dtype": "same",
     "split": "test", "sample": 3, "user": 7, "target": 'A <b>bold</b> & "quoted" film', "label": True, "kl_weight": KL_WEIGHT,
 }  # fmt: skip
 
@@ -219,6 +219,7 @@ def test_a_gradient_of_training_that_is_off_is_found_in_float32_and_shown_in_bf1
 def test_the_text_has_every_number_and_says_that_it_is_simulated(report):
     text = audit_text(report, colour=False)
     assert "\x1b" not in text and "SIMULATED stand-in data" in text and "demo model" in text
+    assert "base in fp32, dropout" in text and "base in fp32 and int8, dropout" in audit_text(report | {"base_dtype": "int8"}, colour=False)
     for reading in READINGS:
         assert f"{report['readings'][reading]['loss']:.6f}" in text
     for check in report["gradient_checks"]:

@@ -2,10 +2,21 @@
 
 import random
 
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import peer_work
 from bench.amazon_book import generate
 from bench.book_labels import agreeing_pairs, label_agreement, unshuffled
+from bench.checkpoints import SHAPES, make_checkpoint, tensor_shapes
+from bench.flops import backward_flops, distinct_tokens, forward_flops, plain_tokens, rows_of, step_flops
 from data import amazon_book
 from data.interactions import Interaction
+from data.pairs import EncodedPair, Row
+from model.weights import CheckpointError, load_llama, read_config
 
 
 def made(shuffles, aligned=True, users=300, seed=0):
@@ -46,3 +57,121 @@ def test_generated_reviews_are_read_as_real_ones_would_be(tmp_path):
     generate(tmp_path, 2000, 0.5, 80)
     reviews = amazon_book.read_year(amazon_book.raw_files(tmp_path)[0])
     assert 800 < len(reviews["time"]) < 1200 and set(reviews["stars"]) == {1, 2, 3, 4, 5}
+
+
+# ---- FLOPs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key_value_heads", [4, 2])
+def test_flops_are_those_that_torch_counts_where_attention_is_causal(tiny_llama, key_value_heads):
+    T, positions = 11, [4, 7, 10]
+    model = tiny_llama(num_key_value_heads=key_value_heads).requires_grad_(False)
+    model.model.embed_tokens.weight.requires_grad_(True)  # so that gradients reach the inputs of all layers
+    counted = {}
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernel for CPUs is not counted
+        with FlopCounterMode(display=False) as counter:
+            logits = model(torch.arange(T)[None], torch.tensor([positions]))
+        counted["forward"] = counter.get_total_flops()
+        with FlopCounterMode(display=False) as counter:
+            logits.sum().backward()
+        counted["backward"] = counter.get_total_flops()
+    # That kernel multiplies all T x T pairs of tokens, where a causal one needs T (T + 1) / 2.
+    square = plain_tokens([([0] * T, positions)])
+    square.attended[:] = [T] * T
+    assert counted == {"forward": forward_flops(model.config, square), "backward": backward_flops(model.config, square)}
+    assert plain_tokens([([0] * T, positions)]).attended == list(range(1, T + 1))
+
+
+def pairs_with_common_starts(count=6, seed=3):
+    draw = random.Random(seed)
+    pairs = []
+    for _ in range(count):
+        prompts = [[1, 5, 6, *(draw.randrange(3, 6) for _ in range(draw.randint(2, 9)))] for _ in range(2)]
+        pairs.append(EncodedPair(Row(prompts[0], [3, 7, 2]), Row(prompts[1], [4, 7, 2])))
+    return pairs
+
+
+@pytest.mark.parametrize("case", ["own", "shared", "released", "eval"])
+def test_distinct_tokens_are_the_different_prefixes(case):
+    rows = [row for part in rows_of(case, pairs_with_common_starts()) for row in part]
+    prefixes = {tuple(ids[:end]) for ids, _ in rows for end in range(1, len(ids) + 1)}
+    asked = {tuple(ids[: position + 1]) for ids, positions in rows for position in positions}
+    found = distinct_tokens(rows)
+    assert sorted(found.attended) == sorted(map(len, prefixes)) and found.positions == len(asked)
+    assert len(prefixes) < len(plain_tokens(rows).attended) == sum(len(ids) for ids, _ in rows)
+
+
+def test_shared_forcing_adds_only_the_answers_to_what_is_distinct(tiny_llama):
+    config, pairs = tiny_llama().config, pairs_with_common_starts(1)
+    own, shared = ([row for part in rows_of(case, pairs) for row in part] for case in ("own", "shared"))
+    assert len(distinct_tokens(shared).attended) == len(distinct_tokens(own).attended) + 3
+    assert distinct_tokens(shared).positions == distinct_tokens(own).positions + 2  # X- ends where its other answer begins
+    assert step_flops(config, "shared", pairs, True) < 1.3 * step_flops(config, "own", pairs, True)
+    assert step_flops(config, "shared", pairs, False) > 1.4 * step_flops(config, "own", pairs, False)
+
+
+# ---- random checkpoints -------------------------------------------------------------------------
+
+
+def test_a_random_checkpoint_loads_is_used_again_and_is_not_mistaken_for_another(tmp_path, tokenizer_bytes):
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer_bytes)
+    config = SHAPES["small"] | {"vocab_size": 30, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_key_value_heads": 4}
+    folder = make_checkpoint(config, tmp_path, tmp_path / "out", limit=3000)
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    model = load_llama(folder, torch.bfloat16)
+    assert read_config(folder).head_dim == 2
+    assert {name: parameter.shape for name, parameter in model.named_parameters()} == tensor_shapes(config)
+    gate = model.model.layers[1].mlp.gate_proj.weight.float()
+    assert abs(float(gate.std()) - 0.02) < 0.002 and not torch.equal(gate, model.model.layers[0].mlp.gate_proj.weight.float())
+    assert torch.equal(model.model.norm.weight, torch.ones(24, dtype=torch.bfloat16))
+
+    first, second = sorted(folder.glob("*.safetensors"))[:2]
+    content, written = first.read_bytes(), second.stat().st_mtime_ns
+    first.unlink()  # as after a broken call
+    make_checkpoint(config, tmp_path, folder, limit=3000)
+    assert first.read_bytes() == content and second.stat().st_mtime_ns == written
+    with pytest.raises(CheckpointError, match="another checkpoint"):
+        make_checkpoint(config | {"num_hidden_layers": 3}, tmp_path, folder, limit=3000)
+
+
+def test_the_named_shapes_have_the_published_numbers_of_parameters():
+    counts = {name: sum(shape.numel() for shape in tensor_shapes(config).values()) for name, config in SHAPES.items()}
+    assert counts["llama-7b"] == 6_738_415_616 and counts["tinyllama-1.1b"] == 1_100_048_384 and counts["llama-3b"] == 3_426_473_600
+
+
+# ---- the peers ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def form_of(make_checkpoint):
+    """form_of(case, form): (peer_work.Form of a tiny checkpoint, the pairs it is to be trained on or to score)."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    folder, pairs = make_checkpoint(), pairs_with_common_starts()
+
+    def build(case, form):
+        labels = [index % 2 == 0 for index in range(len(pairs))]
+        task = peer_work.Task(case, form, False, folder, "fp32", "cpu", 1, 0.0, [pairs], pairs, labels, {True: [3, 7], False: [4, 7]})
+        load = peer_work.ours_load if form == peer_work.OURS else peer_work.peer_load
+        return load(task, torch.device("cpu"), torch.float32), pairs
+
+    return build
+
+
+@pytest.mark.parametrize("case", ["own", "shared", "released"])
+def test_the_peers_train_on_the_loss_that_ours_does(form_of, case):
+    found = {}
+    for name in peer_work.FORMS[case]:
+        form, pairs = form_of(case, name)
+        loss = form.gradients(pairs)
+        found[name] = [loss, *(float(parameter.grad.norm()) for parameter in form.parameters)]
+    for name in peer_work.FORMS[case][1:]:
+        assert np.allclose(found[name], found[peer_work.OURS], rtol=1e-4, atol=1e-7), name
+
+
+def test_the_peers_give_the_scores_that_ours_does(form_of):
+    scores = {name: form_of("eval", name)[0].evaluate() for name in peer_work.FORMS["eval"]}
+    ours = scores.pop(peer_work.OURS)
+    assert ours.std() > 0.1
+    for name, theirs in scores.items():
+        assert np.allclose(theirs, ours, atol=1e-5), name

@@ -115,24 +115,58 @@ def test_saving_the_same_step_again_replaces_it(start, tmp_path):
     assert load_state(tmp_path, model, optimizer)["since_best"] == 5
 
 
-@pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.safetensors", "rng.safetensors", "step.json"])
-@pytest.mark.parametrize("damage", ["truncated", "missing"])
-def test_a_damaged_generation_is_named_and_the_one_before_still_serves(start, tmp_path, name, damage):
+@pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.safetensors", "rng.safetensors", "best.safetensors", "step.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "flipped"])
+def test_a_damaged_generation_is_named_and_the_one_before_serves(start, tmp_path, capsys, name, damage):
+    best = tmp_path / "best"
     model, optimizer = start()
-    save_state(tmp_path, model, optimizer, {**PROGRESS, "step": 10})
-    step(model, optimizer)
-    save_state(tmp_path, model, optimizer, {**PROGRESS, "step": 20})
+    for number in (10, 20):
+        best.write_bytes(b"best at %d" % number)
+        save_state(tmp_path, model, optimizer, {**PROGRESS, "step": number}, best)
+        step(model, optimizer)
     newest = tmp_path / "step-00000020"
-    content = (newest / name).read_bytes()
-    (newest / name).write_bytes(content[: len(content) // 2])
+    content = bytearray((newest / name).read_bytes())
+    content[-3] ^= 1
+    (newest / name).write_bytes(content[: len(content) // 2] if damage == "truncated" else content)
     if damage == "missing":
         (newest / name).unlink()
-    with pytest.raises(RunError, match=f"^{newest}: damaged .*remove this folder to resume from the one before"):
+    assert load_state(tmp_path, *start(), best)["step"] == 10
+    said = capsys.readouterr().err
+    assert said.startswith(f"{newest}: damaged, ") and "going on from step-00000010" in said
+    assert name in said or name == "manifest.json"  # its own damage shows in the file that it speaks of
+    assert best.read_bytes() == b"best at 10"
+
+
+def test_where_all_are_damaged_each_is_named(start, tmp_path):
+    for number in (10, 20):
+        save_state(tmp_path, *start(), {**PROGRESS, "step": number})
+    (tmp_path / "step-00000010" / "rng.safetensors").unlink()
+    (tmp_path / "step-00000020" / "step.json").write_text("{}")
+    with pytest.raises(RunError, match=r"no whole state .*step-00000020: damaged, step.json .*; step-00000010: damaged, rng.safetensors is missing"):
         load_state(tmp_path, *start())
-    for path in newest.iterdir():
-        path.unlink()
-    newest.rmdir()
-    assert load_state(tmp_path, *start())["step"] == 10
+
+
+def test_a_damaged_later_state_does_not_outlive_the_next_save(start, tmp_path):
+    for number in (10, 20):
+        save_state(tmp_path, *start(), {**PROGRESS, "step": number})
+    (tmp_path / "step-00000020" / "rng.safetensors").unlink()
+    model, optimizer = start()
+    assert load_state(tmp_path, model, optimizer)["step"] == 10
+    save_state(tmp_path, model, optimizer, {**PROGRESS, "step": 15})
+    assert [path.name for path in generations(tmp_path)] == ["step-00000015", "step-00000010"]
+
+
+def test_the_best_adapter_is_put_back_as_it_was_even_if_there_was_none(start, tmp_path):
+    best = tmp_path / "best"
+    save_state(tmp_path, *start(), {**PROGRESS, "step": 10}, best)
+    best.write_bytes(b"of a later step")
+    load_state(tmp_path, *start(), best)
+    assert not best.exists()
+    best.write_bytes(b"of step 20")
+    save_state(tmp_path, *start(), {**PROGRESS, "step": 20}, best)
+    best.unlink()
+    load_state(tmp_path, *start(), best)
+    assert best.read_bytes() == b"of step 20"
 
 
 def test_a_state_of_another_rank_is_refused_by_its_tensors(start, tmp_path):
@@ -150,4 +184,4 @@ def test_the_state_holds_no_pickle(start, tmp_path):
     step(model, optimizer)
     save_state(tmp_path, model, optimizer, PROGRESS)
     files = sorted(path.name for path in (tmp_path / "step-00000003").iterdir())
-    assert files == ["adapter.safetensors", "optimizer.safetensors", "rng.safetensors", "step.json"]
+    assert files == ["adapter.safetensors", "manifest.json", "optimizer.safetensors", "rng.safetensors", "step.json"]

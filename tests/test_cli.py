@@ -222,7 +222,7 @@ def test_train_and_eval_print_one_json_line_and_agree_to_the_last_digit(run, cap
     folder, printed = run
     assert printed.count("\n") == 1 and json.loads(printed) == json.loads((folder / "results.json").read_text())
     left = {"config.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "results.json", "predictions.csv"}
-    assert {path.name for path in folder.iterdir()} == left | {"last", "curves.png"}
+    assert {path.name for path in folder.iterdir()} == left | {".lock", "timings.jsonl", "last", "curves.png"}
 
     eval_verb.main(["--run", str(folder), "--device", "cpu", "--json"])
     scored = json.loads(capsys.readouterr().out)
@@ -249,7 +249,9 @@ def test_resuming_with_another_flag_or_other_data_is_refused(run, refuse, rows):
     assert refuse(train.main, "--resume", "--out", folder, "--lr", "0.5").startswith("--lr 0.5: the run in ")
     content = json.loads((rows / "train.json").read_text())
     (rows / "train.json").write_text(json.dumps(content[1:]))
-    assert "that run saw other data" in refuse(train.main, "--resume", "--out", folder)
+    data, prompts = refuse(train.main, "--resume", "--out", folder, lines=2)
+    assert data.startswith(f"--resume --out {folder}: data: not what the run was started with (then ") and "6 + 6 + 6 rows), now " in data
+    assert "prompts of train: not what" in prompts
 
 
 # ---- as a user types it -------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from lora.inject import AdapterError
 from model.weights import CheckpointError
 from runtime.flags import FlagError, RunError, flag, parse_flags, run_verb
 from runtime import setup
-from runtime.train_flags import FREE_ON_RESUME, TrainFlags, adapter_settings, check_flags, flags_of_run, presets, shot_count
+from runtime.resume import FOR_ONE_CALL, MAY_CHANGE, flags_of_run
+from runtime.train_flags import TrainFlags, adapter_settings, check_flags, presets, shot_count
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,7 @@ def test_resume_keeps_the_data_folder_and_the_device_unless_given_anew(run):
     assert resumed(folder, "--data-dir", "there")[0].data_dir == "there"
     assert resumed(folder, "--device", "cuda")[0].device == "cuda"
     assert resumed(folder)[0].json is False and resumed(folder, "--json")[0].json is True
-    assert {"data_dir", "device", "json"} < set(FREE_ON_RESUME)
+    assert {"data_dir", "device", "json"} < {*FOR_ONE_CALL, *MAY_CHANGE}
 
 
 def test_resume_lists_every_flag_that_differs_from_the_run(run):

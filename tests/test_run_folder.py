@@ -79,9 +79,9 @@ def test_text_is_utf_8_and_json_refuses_what_json_has_not(tmp_path):
 # ---- one folder, one run ------------------------------------------------------------------------
 
 
-def test_a_new_run_makes_its_folder_and_leaves_nothing_else_in_it(tmp_path):
+def test_a_new_run_makes_its_folder_and_leaves_nothing_but_its_lock_in_it(tmp_path):
     run = RunFolder(tmp_path / "runs" / "a", resume=False)
-    assert run.path.is_dir() and names(run.path) == []
+    assert run.path.is_dir() and names(run.path) == [".lock"]
 
 
 def test_an_empty_folder_is_taken(tmp_path):
@@ -183,7 +183,7 @@ def test_the_best_adapter_replaces_the_one_before_and_is_read_back(tiny_llama, t
     run = RunFolder(tmp_path / "a", resume=False)
     run.save_best(adapted(tiny_llama, 0.5), SETTINGS)
     run.save_best(adapted(tiny_llama, 2.0), SETTINGS)
-    assert names(run.path) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert names(run.path) == [".lock", "adapter_config.json", "adapter_model.safetensors"]
     assert read_adapter_config(run.path) == {"r": 2, "alpha": 8.0, "dropout": 0.25, "rslora": False, "targets": ("q_proj", "v_proj")}
     fresh = adapted(tiny_llama, 7.0)
     load_adapter(fresh, run.path)

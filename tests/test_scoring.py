@@ -70,9 +70,10 @@ def test_scores_do_not_depend_on_what_else_is_in_the_batch(model, pairs, monkeyp
         np.testing.assert_allclose(getattr(backwards, name)[::-1], getattr(alone, name), rtol=0, atol=1e-6)
 
 
-def test_without_negatives_the_positive_scores_are_the_same(model, pairs):
+def test_without_negatives_the_log_odds_are_the_same(model, pairs):
     both, positive = score(model, pairs, LABELS, USERS, ANSWERS), score(model, pairs, LABELS, USERS, ANSWERS, negatives=False)
     np.testing.assert_allclose(positive.z_pos, both.z_pos, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.exp(positive.log_yes_pos) + np.exp(positive.log_no_pos), 1.0, atol=1e-6)
     assert positive.log_yes_neg is positive.log_no_neg is positive.kl is positive.js is None
 
 
@@ -106,13 +107,15 @@ def test_a_bf16_model_is_scored_with_a_float32_head(model, pairs):
     assert found.z_pos[0] == pytest.approx(float(logits[8] - logits[7]), abs=2e-2)
 
 
-def test_batches_hold_every_pair_once_within_the_token_limit(pairs, monkeypatch):
-    monkeypatch.setattr(scoring, "TOKENS_PER_BATCH", 130)
-    order = sorted(range(len(pairs)), key=lambda i: pairs[i].length)
-    batches = list(scoring._batches(order, pairs, 2))
-    assert [i for batch in batches for i in batch] == order
-    assert 1 < len(batches) < len(pairs)
-    assert all(2 * len(batch) * max(pairs[i].length for i in batch) <= 130 for batch in batches)
+@pytest.mark.parametrize("limit", [1, 30, 60, 10**6])
+def test_batches_hold_every_prompt_once_and_at_most_so_many_distinct_tokens(pairs, monkeypatch, limit):
+    monkeypatch.setattr(scoring, "TOKENS_PER_BATCH", limit)
+    prompts = [prompt for pair in pairs for prompt in (pair.positive.prompt, pair.positive.prompt[:4] + pair.negative.prompt)]
+    batches = list(scoring._batches(prompts))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(prompts)))
+    for batch in batches:
+        assert len(batch) == 1 or len({tuple(prompts[i][: n + 1]) for i in batch for n in range(len(prompts[i]))}) <= limit
+    assert (len(batches) == len(prompts)) == (limit == 1) and (len(batches) == 1) == (limit == 10**6)
 
 
 def test_jensen_shannon_by_hand():

@@ -72,7 +72,7 @@ def objective_runs(folder, tmp_path_factory):
 def test_every_objective_leaves_a_whole_run_folder(objective_runs):
     for out in objective_runs.values():
         names = {path.name for path in out.iterdir()}
-        assert names == {"config.json", "metrics.jsonl", "adapter_model.safetensors", "adapter_config.json",
+        assert names == {".lock", "config.json", "metrics.jsonl", "timings.jsonl", "adapter_model.safetensors", "adapter_config.json",
                          "results.json", "predictions.csv", "curves.png", "last"}  # fmt: skip
         assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
         results = json.loads((out / "results.json").read_text())

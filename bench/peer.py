@@ -1,0 +1,245 @@
+"""This project beside transformers + peft: same weights, prompts, objective, dtype and threads.
+
+    python -m bench.peer --tokenizer DIR --work DIR --data-dir DIR       movie; DIR of u.data and u.item
+    python -m bench.peer --tokenizer DIR --work DIR --cases own,eval     simulated viewers instead
+
+--tokenizer is a folder with LLaMA's tokenizer.model; --work, outside the repository, takes the random checkpoint
+(2.7e8 bytes for the small shape). The peers are described in bench/peer_forms.py. A case is one objective and
+forcing, trained with or without checkpointing, or the evaluation. Each form of a case lives in a process of its
+own, so that its peak memory is its own; they take turns round by round, and one works at a time. Every round of
+training is another batch: pairs drawn from the training split, sorted by length and cut, as train.py does.
+Peak memory is that above the weights. Before all, losses, gradients and AUC of all forms are compared in float32;
+a shape that does not fit in float32 needs --check-pairs 0, one that fits only once --serial.
+Standard output: one JSON line per check, case and form; standard error, or --markdown FILE: a table.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.checkpoints import SHAPES, make_checkpoint
+from bench.flops import rows_of, step_flops
+from bench.peer_work import FORMS, OURS, PRODUCTS, Task, work
+from data.interactions import DataError, select_shots
+from data.load import load_dataset
+from data.prompts import TEMPLATES
+from model.tokenizer import Tokenizer
+from model.weights import read_config
+from runtime import setup
+from runtime.flags import FlagError, RunError, notice, run_verb
+
+TOLERANCE = 1e-4  # of losses and gradient norms, relative, and of AUC, in float32
+
+
+class Worker:
+    """A child process that does one thing when asked, and nothing in between."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(task, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.first = self._receive()  # of the step that warmed it up
+
+    def turn(self, number: int) -> dict:
+        """Step number n; returns when it is done."""
+        self.connection.send(number)
+        return self._receive()
+
+    def end(self) -> None:
+        self.connection.send(None)
+        self.process.join()
+
+    def _receive(self) -> dict:
+        try:
+            return self.connection.recv()
+        except EOFError:
+            raise RunError(f"the process of {self.task.form} on {self.task.case} ended early; what it said is above") from None
+
+
+def run_case(tasks: list[Task], rounds: int, serial: bool) -> dict[str, list[dict]]:
+    """The figures of every round by form. serial: one process after the other, for shapes of which only one fits."""
+    found: dict[str, list[dict]] = {task.form: [] for task in tasks}
+    for group in [[task] for task in tasks] if serial else [tasks]:
+        workers = [Worker(task) for task in group]
+        for number in range(rounds):
+            for worker in workers:
+                found[worker.task.form].append(worker.turn(number))
+        for worker in workers:
+            worker.end()
+    return found
+
+
+def compared(tasks: list[Task]) -> list[dict]:
+    """What each peer's first step or evaluation gives, beside that of ours."""
+    first = {}
+    for task in tasks:
+        worker = Worker(task)
+        first[task.form] = worker.first
+        worker.end()
+    ours, lines = first.pop(OURS), []
+    our_scores = np.array(ours.pop("scores", []))
+    for form, theirs in first.items():
+        scores = np.array(theirs.pop("scores", []))
+        line = {"check": tasks[0].case, "form": form, "ours": ours, "theirs": theirs}
+        if len(scores):
+            line |= {"difference": abs(ours["auc"] - theirs["auc"]), "scores_spread": float(our_scores.std())}
+            line["scores_differ_by"] = float(abs(our_scores - scores).max())
+        else:
+            line["difference"] = max(abs(ours[name] - theirs[name]) / abs(ours[name]) for name in theirs)
+        lines.append(line)
+    return lines
+
+
+def summary(task: Task, found: dict[str, list[dict]], config, forms: list[str]) -> list[dict]:
+    """A dict per form: medians over the rounds and their range."""
+    training, lines = task.case != "eval", []
+    work_of = task.batches if training else [task.prompts] * len(found[OURS])
+    units = len(work_of[0])
+    tokens = [sum(len(ids) for rows in rows_of(task.case, pairs) for ids, _ in rows) for pairs in work_of]
+    for form in forms:
+        seconds = [figures["seconds"] for figures in found[form]]
+        line = {"case": task.case, "checkpointing": task.checkpointing, "form": form, "unit": "pairs" if training else "prompts"}
+        line |= ranged("per_s", [units / s for s in seconds])
+        line |= ranged("tokens_per_s", [count / s for count, s in zip(tokens, seconds)])
+        line |= ranged("ours_is_faster_by", [s / figures["seconds"] for s, figures in zip(seconds, found[OURS])])
+        line["peak_bytes_above_weights"] = max(figures["peak_bytes"] for figures in found[form])
+        if form == OURS and PRODUCTS in found:
+            for name, distinct in (("mfu_of_distinct_tokens", True), ("mfu_of_all_tokens", False)):
+                flops = [step_flops(config, task.case, pairs, distinct) for pairs in work_of]
+                rates = [product_rate(figures, training) for figures in found[PRODUCTS]]
+                line |= ranged(name, [count / s / rate for count, s, rate in zip(flops, seconds, rates)])
+        lines.append(line)
+    return lines
+
+
+def product_rate(rates: dict[str, float], training: bool) -> float:
+    """FLOP/s that can be had: half the products of a training step are of the form g W."""
+    return statistics.harmonic_mean(list(rates.values())) if training else rates["forward"]
+
+
+def ranged(name: str, values: list[float]) -> dict:
+    """name: the median; name_min and name_max."""
+    return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
+
+
+def table(lines: list[dict], heading: str) -> str:
+    """The lines of `summary` in Markdown."""
+    rows = [heading, "", "| case | form | a second | tokens/s | ours is faster by | peak above the weights, MB | ours: MFU by distinct / all tokens |",
+            "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for line in lines:
+        case = line["case"] + (", checkpointed" if line["checkpointing"] else "")
+        speed = f"{line['per_s']:.2f} {line['unit']} ({line['per_s_min']:.2f} to {line['per_s_max']:.2f})"
+        ratio = "" if line["form"] == OURS else f"{line['ours_is_faster_by']:.2f} ({line['ours_is_faster_by_min']:.2f} to {line['ours_is_faster_by_max']:.2f})"
+        use = f"{line['mfu_of_distinct_tokens']:.0%} / {line['mfu_of_all_tokens']:.0%}" if "mfu_of_all_tokens" in line else ""
+        peak = f"{line['peak_bytes_above_weights'] / 1e6:,.0f}"
+        rows.append(f"| {case} | {line['form']} | {speed} | {line['tokens_per_s']:,.0f} | {ratio} | {peak} | {use} |")
+    return "\n".join(rows) + "\n"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with LLaMA's tokenizer.model")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the random checkpoint, outside the repository")
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--data-dir", help="folder with u.data and u.item; simulated viewers without")
+    parser.add_argument("--template", choices=TEMPLATES, default="paper")
+    parser.add_argument("--max-len", type=int, default=512)
+    parser.add_argument("--cases", default=",".join(FORMS))
+    parser.add_argument("--checkpointing", default="off,on", help="off, on or both, of the training cases")
+    parser.add_argument("--pairs", type=int, default=8, help="of a training step")
+    parser.add_argument("--prompts", type=int, default=128, help="the first of the test split, for eval")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", choices=setup.DTYPES, default="bf16")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0, help="draws the pairs")
+    parser.add_argument("--serial", action="store_true", help="one form after the other, not in turns, where not all fit at once")
+    parser.add_argument("--peers-merged", action="store_true", help="let the peers merge their adapter before they evaluate")
+    parser.add_argument("--check-pairs", type=int, default=2, help="pairs of the comparison in float32; 0: no comparison")
+    parser.add_argument("--markdown", type=Path, help="file for the table")
+    args = parser.parse_args(argv)
+    for name, allowed in (("cases", FORMS), ("checkpointing", ("off", "on"))):
+        chosen = getattr(args, name).split(",")
+        if unknown := set(chosen) - set(allowed):
+            raise FlagError(f"--{name}: no {', '.join(sorted(unknown))}; choose among {', '.join(allowed)}")
+        setattr(args, name, chosen)
+    if min(args.pairs, args.prompts, args.rounds, args.threads) < 1:
+        raise FlagError("--pairs, --prompts, --rounds and --threads: at least 1")
+    return args
+
+
+def shared_settings(args: argparse.Namespace) -> tuple[dict, str]:
+    """(what all tasks have in common, where the data came from)."""
+    data = load_dataset("movie" if args.data_dir else "demo", args.data_dir, bool(args.data_dir), notice)
+    tokenizer = Tokenizer(args.tokenizer, SHAPES[args.shape]["vocab_size"])
+    drawn = select_shots(data.train, args.pairs * args.rounds, args.seed)
+    pairs = setup.encode_split(drawn, data, tokenizer, args.template, args.max_len, notice).pairs
+    pairs.sort(key=lambda pair: pair.length)
+    asked = data.test[: args.prompts]
+    if len({row.label for row in asked}) < 2:
+        raise DataError(f"--prompts {args.prompts}: they all have one label, so there is no AUC to compare; take more")
+    settings = {
+        "folder": make_checkpoint(SHAPES[args.shape], args.tokenizer, args.work / args.shape),
+        "device": args.device, "threads": args.threads,
+        "batches": [pairs[i : i + args.pairs] for i in range(0, len(pairs), args.pairs)],
+        "prompts": setup.encode_split(asked, data, tokenizer, args.template, args.max_len, notice).pairs,
+        "labels": [row.label for row in asked],
+        "answers": setup.answers_in_context(data, tokenizer, args.template),
+    }  # fmt: skip
+    return settings, data.source
+
+
+def check(args: argparse.Namespace, settings: dict) -> None:
+    """Raises RunError if the forms do not compute the same in float32."""
+    pairs = [pair for batch in settings["batches"] for pair in batch]
+    spread = [pairs[i] for i in np.linspace(0, len(pairs) - 1, args.check_pairs).astype(int)]  # of all lengths
+    few = settings | {"batches": [spread], "precision": "fp32", "dropout": 0.0, "checkpointing": False}
+    for case in args.cases:
+        for line in compared([Task(case=case, form=form, **few) for form in FORMS[case]]):
+            print(json.dumps(line), flush=True)
+            if not line["difference"] <= TOLERANCE:
+                raise RunError(f"{line['form']} and ours differ by {line['difference']:.2g} in {case}: they do not compute the same")
+
+
+def main(argv: list[str]) -> None:
+    args = parse(argv)
+    settings, source = shared_settings(args)
+    device = setup.pick_device(args.device)
+    config = read_config(settings["folder"])
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {args.threads} threads"
+    heading = {"shape": args.shape, "precision": args.precision, "device": where, "data": source, "template": args.template,
+               "pairs": args.pairs, "prompts": len(settings["labels"]), "rounds": args.rounds, "torch": torch.__version__}  # fmt: skip
+    if args.check_pairs:
+        check(args, settings)
+    lines, rates = [], []
+    for case in args.cases:
+        for checkpointing in ("off",) if case == "eval" else args.checkpointing:
+            notice(f"{case}, checkpointing {checkpointing}")
+            common = settings | {"case": case, "precision": args.precision, "dropout": 0.05, "checkpointing": checkpointing == "on"}
+            tasks = [Task(form=form, peers_merged=args.peers_merged and case == "eval", **common) for form in (*FORMS[case], PRODUCTS)]
+            found = run_case(tasks, args.rounds, args.serial)
+            rates += found[PRODUCTS]
+            for line in summary(tasks[0], found, config, list(FORMS[case])):
+                print(json.dumps(heading | line), flush=True)
+                lines.append(line)
+    products = {f"{name}_flops_per_s": statistics.median(rate[name] for rate in rates) for name in rates[0]}
+    print(json.dumps(heading | {"case": PRODUCTS, **products}), flush=True)
+    said = "; ".join(f"{name} {value}" for name, value in heading.items())
+    said += f"; matrix products at LLaMA-7B's shapes: {', '.join(f'{name[:-12]} {rate / 1e9:,.0f} GFLOP/s' for name, rate in products.items())}"
+    text = table(lines, said)
+    notice(text)
+    if args.markdown:
+        args.markdown.write_text(text)
+
+
+if __name__ == "__main__":
+    run_verb(main)

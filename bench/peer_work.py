@@ -1,0 +1,181 @@
+"""What a child process of bench/peer.py does: load one form, then one step at a time when it is told to.
+
+All that is called of this project to be measured is called in `ours_load`, `ours_gradients` and `ours_evaluate`.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import train
+from bench.measure import PeakMemory, Products, seconds_of
+from data.pairs import EncodedPair
+from lora.adapter import put_lora_state
+from lora.inject import add_lora, lora_parameters, lora_state
+from metrics import auc
+from model.llama import Llama
+from model.weights import load_llama
+from runtime import setup
+from runtime.scoring import score
+from runtime.train_flags import TrainFlags
+
+OURS, PRODUCTS = "ours", "matrix products"
+FORMS = {  # by case
+    "own": (OURS, "expert"),
+    "shared": (OURS, "expert"),
+    "released": (OURS, "expert", "published"),
+    "eval": (OURS, "expert, prefix by hand", "expert", "published"),
+}
+TARGETS, RANK, ALPHA = ("q_proj", "v_proj"), 8, 16
+KL_WEIGHT, CLIP, LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1.0, 1e-4, 1e-3
+
+
+@dataclass(frozen=True)
+class Task:
+    """One form of one case.
+
+    batches: the pairs of each step; prompts and labels: the positive prompts that are evaluated.
+    peers_merged: the peers add their adapter to the weights before evaluating.
+    """
+
+    case: str
+    form: str
+    checkpointing: bool
+    folder: Path
+    precision: str
+    device: str
+    threads: int
+    dropout: float
+    batches: list[list[EncodedPair]]
+    prompts: list[EncodedPair]
+    labels: list[bool]
+    answers: dict[bool, list[int]]
+    peers_merged: bool = False
+
+
+@dataclass(frozen=True)
+class Form:
+    """A loaded model with what can be done with it.
+
+    gradients: the pairs of a step -> loss, leaving its gradients; evaluate: () -> log-odds of Yes, (N,).
+    """
+
+    model: torch.nn.Module
+    parameters: list[torch.nn.Parameter]  # those that are trained
+    gradients: Callable[[list[EncodedPair]], float]
+    evaluate: Callable[[], np.ndarray]
+
+
+def work(task: Task, parent: Connection) -> None:
+    """Load, do a first step and send what came of it; then do step n and send its figures for every n received, until None."""
+    torch.set_num_threads(task.threads)
+    torch.manual_seed(0)
+    device, dtype = setup.pick_device(task.device), setup.DTYPES[task.precision]
+    if task.form == PRODUCTS:
+        products = Products(device, dtype)
+        parent.send(products.rates())
+        answer = lambda number: products.rates()  # noqa: E731
+    else:
+        form = (ours_load if task.form == OURS else peer_load)(task, device, dtype)
+        touch(form.model)
+        memory = PeakMemory(device)
+        step = steps_of(form, task)
+        parent.send(step(-1))  # the longest batch; it also makes AdamW's moments
+        memory.restart()
+
+        def answer(number: int) -> dict:
+            seconds, figures = seconds_of(lambda: step(number), device)
+            return {"seconds": seconds, "peak_bytes": memory.above(), **figures}
+
+    while (number := parent.recv()) is not None:
+        parent.send(answer(number))
+
+
+def touch(model: torch.nn.Module) -> None:
+    """Read every weight, so that those of a mapped file are resident before memory is looked at."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.sum()
+
+
+def steps_of(form: Form, task: Task) -> Callable[[int], dict]:
+    """An evaluation of all prompts, or an optimizer step on the batch of that number, as train.py takes it."""
+    if task.case == "eval":
+
+        def evaluation(number: int) -> dict:
+            scores = form.evaluate()
+            return {"auc": auc(np.array(task.labels), scores), "scores": scores.tolist()}
+
+        return evaluation
+    optimizer = torch.optim.AdamW(form.parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+    def step(number: int) -> dict:
+        loss = form.gradients(task.batches[number])
+        norm = torch.nn.utils.clip_grad_norm_(form.parameters, CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return {"loss": loss, "grad_norm": float(norm)}
+
+    return step
+
+
+# ---- ours ---------------------------------------------------------------------------------------
+
+
+def ours_load(task: Task, device: torch.device, dtype: torch.dtype) -> Form:
+    model = load_llama(task.folder, dtype, device)
+    add_lora(model, TARGETS, RANK, ALPHA, task.dropout)
+    put_lora_state(model, random_adapter({name: tensor.shape for name, tensor in lora_state(model).items()}), "the benchmark's adapter")
+    model.model.checkpointed_layers = setup.layers_to_checkpoint("on" if task.checkpointing else "off", model)
+    return Form(model, lora_parameters(model), lambda pairs: ours_gradients(model, pairs, task.case), lambda: ours_evaluate(model, task))
+
+
+def ours_gradients(model: Llama, pairs: list[EncodedPair], case: str) -> float:
+    objective = {"objective": "released"} if case == "released" else {"objective": "paper", "kl_forcing": case}
+    flags = TrainFlags(**objective, kl_weight=KL_WEIGHT, batch_size=len(pairs), micro_batch_size=len(pairs))
+    return train.accumulate_gradients(model.train(), pairs, flags)["loss"]
+
+
+def ours_evaluate(model: Llama, task: Task) -> np.ndarray:
+    """As validation scores them."""
+    return score(model, task.prompts, task.labels, [None] * len(task.prompts), task.answers, negatives=False).z_pos
+
+
+# ---- the peers ----------------------------------------------------------------------------------
+
+
+def peer_load(task: Task, device: torch.device, dtype: torch.dtype) -> Form:
+    warnings.simplefilter("ignore", FutureWarning)  # peft's own calls of transformers
+    # Imported here, so that the process of ours does without: it takes seconds.
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    from bench import peer_forms
+
+    model = peer_forms.load_peer(task.folder, dtype, device, (TARGETS, RANK, ALPHA, task.dropout), task.checkpointing)
+    shapes = {name: tensor.shape for name, tensor in get_peft_model_state_dict(model).items()}
+    set_peft_model_state_dict(model, random_adapter(shapes))
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if task.peers_merged:
+        model.merge_adapter()
+
+    def gradients(pairs: list[EncodedPair]) -> float:
+        loss = peer_forms.LOSSES[task.form](model.train(), pairs, task.case, KL_WEIGHT)
+        loss.backward()
+        return float(loss.detach())
+
+    def evaluate() -> np.ndarray:
+        prompts = [pair.positive.prompt for pair in task.prompts]
+        return peer_forms.SCORES[task.form](model.eval(), prompts, task.answers[True][0], task.answers[False][0])
+
+    return Form(model, parameters, gradients, evaluate)
+
+
+def random_adapter(shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
+    """A and B by PEFT's names, float32, the same wherever the names are: every form trains and scores one adapter."""
+    generator = torch.Generator().manual_seed(0)
+    return {name: 0.02 * torch.randn(shapes[name], generator=generator) for name in sorted(shapes)}
