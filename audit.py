@@ -29,7 +29,7 @@ from model.llama import Llama
 from model.tokenizer import Tokenizer
 from report.audit_page import audit_page
 from report.audit_text import audit_text
-from runtime import setup
+from runtime import ranks, setup
 from runtime.dissect import READINGS, Tail, Terms, answer_figures, gradients, lora_tensors, released_figures, row_figures, rows_of, terms_of
 from runtime.files import write_text
 from runtime.data_flags import data_problems
@@ -335,4 +335,4 @@ def gradient_checks(model: Llama, pair: EncodedPair, trained: dict, precision: s
 
 
 if __name__ == "__main__":
-    run_verb(main)
+    run_verb(ranks.alone(main))

@@ -18,7 +18,7 @@ from pathlib import Path
 from data.interactions import DataError
 from metrics import evaluate
 from report.tables import score_table, wording_table
-from runtime import setup
+from runtime import ranks, setup
 from runtime.evaluation import rules_without_learning, score_split, score_wordings
 from runtime.files import write_json
 from runtime.data_flags import data_problems
@@ -86,6 +86,8 @@ def main(argv: list[str]) -> None:
     if flags.negations:
         results["negations"] = score_wordings(model, scored, encoded, answers, data.wording)
         notice(wording_table(results["negations"]))
+    if not ranks.is_first():
+        return
     if flags.out or flags.run:
         out = Path(flags.out) if flags.out else Path(flags.run) / f"eval-{data.name}-{flags.split}"
         out.mkdir(parents=True, exist_ok=True)
@@ -100,4 +102,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_verb(main)
+    run_verb(ranks.joined(main))

@@ -22,7 +22,7 @@ from pathlib import Path
 from data.interactions import DataError, Dataset, Interaction, Item
 from metrics import Scored, rankings, row_metrics
 from report.tables import STAND_IN, batch_summary, prediction_table
-from runtime import setup
+from runtime import ranks, setup
 from runtime.evaluation import score_split
 from runtime.files import write_text
 from runtime.flags import FlagError, Resolved, flag, notice, parse_flags, run_verb
@@ -201,4 +201,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_verb(main)
+    run_verb(ranks.alone(main))

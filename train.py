@@ -5,6 +5,7 @@
     python train.py --data movie --shots 64 --objective tallrec    the baseline: positive prompts only
     python train.py --data movie --shots 64 --kl-weight 0          the control: both prompts, no KL
     python train.py --out runs/NAME --resume                       go on where that run stopped
+    torchrun --nproc-per-node 4 train.py --data movie ...          the same run on four GPUs
 
 Exit status: 0 done; 2 something to mend, said in a line; 75 stopped by SIGINT or SIGTERM while training, saved, to be
 resumed; 130 and 143 ended at once by these two; 1 a bug. docs/reliability.md says what is kept.
@@ -32,7 +33,7 @@ from model.llama import Llama
 from model.prefix_tree import prefix_tree, take
 from report.curves import draw_curves
 from report.tables import next_commands, plan_table, result_table, step_plan
-from runtime import setup
+from runtime import ranks, setup
 from runtime.describe import chosen_flags, fingerprints, results_heading, run_config
 from runtime.evaluation import positive_auc, rules_without_learning, score_base, score_split
 from runtime.failures import blamed_on, refuse_non_finite_gradient, refuse_non_finite_loss, refuse_non_finite_weights
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
     flags, resolved = parse_flags(TrainFlags, argv, __doc__, presets, check_flags)
     if flags.resume:
         flags, resolved = flags_of_run(flags, resolved)
-    out = Path(flags.out) if flags.out else fresh_name(Path("runs"), run_name(flags))
+    out = Path(flags.out or ranks.from_first(lambda: str(fresh_name(Path("runs"), run_name(flags)))))
     refuse_unusable(out, flags.resume)  # now, and not after minutes of loading
     if flags.merge_out:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out")
@@ -61,24 +62,23 @@ def main(argv: list[str]) -> None:
     if len({row.label for row in selection}) < 2:
         raise DataError(f"--data {flags.data}: all validation rows have one label, so no AUC can choose the best state")
     shots = select_shots(data.train, shot_count(flags.shots), flags.seed)
-    model, tokenizer = setup.load_base(flags.model, flags.precision, device, flags.base_dtype)
+    model, tokenizer = setup.load_base(flags.model, flags.precision, device, flags.base_dtype, flags.fsdp)
     train, valid, test = (
         setup.encode_split(rows, data, tokenizer, flags.template, flags.max_len, notice)
         for rows in (shots, selection, data.test)
     )
     answers = setup.answers_in_context(data, tokenizer, flags.template)
 
-    torch.manual_seed(flags.seed)  # LoRA's A, then its dropout
     adapter = adapter_settings(flags)
-    trainable = start_adapter(model, adapter, flags.init_adapter)
+    trainable = start_adapter(model, adapter, flags)
     plan = make_plan(model, train.pairs, valid.pairs, flags)
     planned = plan_table(plan.as_dict(), count_steps(len(train.pairs), flags)[1])
     if flags.plan:
         notice(planned)
         return print(json.dumps(plan.as_dict())) if flags.json else None
-    model.model.checkpointed_layers = plan.checkpointed
-    flags = replace(flags, micro_batch_size=plan.pairs)
-    resolved.values["micro_batch_size"] = plan.pairs
+    # One decision for all: memory is not equally free on every rank.
+    model.model.checkpointed_layers, micro_batch_size = ranks.from_first(lambda: [plan.checkpointed, plan.pairs])
+    flags, resolved.values["micro_batch_size"] = replace(flags, micro_batch_size=micro_batch_size), micro_batch_size
 
     seen = fingerprints(data, {"train": train, "valid": valid, "test": test}, flags.model, adapter["base_fingerprint"], flags.init_adapter)
     config = run_config(resolved, data, device, seen)
@@ -90,8 +90,10 @@ def main(argv: list[str]) -> None:
 
     before = {name: score_base(run, name, model, split, answers) for name, split in (("valid", valid), ("test", test))}
     summary = fine_tune(model, train.pairs, flags, run, adapter, lambda: positive_auc(model, valid, answers))
-    load_adapter(model, run.path)  # the best by validation AUC
+    run.load_best(model)
     after = {name: score_split(model, split, answers, f"tuned on {name}") for name, split in (("valid", valid), ("test", test))}
+    if not ranks.is_first():
+        return
 
     results = write_outcome(run, results_heading(flags, data, summary), data, {"valid": valid, "test": test}, before, after)
     notice(result_table(results, "test"))
@@ -119,13 +121,16 @@ def write_outcome(run: RunFolder, results: dict, data: Dataset, splits: dict[str
     return results
 
 
-def start_adapter(model: Llama, adapter: dict, init_adapter: str | None) -> int:
+def start_adapter(model: Llama, adapter: dict, flags: TrainFlags) -> int:
     """A fresh adapter, or the one to go on from; returns the number of trainable parameters."""
-    where = targets_named_in(Path(init_adapter)) if init_adapter else "--lora-targets"
+    init_adapter = flags.init_adapter and Path(flags.init_adapter)
+    where = targets_named_in(init_adapter) if init_adapter else "--lora-targets"
+    torch.manual_seed(flags.seed)  # LoRA's A, then its dropout
     trainable = add_lora(model, *(adapter[name] for name in ("targets", "r", "alpha", "dropout", "rslora")), where=where)
     if init_adapter:
-        load_adapter(model, Path(init_adapter))
-        setup.warn_of_misfit(Path(init_adapter), adapter)
+        load_adapter(model, init_adapter)
+        setup.warn_of_misfit(init_adapter, adapter)
+    ranks.seed_dropout(flags.seed)
     return trainable
 
 
@@ -173,10 +178,11 @@ def fine_tune(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, run: Ru
                     record["valid_auc"] = validate()
                 keep_if_best(progress, record["valid_auc"], model, run, adapter)
             run.log({"step": progress["step"], "epoch": step // steps_per_epoch, **record}, timing)
-            if due or stop.signal:
+            stopping = ranks.anybody(stop.signal is not None)
+            if due or stopping:
                 run.save_state(model, optimizer, progress)
-            if stop.signal:
-                raise Stopped(f"{stop.signal}: saved after step {progress['step']}; go on with: {resume_command(run.path)}")
+            if stopping:
+                raise Stopped(f"{stop.signal or 'a signal to another process'}: saved after step {progress['step']}; go on with: {resume_command(run.path)}")
             if due and bar.disable:
                 notice(f"step {progress['step']}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}")
             bar.update()
@@ -193,7 +199,7 @@ def count_steps(pairs: int, flags: TrainFlags) -> tuple[int, int]:
 
 def rehearse(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, planned: str) -> None:
     """Run the longest micro-batch and forget it: memory that is too small shows now, with the plan beside it, and not after hours."""
-    longest = longest_pairs(pairs, flags.micro_batch_size)
+    longest = longest_pairs(pairs, flags.micro_batch_size * ranks.count())
     with blamed_on("the longest micro-batch, tried before step 1", planned), torch.random.fork_rng():
         accumulate_gradients(model.train(), longest, flags)
         model.zero_grad(set_to_none=True)
@@ -220,22 +226,21 @@ def accumulate_gradients(model: Llama, batch: list[EncodedPair], flags: TrainFla
     Raises RunError naming the pair and the term that is not finite.
     """
     record = {"loss": 0.0, "ce_pos": 0.0, "ce_neg": 0.0, "kl": 0.0, "tokens": 0}
-    for start in range(0, len(batch), flags.micro_batch_size):
-        pairs = batch[start : start + flags.micro_batch_size]
+    for pairs, weight in ranks.share(batch, flags.micro_batch_size, recut=not flags.whole_sequence, even=flags.fsdp):
         loss, terms, tokens = share_of_loss(model, pairs, len(batch), flags)
         refuse_non_finite_loss(loss, terms, pairs)
-        loss.backward()
-        record["loss"] += float(loss.detach())
-        record["tokens"] += tokens
+        (weight * loss).backward()
+        record["loss"] += weight * float(loss.detach())
+        record["tokens"] += weight * tokens
         for name, values in terms.items():  # (P,)
-            record[name] += float(values.detach().sum()) / len(batch)
+            record[name] += weight * float(values.detach().sum()) / len(batch)
+    ranks.add_up(lora_parameters(model), record)
     return record
 
 
 def share_of_loss(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, flags: TrainFlags):
     """What the objective makes of a micro-batch: (its share of the step's loss, its terms per pair, tokens)."""
-    whole_sequence = flags.objective == "released" or flags.train_on_prompt
-    return (sequence_share if whole_sequence else answer_share)(model, pairs, pairs_in_step, flags)
+    return (sequence_share if flags.whole_sequence else answer_share)(model, pairs, pairs_in_step, flags)
 
 
 def answer_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, flags: TrainFlags):
@@ -327,4 +332,4 @@ def peak_memory(model: Llama) -> int:
 
 
 if __name__ == "__main__":
-    run_verb(main)
+    run_verb(ranks.joined(main))

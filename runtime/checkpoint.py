@@ -3,7 +3,7 @@
 last/step-00000040/
   adapter.safetensors    A and B of every layer
   optimizer.safetensors  AdamW's moments
-  rng.safetensors        random state of torch (LoRA's dropout); the data order needs none
+  rng.safetensors        random state of torch on every rank (LoRA's dropout); the data order needs none
   best.safetensors       the adapter that was best on validation so far, if there was one
   step.json              step, best validation AUC and step, evaluations since
   manifest.json          bytes and sha256 of each of them, written last
@@ -25,6 +25,7 @@ from torch import nn
 
 from lora.adapter import put_lora_state
 from lora.inject import lora_state
+from runtime import ranks
 from runtime.files import aside_of, discard, flush, naming, write_aside, write_flushed
 from runtime.flags import RunError, notice
 
@@ -37,8 +38,14 @@ PROGRESS = {"step", "best_auc", "best_step", "since_best"}
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict, best: Path | None = None) -> None:
     """Write the state after progress["step"] steps as the newest generation in `folder`.
 
-    best: the file of the best adapter so far; it may not be there. Raises OSError naming a file.
+    best: the file of the best adapter so far; it may not be there. Takes all ranks. Raises OSError naming a file.
     """
+    rng = {"cpu": ranks.stacked(torch.get_rng_state())}  # (ranks, bytes)
+    if torch.cuda.is_available():
+        rng["cuda"] = ranks.stacked(torch.cuda.get_rng_state())
+    ranks.refuse_drift(list(lora_state(model).values()))
+    if not ranks.is_first():
+        return
     generation = folder / f"step-{progress['step']:08d}"
     aside = aside_of(generation)
     folder.mkdir(exist_ok=True)
@@ -46,7 +53,7 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
     try:
         with naming(generation):
             aside.mkdir()
-            _write_generation(aside, model, optimizer, progress, best)
+            _write_generation(aside, model, optimizer, rng, progress, best)
             flush(aside)
             if generation.exists():  # found damaged by load_state, and its steps done again
                 discard(generation)
@@ -60,15 +67,12 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         discard(old)
 
 
-def _write_generation(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict, best: Path | None) -> None:
+def _write_generation(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rng: dict, progress: dict, best: Path | None) -> None:
     moments = {
         f"{index}.{name}": value
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
-    rng = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        rng["cuda"] = torch.cuda.get_rng_state()
     parts = zip(TENSORS, (lora_state(model), moments, rng))
     contents = {name: save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}) for name, tensors in parts}
     if best is not None and best.exists():
@@ -112,12 +116,22 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(rng["cpu"])
-    if "cuda" in rng and torch.cuda.is_available():
-        torch.cuda.set_rng_state(rng["cuda"])
-    if best is not None:
+    _put_random_state(rng, progress["step"])
+    if best is not None and ranks.is_first():
         _put_best(best, best_adapter)
     return progress
+
+
+def _put_random_state(rng: dict[str, torch.Tensor], step: int) -> None:
+    """This rank's state of those saved, (ranks, bytes); where another number of ranks goes on, masks of their own."""
+    saved = len(rng["cpu"])
+    if saved != ranks.count():
+        notice(f"Saved by {saved} process(es), resumed by {ranks.count()}: dropout draws other masks than in a run that was not broken")
+        ranks.seed_dropout(torch.initial_seed(), step)
+        return
+    torch.set_rng_state(rng["cpu"][ranks.index()].clone())  # torch does not read a view right
+    if "cuda" in rng and torch.cuda.is_available():
+        torch.cuda.set_rng_state(rng["cuda"][ranks.index()].clone())
 
 
 def _put_best(path: Path, content: bytes | None) -> None:

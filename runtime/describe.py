@@ -11,7 +11,7 @@ import torch
 
 from data.interactions import Dataset
 from model.weights import read_config
-from runtime import setup
+from runtime import ranks, setup
 from runtime.flags import Resolved
 from runtime.merging import digest_of
 
@@ -27,6 +27,7 @@ def run_config(resolved: Resolved, data: Dataset, device: torch.device, fingerpr
         "wording": data.wording,
         "rows": {"train": len(data.train), "valid": len(data.valid), "selection": len(data.rows_that_select()), "test": len(data.test)},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "ranks": ranks.count(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__} | {name: version(name) for name in PACKAGES},
         "fingerprints": fingerprints,
     }

@@ -11,33 +11,41 @@ from safetensors.numpy import load, save
 
 from baselines.rules import all_rules
 from data.interactions import Interaction
+from data.pairs import EncodedPair
 from data.prompts import WORDINGS
 from metrics import Scored, agreement, auc, ranking_metrics
 from model.llama import Llama
+from runtime import ranks
 from runtime.files import write_aside
 from runtime.run_folder import RunFolder
 from runtime.scoring import score
 from runtime.setup import Split
+from runtime.sharding import in_step
 
 COLUMNS = ("log_yes_pos", "log_no_pos", "log_yes_neg", "log_no_neg", "kl", "js")  # of Scored
 
 
 def score_split(model: Llama, split: Split, answers: dict[bool, list[int]], progress: str | None = None) -> Scored:
     """Both answers to every row of the split."""
-    return score(model, split.pairs, _labels(split.rows), _users(split.rows), answers, progress=progress)
+    return _score(model, split.pairs, split.rows, answers, progress=progress)
 
 
 def score_base(run: RunFolder, name: str, model: Llama, split: Split, answers: dict[bool, list[int]]) -> Scored:
     """score_split before training, kept in the run folder: scoring takes hours with much data, and is done once."""
     path = run.path / "last" / f"base-{name}.scores"
-    if (columns := _read_columns(path, len(split.pairs))) is not None:
+    columns = _read_columns(path, len(split.pairs))
+    if not ranks.anybody(columns is None):
         return Scored(_users(split.rows), np.array(_labels(split.rows), dtype=bool), **columns)
     scored = score_split(model, split, answers, f"base on {name}")
-    columns = save({column: getattr(scored, column) for column in COLUMNS})
+    _keep(run, path, save({column: getattr(scored, column) for column in COLUMNS}))
+    return scored
+
+
+@ranks.first_only
+def _keep(run: RunFolder, path: Path, columns: bytes) -> None:
     with run.writing():
         path.parent.mkdir(exist_ok=True)
         write_aside(path, lambda aside: aside.write_bytes(hashlib.sha256(columns).digest() + columns))
-    return scored
 
 
 def _read_columns(path: Path, rows: int) -> dict[str, np.ndarray] | None:
@@ -65,7 +73,7 @@ def score_wordings(model: Llama, scored: Scored, encoded: Callable[[str], Split]
         if asks != words.dislike:
             split = encoded(asks)
             swapped = [replace(pair, positive=pair.negative) for pair in split.pairs]
-            other = score(model, swapped, _labels(split.rows), _users(split.rows), answers, negatives=False, progress=f'"{asks}"')
+            other = _score(model, swapped, split.rows, answers, negatives=False, progress=f'"{asks}"')
         yes, no = (scored.log_yes_neg, scored.log_no_neg) if asks == words.dislike else (other.log_yes_pos, other.log_no_pos)
         rows.append({"asks": asks, "trained_on": asks == words.dislike, "same_answer_is_right": same_wanted, **agreement(scored, yes - no, same_wanted)})
     return rows
@@ -73,7 +81,7 @@ def score_wordings(model: Llama, scored: Scored, encoded: Callable[[str], Split]
 
 def positive_auc(model: Llama, split: Split, answers: dict[bool, list[int]]) -> float:
     """AUC of the positive prompts alone: what the best state is chosen by."""
-    scored = score(model, split.pairs, _labels(split.rows), _users(split.rows), answers, negatives=False)
+    scored = _score(model, split.pairs, split.rows, answers, negatives=False)
     return auc(scored.labels, scored.z_pos)
 
 
@@ -81,6 +89,20 @@ def rules_without_learning(train: list[Interaction], rows: list[Interaction]) ->
     """AUC and UAUC of the trivial rules on these rows, with intervals; item means come from `train`."""
     labels, users = np.array(_labels(rows), dtype=bool), _users(rows)
     return {name: ranking_metrics(labels, scores, users) for name, scores in all_rules(train, rows).items()}
+
+
+def _score(
+    model: Llama, pairs: list[EncodedPair], rows: list[Interaction], answers: dict[bool, list[int]], negatives: bool = True, progress: str | None = None
+) -> Scored:
+    """score() of all rows, each rank doing its part of them and having the whole in the end."""
+    part = ranks.part_of(len(rows))
+    labels, users, columns = _labels(rows), _users(rows), COLUMNS if negatives else COLUMNS[:2]
+    values = {column: np.empty(0) for column in columns}  # of a rank without rows
+    with in_step(model):
+        if rows[part]:
+            scored = score(model, pairs[part], labels[part], users[part], answers, negatives, progress)
+            values = {column: getattr(scored, column) for column in columns}
+    return Scored(users, np.array(labels, dtype=bool), **{column: ranks.whole(own, len(rows)) for column, own in values.items()})
 
 
 def _labels(rows: list[Interaction]) -> list[bool]:

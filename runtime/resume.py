@@ -7,7 +7,7 @@ from runtime.flags import FlagError, Resolved, RunError, notice
 from runtime.run_folder import read_config
 from runtime.train_flags import TrainFlags
 
-FOR_ONE_CALL = ("resume", "out", "json", "merge_out", "plan")
+FOR_ONE_CALL = ("resume", "out", "json", "merge_out", "fsdp", "plan")
 _LONGER = "the learning rate now falls to 0 at the new last step: from here on another run than a longer one from the start"
 MAY_CHANGE = {  # flag: what it means for the result; it holds until it is given anew
     "device": "another device rounds otherwise, so what follows is not the same to the last bit",

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lora.adapter import CONFIG, WEIGHTS, save_adapter
+from lora.adapter import CONFIG, WEIGHTS, load_adapter, save_adapter
+from lora.inject import lora_parameters
 from metrics import Scored
+from runtime import ranks
 from runtime.checkpoint import load_state, save_state
 from runtime.files import PART, clear_leftovers, flush, naming, write_aside, write_json
 from runtime.flags import RunError, notice
@@ -24,6 +26,7 @@ METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 OUTCOME = ("results.json", "predictions.csv", "curves.png")
 
 
+@ranks.first_only
 def refuse_unusable(path: Path, resume: bool) -> None:
     """Raises RunError if a run cannot be started, or resumed, in this folder. Changes nothing."""
     if (path / LOCK).exists():
@@ -74,17 +77,20 @@ def _this_process() -> str:
 
 
 def resume_command(path: Path) -> str:
-    return f"python train.py --out {shlex.quote(str(path))} --resume"
+    return f"{'python' if ranks.count() == 1 else 'torchrun ...'} train.py --out {shlex.quote(str(path))} --resume"
 
 
 class RunFolder:
     """runs/NAME, created on construction and locked from then on, as long as the object or the process lives.
+    Of several ranks the first alone locks it and writes there.
 
     Raises RunError if it holds another run, another process is at work there, or it cannot be written.
     """
 
     def __init__(self, path: Path, resume: bool):
         self.path = path
+        if not ranks.is_first():
+            return
         refuse_unusable(path, resume)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -102,6 +108,9 @@ class RunFolder:
     def writing(self) -> Iterator[None]:
         """Around what writes to the folder. Raises RunError if it fails, or if the folder is not the one that
         this run began in."""
+        if not ranks.is_first():
+            yield  # to what writes nothing here
+            return
         try:
             try:
                 same = os.path.samestat(os.fstat(self._locked.fileno()), os.stat(self.path / LOCK))
@@ -119,12 +128,14 @@ class RunFolder:
     def config(self) -> dict:
         return read_config(self.path)
 
+    @ranks.first_only
     def write_config(self, config: dict) -> None:
         with self.writing():
             write_json(self.path / "config.json", config)
 
     # ---- what happened --------------------------------------------------------------------------
 
+    @ranks.first_only
     def log(self, record: dict, timing: dict | None = None) -> None:
         """Add a line to metrics.jsonl, which holds what the computation determines, and one to timings.jsonl,
         which holds what the machine made of it. A line at once, so that a reader sees whole ones."""
@@ -143,6 +154,7 @@ class RunFolder:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         return [line for line in lines if line.endswith("\n")]
 
+    @ranks.first_only
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that will be done again."""
         with self.writing():
@@ -170,12 +182,14 @@ class RunFolder:
         self.forget_after(progress["step"] if progress else 0)
         return progress
 
+    @ranks.first_only
     def forget_results(self) -> None:
         """Delete the results of an end that is no longer the run's, because it is made longer."""
         with self.writing():
             for name in OUTCOME:
                 (self.path / name).unlink(missing_ok=True)
 
+    @ranks.first_only
     def save_best(self, model, settings: dict) -> None:
         """Make the model's adapter the run's result: both files whole, the weights last. The configuration is
         the same throughout a run, so a kill between the two leaves a pair that belongs together."""
@@ -186,6 +200,12 @@ class RunFolder:
                     flush(Path(aside) / name)
                     os.replace(Path(aside) / name, self.path / name)
                 flush(self.path)
+
+    def load_best(self, model) -> None:
+        """Put that adapter into the model."""
+        if ranks.is_first():
+            load_adapter(model, self.path)
+        ranks.copy_from_first(lora_parameters(model))  # another node's view of the file may be old
 
 
 def fresh_name(parent: Path, name: str) -> Path:

@@ -15,8 +15,10 @@ from lora.inject import add_lora
 from model.llama import Llama
 from model.tokenizer import Tokenizer
 from model.weights import CheckpointError, fingerprint, load_llama, read_config, read_json
+from runtime import ranks
 from runtime.data_flags import data_options
 from runtime.flags import FlagError, notice
+from runtime.sharding import shard
 
 DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "model"
 DEMO_NAME = "demo"
@@ -38,6 +40,7 @@ def pick_device(name: str) -> torch.device:
     """`auto` is the GPU if there is one. Raises FlagError if the named device is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = ranks.own_device(name)
     try:
         device = torch.device(name)
         torch.empty(1, device=device).item()  # "meta" is a device that holds no values
@@ -56,7 +59,7 @@ def demo_precision(device: str) -> str:
 def load_data(settings: dict) -> Dataset:
     """The data set that the values of the flags name; a real checkpoint is never trained or scored on the stand-in."""
     real_data = settings["real_data"] or not is_demo(settings["model"])
-    return load_dataset(settings["data"], settings["data_dir"], real_data, notice, data_options(settings))
+    return ranks.in_turn(lambda: load_dataset(settings["data"], settings["data_dir"], real_data, notice, data_options(settings)))
 
 
 def model_folder(model: str) -> Path:
@@ -78,12 +81,13 @@ def base_identity(model: str) -> dict[str, str]:
     return {"base": model, "base_fingerprint": fingerprint(folder) if folder.is_dir() else ""}
 
 
-def load_base(model: str, precision: str, device: torch.device, base_dtype: str = "same") -> tuple[Llama, Tokenizer]:
-    """The frozen base and its tokenizer, from a checkpoint folder or the built-in demo. base_dtype: of BASE_DTYPES."""
+def load_base(model: str, precision: str, device: torch.device, base_dtype: str = "same", fsdp: bool = False) -> tuple[Llama, Tokenizer]:
+    """The frozen base and its tokenizer, from a checkpoint folder or the built-in demo. base_dtype: of BASE_DTYPES; fsdp: cut over the ranks."""
     folder = model_folder(model)
     # The tokenizer first: it takes a moment, the weights may take minutes.
     tokenizer = Tokenizer(folder, read_config(folder).vocab_size) if folder.is_dir() else None
-    return load_llama(folder, DTYPES[precision], device, int8=base_dtype == "int8"), tokenizer
+    base = load_llama(folder, DTYPES[precision], torch.device("cpu") if fsdp else device, int8=base_dtype == "int8")
+    return shard(base, device) if fsdp else base, tokenizer
 
 
 def load_tokenizer(model: str) -> Tokenizer:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora.adapter import read_adapter_config
-from runtime import setup
+from runtime import ranks, setup
 from runtime.data_flags import DataChoice, data_problems
 from runtime.flags import FlagError, Resolved, flag
 
@@ -42,12 +42,18 @@ class TrainFlags(DataChoice):
     base_dtype: str = flag("same", "int8 holds the matrices of the decoder layers in half of bf16's memory", choices=setup.BASE_DTYPES)
     checkpointing: str = flag("auto", "recompute layers in the backward pass; auto: as few as memory asks for", choices=("auto", "on", "off"))
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, ...")
+    fsdp: bool = flag(False, "cut the base over the processes of torchrun, if one device cannot hold it")
     seed: int = flag(0, "draws the shots, A, the order and the dropout", low=0, high=2**32 - 1)
     out: str = flag(None, "run folder; default runs/DATA-SHOTS-OBJECTIVE-seedSEED")
     merge_out: str = flag(None, "folder for a plain checkpoint with the best adapter merged into the base")
     resume: bool = flag(False, "go on with the run in --out")
     plan: bool = flag(False, "print how much memory and time the run will take, and stop")
     json: bool = flag(False, "print the results, or the plan, as one JSON line on standard output")
+
+    @property
+    def whole_sequence(self) -> bool:
+        """Whether the loss looks at the tokens of prompt and answer, and divides by its micro-batch."""
+        return self.objective == "released" or self.train_on_prompt
 
 
 # The demo base is tiny and learns from a few large steps. Measured: demo/README.md.
@@ -81,6 +87,8 @@ NO_EFFECT = {  # objective: flags that it does not look at
 
 def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is unused or contradicts another."""
+    if flags.fsdp and ranks.count() == 1:
+        raise FlagError("--fsdp: there is one process to cut the base over; start it with torchrun --nproc-per-node N train.py ...")
     if flags.resume:  # checked when the run was started; what may be given now, runtime/resume.py says
         if not flags.out:
             raise FlagError("--resume: say which run with --out DIR")
@@ -95,6 +103,8 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     ]
     if flags.kl_forcing == "shared" and flags.kl_tokens == "first":
         problems.append("--kl-forcing shared: has no effect with --kl-tokens first, where both forcings are the same")
+    if flags.fsdp and flags.base_dtype == "int8":
+        problems.append("--fsdp: does not cut an int8 base; leave --base-dtype out")
     problems += data_problems(flags.data, resolved)
     if flags.init_adapter:
         for name in ("lora_r", "lora_alpha", "lora_targets"):

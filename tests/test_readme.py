@@ -50,6 +50,7 @@ def test_flags_in_the_readme_exist():
     verbs = (TrainFlags, EvalFlags, PredictFlags, AuditFlags, ShowFlags)  # which flag belongs to which, tests/test_docs.py looks at
     known = {"--" + f.name.replace("_", "-") for verb in verbs for f in fields(verb)} | {"--help"}
     known |= {"--raw", "--out", "--published"}  # of python -m data.NAME, see data/prepare.py
+    known |= {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}  # torchrun's
     text = re.sub(r"`python -m bench\.[^`]*`", "", README)  # those have flags of their own
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
 
