@@ -47,7 +47,10 @@ def small_run(out: Path, validate: Callable[[], float] | None = None, **changes)
     folder = RunFolder(out, resume)
     if not resume:
         folder.write_config({"flags": {}})
-    changing = lambda: float(torch.cat([p.detach().flatten() for p in lora_parameters(model)]).sum().sin())
+
+    def changing() -> float:
+        return float(torch.cat([parameter.detach().flatten() for parameter in lora_parameters(model)]).sum().sin())
+
     return fine_tune(model, pairs, replace(flags, **changes), folder, ADAPTER, validate or changing)
 
 

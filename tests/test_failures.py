@@ -158,7 +158,9 @@ def test_a_folder_that_vanishes_is_said_and_not_made_again(tmp_path, replaced):
     with pytest.raises(RunError, match=f"^{out}: the run folder was removed or replaced"):
         small_run(out, at_validation(2, vanish))
     assert out.exists() == replaced and (not replaced or [path.name for path in out.iterdir()] == [".lock"])
-    (shutil.rmtree(out) if replaced else None), (tmp_path / "elsewhere").rename(out)
+    if replaced:
+        shutil.rmtree(out)
+    (tmp_path / "elsewhere").rename(out)
     assert small_run(out)["steps"] == 3
 
 
