@@ -14,6 +14,7 @@ if anything differs, is left over, or a life fails.
 import argparse
 import collections
 import functools
+import importlib
 import mmap
 import multiprocessing
 import os
@@ -55,6 +56,8 @@ PHASES = {  # of a forked life: what is being done while one of these functions 
     "writing the results": [(train, "write_predictions"), (train, "draw_curves"), (train, "write_json")],
 }
 NAMES = ["starting", *PHASES]
+# What a life would otherwise import again on the way.
+ON_THE_WAY = ("torch._dynamo", "torch._refs", "sklearn.metrics", "matplotlib.backends.backend_agg", "matplotlib.font_manager")
 
 
 # ---- lives --------------------------------------------------------------------------------------
@@ -253,6 +256,8 @@ def main() -> None:
         parser.error("--points: needs forked lives; leave out --ranks and --cold")
     torch.set_num_threads(1)  # no thread may exist when a life is forked
     os.environ["OMP_NUM_THREADS"] = "1"
+    for name in ON_THE_WAY:
+        importlib.import_module(name)
     with tempfile.TemporaryDirectory() as scratch:
         runs = Runs(Path(args.out or scratch), args.ranks, args.cold)
         print(f"A run of {STEPS} steps without a kill: {runs.seconds:.1f} s, {runs.changes} changes of files\n", flush=True)

@@ -61,9 +61,15 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
             flush(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    # One of a later step is one that was found damaged; its steps are being done again.
-    earlier = [path for path in generations(folder) if path <= generation]
-    for old in set(generations(folder)) - set(earlier[:GENERATIONS]):
+    for later in generations(folder):
+        if later > generation:  # found damaged by load_state, and its steps are being done again
+            discard(later)
+    _keep_newest(folder, generation)
+
+
+def _keep_newest(folder: Path, newest: Path) -> None:
+    """Of `newest` and the generations before it, delete all but the last GENERATIONS."""
+    for old in [path for path in generations(folder) if path <= newest][GENERATIONS:]:
         discard(old)
 
 
@@ -111,6 +117,7 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
             raise RunError(f"{folder}: no whole state to go on from ({'; '.join(damaged)}); remove this folder to do the run again from its first step")
         return None
     put_lora_state(model, adapter, str(generation))
+    _keep_newest(folder, generation)  # a kill may have come between saving and this
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in moments.items():
         index, _, name = key.partition(".")

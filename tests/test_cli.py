@@ -1,8 +1,10 @@
 """Bad input on the command line: one line that names the file or the flag, exit status 2, nothing left behind."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,11 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
+import audit
 import eval as eval_verb
+import predict
 import train
+from bench.kill_resume import content
 from data.interactions import Dataset, Interaction, Item
 from data.tallrec import write_split
 from runtime.flags import run_verb
@@ -237,7 +242,9 @@ def test_eval_of_a_run_whose_files_were_damaged_names_the_file(run, refuse):
     weights = folder / "adapter_model.safetensors"
     tensors = {name: torch.full_like(tensor, float("nan")) for name, tensor in load_file(weights).items()}
     save_file(tensors, weights)
-    assert refuse(eval_verb.main, "--run", folder, "--device", "cpu").startswith(f"{weights}: ")
+    for verb, argv in ((eval_verb, ()), (audit, ("--sample", "0")), (predict, ("--liked", "A", "--target", "B"))):
+        line = refuse(verb.main, "--run", folder, "--device", "cpu", *argv)
+        assert line.startswith(f"{weights}: ") and "NaN or infinite values" in line
     weights.write_bytes(POINTER)
     assert refuse(eval_verb.main, "--run", folder, "--device", "cpu").startswith(f"{weights}: a Git LFS pointer")
     (folder / "config.json").write_text('{"flags": {"model": 3}}')
@@ -254,7 +261,47 @@ def test_resuming_with_another_flag_or_other_data_is_refused(run, refuse, rows):
     assert "prompts of train: not what" in prompts
 
 
+def test_resuming_on_another_base_is_refused_by_what_is_another(run, refuse, tmp_path):
+    folder, _ = run
+    base = tmp_path / "checkpoint"
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"] *= 1.5
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    assert ": weights of the base: not what the run was started with (then " in refuse(train.main, "--resume", "--out", folder)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"rope_theta": 200.0}))
+    weights, fields = refuse(train.main, "--resume", "--out", folder, lines=2)
+    assert ": config.json of the base: not what" in fields
+
+
+def test_a_finished_run_gives_its_results_again_or_is_made_longer(run, capsys):
+    folder, printed = run
+    before = content(folder)
+    train.main(["--resume", "--out", str(folder), "--json"])
+    shown = capsys.readouterr()
+    assert shown.out == printed and content(folder) == before and "Nothing is left to train: the run ended after step 1" in shown.err
+    train.main(["--resume", "--out", str(folder), "--json", "--max-steps", "3", "--micro-batch-size", "1"])
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["steps"] == 3 and "Going on after step 1" in shown.err
+    assert "--max-steps was 1, is 3 (the learning rate" in shown.err and "--micro-batch-size was 8, is 1 (" in shown.err
+    assert json.loads((folder / "config.json").read_text())["flags"]["max_steps"] == {"value": 3, "source": "resume"}
+
+
 # ---- as a user types it -------------------------------------------------------------------------
+
+
+def test_a_process_told_to_stop_says_how_to_go_on_and_ends_with_status_75(rows, checkpoint, tmp_path):
+    out = tmp_path / "out"
+    argv = ["--data", rows, "--model", checkpoint(), "--shots", "4", "--max-steps", "100000", "--epochs", "100000", "--eval-every", "100000", "--device", "cpu", "--out", out]
+    process = subprocess.Popen([sys.executable, ROOT / "train.py", *map(str, argv)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (out / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 75
+    steps = len((out / "metrics.jsonl").read_text().splitlines())
+    assert shown.splitlines()[-1] == f"train.py: SIGTERM: saved after step {steps}; go on with: python train.py --out {out} --resume"
+    assert [path.name for path in (out / "last").glob("step-*")] == [f"step-{steps:08d}"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Command lines: everything wrong is said at once, a line each; every value knows where it comes from."""
 
+import copy
 import json
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from lora.inject import AdapterError
 from model.weights import CheckpointError
 from runtime.flags import FlagError, RunError, flag, parse_flags, run_verb
 from runtime import setup
-from runtime.resume import FOR_ONE_CALL, MAY_CHANGE, flags_of_run
+from runtime.resume import FOR_ONE_CALL, MAY_CHANGE, config_of_resumed, flags_of_run
 from runtime.train_flags import TrainFlags, adapter_settings, check_flags, presets, shot_count
 
 
@@ -320,6 +321,65 @@ def test_resume_lists_every_flag_that_differs_from_the_run(run):
     found = problems(resumed, folder, "--lr", "0.25", "--shots", "8", "--seed", "0")
     assert [line.split(":")[0] for line in sorted(found)] == ["--lr 0.25", "--shots 8"]
     assert "was started with 0.5" in sorted(found)[0]
+
+
+def test_resume_allows_what_may_change_and_says_where_it_came_from(run):
+    folder = run("--epochs", "3", "--max-steps", "50", "--batch-size", "8", "--micro-batch-size", "8", "--model", "DIR")
+    given = ["--epochs", "4", "--max-steps", "0", "--micro-batch-size", "2", "--checkpointing", "on", "--device", "cpu", "--data-dir", "D"]
+    flags, resolved = resumed(folder, *given)
+    assert (flags.epochs, flags.max_steps, flags.micro_batch_size, flags.checkpointing, flags.batch_size) == (4, 0, 2, "on", 8)
+    assert {name for name, source in resolved.sources.items() if source == "resume"} == set(MAY_CHANGE)
+
+
+@pytest.mark.parametrize(
+    "started, given, line",
+    [
+        (["--epochs", "3"], ["--epochs", "2"], "--epochs 2: the run in {} was started with 3, and this may only be raised"),
+        (["--max-steps", "50"], ["--max-steps", "49"], "--max-steps 49: the run in {} was started with 50, and this may only be raised"),
+        (["--max-steps", "0"], ["--max-steps", "10000"], "--max-steps 10000: the run in {} was started with 0, and this may only be raised"),
+        (["--batch-size", "8"], ["--micro-batch-size", "9"], "--micro-batch-size 9: is larger than --batch-size 8"),
+        (["--objective", "released"], ["--micro-batch-size", "2"], "--micro-batch-size 2: the run in {} was started with 8, and this loss depends on it"),
+        (["--objective", "tallrec", "--train-on-prompt"], ["--micro-batch-size", "2"], "--micro-batch-size 2: the run in {} was started with 8, and this loss depends on it"),
+    ],
+)  # fmt: skip
+def test_resume_refuses_what_would_make_the_run_another_one(run, started, given, line):
+    folder = run("--model", "DIR", *started)
+    (found,) = problems(resumed, folder, *given)
+    assert found.startswith(line.format(folder))
+
+
+THEN = {
+    "flags": {"epochs": {"value": 3, "source": "flag"}, "json": {"value": False, "source": "default"}, "resume": {"value": False, "source": "default"},
+              "out": {"value": None, "source": "default"}, "merge_out": {"value": None, "source": "default"}},
+    "device": "cpu", "versions": {"torch": "1.0", "numpy": "2.0"}, "fingerprints": {"data": "a" * 64 + " (stand-in, 3 rows)", "weights of the base": "c" * 64},
+}  # fmt: skip
+
+
+def config_now(tmp_path, **changes):
+    (tmp_path / "config.json").write_text(json.dumps(THEN))
+    return config_of_resumed(tmp_path, copy.deepcopy(THEN) | changes)
+
+
+def test_every_fingerprint_that_is_another_is_named_with_both_values(tmp_path):
+    with pytest.raises(RunError) as found:
+        config_now(tmp_path, fingerprints={"data": "b" * 64 + " (movielens, 4 rows)", "weights of the base": "d" * 64})
+    data, weights = str(found.value).splitlines()
+    assert f"--resume --out {tmp_path}: data: not what the run was started with (then aaaaaaaaaaaa (stand-in, 3 rows), now bbbbbbbbbbbb (movielens, 4 rows))" in data
+    assert "weights of the base: not what the run was started with (then cccccccccccc, now dddddddddddd)" in weights
+
+
+def test_changes_that_are_allowed_are_said_and_kept_in_the_config(tmp_path, capsys):
+    flags = {**THEN["flags"], "epochs": {"value": 5, "source": "resume"}, "json": {"value": True, "source": "flag"}}
+    config = config_now(tmp_path, flags=flags, device="cuda", versions={"torch": "1.1", "numpy": "2.0"})
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" (")[0] for line in said] == [
+        "changed since the run began: --epochs was 3, is 5", "changed since the run began: device was cpu, is cuda",
+        "changed since the run began: torch was 1.0, is 1.1",
+    ]  # fmt: skip
+    assert "learning rate" in said[0] and "last bit" in said[1]
+    assert config["flags"]["epochs"]["value"] == 5 and config["flags"]["json"]["value"] is False
+    assert [sorted(change) for change in config["changes"]] == [["--epochs", "device", "torch"]]
+    assert config_now(tmp_path) == THEN | {"changes": []} and capsys.readouterr().err == ""
 
 
 def test_resume_of_another_version_is_refused(run):

@@ -104,6 +104,27 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(run):
     assert json.loads((first / "results.json").read_text()) == json.loads((again / "results.json").read_text())
 
 
+def test_the_number_of_threads_changes_no_loss_by_more_than_a_thousandth(run):
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            found.append(losses(run("--precision", "fp32", name=str(number), steps=2)))
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(*found):
+        assert one == pytest.approx(two, rel=1e-3)
+
+
+def test_timings_stand_apart_from_what_the_computation_determines(run):
+    out = run(steps=2)
+    timings = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in timings] == [1, 2]
+    assert all(line.keys() == {"step", "time", "seconds", "pairs_per_s", "tokens_per_s", "peak_memory_bytes"} for line in timings)
+    assert all(line["seconds"] > 0 and line["pairs_per_s"] == pytest.approx(4 / line["seconds"]) for line in timings)
+    assert [set(record) - {"valid_auc"} for record in records(out)] == [{"step", "epoch", "loss", "ce_pos", "ce_neg", "kl", "grad_norm", "lr"}] * 2
+
+
 def test_gradient_checkpointing_changes_no_bit_of_the_result(run):
     """With LoRA dropout on: the recomputed layer must draw the same mask."""
     flags = ("--precision", "fp32", "--lora-dropout", "0.3")
