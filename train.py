@@ -199,7 +199,7 @@ def count_steps(pairs: int, flags: TrainFlags) -> tuple[int, int]:
 
 def rehearse(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, planned: str) -> None:
     """Run the longest micro-batch and forget it: memory that is too small shows now, with the plan beside it, and not after hours."""
-    longest = longest_pairs(pairs, flags.micro_batch_size * ranks.count())
+    longest = longest_pairs(pairs, min(flags.batch_size, flags.micro_batch_size * ranks.count()))
     with blamed_on("the longest micro-batch, tried before step 1", planned), torch.random.fork_rng():
         accumulate_gradients(model.train(), longest, flags)
         model.zero_grad(set_to_none=True)

@@ -20,6 +20,7 @@ from data.pairs import EncodedPair, collate
 from lora.inject import lora_parameters
 from model.llama import Llama, rope_tables
 from model.prefix_tree import PrefixTree, prefix_tree
+from runtime import ranks
 from runtime.scoring import PAIRS_PER_BATCH, TOKENS_PER_BATCH, distinct_tokens
 
 ROOM = 0.92  # share of the free memory that a plan may fill: allocators waste some, libraries have buffers of their own
@@ -149,7 +150,7 @@ def make_plan(model: Llama, pairs: list[EncodedPair], valid: list[EncodedPair], 
     --checkpointing auto: as few layers as memory asks for. --micro-batch-size 0: of 1, 2, 4, ... pairs the number that costs least,
     with as many layers recomputed as it needs. If nothing fits, what needs least.
     """
-    most = min(flags.batch_size, len(pairs))
+    most = min(math.ceil(flags.batch_size / ranks.count()), len(pairs))
     sizes = [flags.micro_batch_size] if flags.micro_batch_size else [2**i for i in range(most.bit_length())]
     validated = distinct_tokens([pair.positive.prompt for pair in valid])
     plans = [_plan_of(model, longest_pairs(pairs, size), size, validated, flags) for size in sizes]
@@ -167,7 +168,6 @@ def _work(plan: Plan) -> float:
 
 
 def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int, flags) -> Plan:
-    whole_sequence = flags.objective == "released" or flags.train_on_prompt
     batch = collate(longest, flags.objective == "paper", flags.objective == "paper" and flags.kl_forcing == "shared")
     tree = prefix_tree(model, batch.input_ids, batch.lengths)
     cost, weight, layers = layer_cost(model, tree), model.lm_head.weight, len(model.model.layers)
@@ -175,7 +175,7 @@ def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int
     adapter = sum(parameter.nbytes for parameter in lora_parameters(model))
     weights = bytes_of(model) - adapter
     vocabulary, dim = weight.shape
-    rows = min(CHUNK, int(batch.lengths.sum())) * 2 if whole_sequence else batch.positions.numel()
+    rows = min(CHUNK, int(batch.lengths.sum())) * 2 if flags.whole_sequence else batch.positions.numel()
     scoring_head = vocabulary * (dim * 4 + 2 * PAIRS_PER_BATCH * 4 * 5)
     resident = _resident() if on_cpu else weights + adapter
 
@@ -199,8 +199,8 @@ def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int
             logits=rows * vocabulary * (weight.element_size() + VOCABULARY_COPIES),
             evaluation=int(max(cost.scoring * TOKENS_PER_BATCH / len(tree), scoring_head)),
             saving=3 * adapter if on_cpu else 0,
-            step_s=passes * math.ceil(flags.batch_size / size),
-            validation_s=layers * cost.forward_s * validated / len(tree),
+            step_s=passes * math.ceil(flags.batch_size / ranks.count() / size),
+            validation_s=layers * cost.forward_s * validated / len(tree) / ranks.count(),
             room=free_memory(weight.device) + resident,
         )
 
@@ -220,7 +220,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return _kilobytes("/proc/meminfo", "MemAvailable")
+    return _kilobytes("/proc/meminfo", "MemAvailable") // ranks.on_this_node()
 
 
 def _resident() -> int:

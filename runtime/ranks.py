@@ -37,6 +37,11 @@ def index() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def on_this_node() -> int:
+    """How many of them share this machine's memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if count() > 1 else 1
+
+
 def is_first() -> bool:
     """Whether this is the one that writes and prints."""
     return index() == 0

@@ -145,6 +145,7 @@ def test_fsdp_makes_the_same_run(folder, done):
 @pytest.mark.parametrize("kind", ["plain", "fsdp"])
 def test_a_broken_run_goes_on_bitwise_with_dropout_of_each_rank(folder, done, kind):
     whole, resumed = folder / "runs/rows-12-paper-seed0", folder / f"broken-{kind}"
+    assert "Going on after step 2\n" in done.stderr
     for part in ("adapter", "optimizer", "rng"):
         assert last(whole, part) == last(resumed, part)
     assert [record["loss"] for record in records(whole)] == [record["loss"] for record in records(resumed)]
