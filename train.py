@@ -71,6 +71,8 @@ def main(argv: list[str]) -> None:
 
     adapter = adapter_settings(flags)
     trainable = start_adapter(model, adapter, flags)
+    if flags.compile:
+        setup.compile_layers(model)
     plan = make_plan(model, train.pairs, valid.pairs, flags)
     planned = plan_table(plan.as_dict(), count_steps(len(train.pairs), flags)[1])
     if flags.plan:

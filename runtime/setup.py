@@ -1,5 +1,8 @@
 """What every verb needs before its own work: device, precision, base model, encoded splits."""
 
+import importlib.util
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +111,20 @@ def warn_of_misfit(folder: Path, base: dict[str, str]) -> None:
     """Say what does not look right about this adapter on this base."""
     for warning in adapter_warnings(folder, base["base"], base["base_fingerprint"]):
         notice(f"WARNING: {warning}")
+
+
+def compile_layers(model: Llama, backend: str = "inductor") -> None:
+    """Let torch.compile translate each decoder layer when it first runs, for rows of any length and number.
+
+    Raises FlagError if what the compiler itself needs is missing.
+    """
+    on_cpu = model.lm_head.weight.device.type == "cpu"
+    if on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise FlagError("--compile: needs a C++ compiler (g++); install one, or leave it out")
+    if not on_cpu and importlib.util.find_spec("triton") is None:
+        raise FlagError("--compile: needs the package triton; install it, or leave it out")
+    for layer in model.model.layers:
+        layer.compile(dynamic=True, backend=backend)
 
 
 def answers_in_context(data: Dataset, tokenizer: Tokenizer, template: str) -> dict[bool, list[int]]:

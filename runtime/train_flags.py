@@ -41,6 +41,7 @@ class TrainFlags(DataChoice):
     precision: str = flag("bf16", "of the frozen base; LoRA's A and B are always float32", choices=tuple(setup.DTYPES))
     base_dtype: str = flag("same", "int8 holds the matrices of the decoder layers in half of bf16's memory", choices=setup.BASE_DTYPES)
     checkpointing: str = flag("auto", "recompute layers in the backward pass; auto: as few as memory asks for", choices=("auto", "on", "off"))
+    compile: bool = flag(False, "torch.compile for each decoder layer; see docs/performance.md for whether it pays")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, ...")
     fsdp: bool = flag(False, "cut the base over the processes of torchrun, if one device cannot hold it")
     seed: int = flag(0, "draws the shots, A, the order and the dropout", low=0, high=2**32 - 1)

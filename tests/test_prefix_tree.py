@@ -10,6 +10,7 @@ from data.pairs import pad_right
 from lora.inject import add_lora, lora_parameters
 from model.llama import RopeScaling
 from model.prefix_tree import masked_attention, prefix_tree, take
+from runtime.setup import compile_layers
 
 ROWS = {
     "nothing shared": [[1, 2, 3], [4, 5], [6]],
@@ -126,3 +127,19 @@ def test_gradients_of_many_rows_are_summed_in_float32():
     gradient[0] = 1
     take(tokens, torch.zeros(1001, dtype=torch.int64)).backward(gradient)
     assert tokens.grad.tolist() == [[torch.tensor(1 + 1000 / 512).bfloat16().item()] * 2]
+
+
+def test_compiled_layers_compute_the_same_for_trees_of_any_size(model):
+    """What torch.compile takes the layers for, without the minute that translating them takes."""
+    plain, compiled = model(), model()
+    compile_layers(compiled, backend="eager")
+    for name in ("branches of branches", "random 0", "random 1"):
+        rows = CASES[name]
+        results = []
+        for each in (plain, compiled):
+            tree = tree_of(each, rows, torch.tensor([[len(row) - 1] for row in rows]))
+            hidden = each.model(tree.input_ids, tree)
+            results.append((hidden, torch.autograd.grad(hidden.square().sum(), lora_parameters(each))))
+        (expected, gradients), (found, found_gradients) = results
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(found_gradients, gradients, rtol=1e-10, atol=1e-12)
