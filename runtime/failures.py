@@ -7,7 +7,7 @@ import torch
 
 from data.pairs import EncodedPair
 from runtime.flags import RunError
-from runtime.memory import memory_line
+from runtime.memory import IN_TRAINING, memory_line
 
 ADVICE = "Lower --lr or --kl-weight, or set --kl-cap, in another run; it may start from this one's best adapter with --init-adapter"
 
@@ -23,7 +23,8 @@ def blamed_on(doing: str, planned: str = "") -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         if (line := memory_line(error)) is None:
             raise
-        raise RunError(f"{doing}: {line}\n{planned}".rstrip()) from None
+        raise RunError(f"{doing}: {line}. {IN_TRAINING}
+{planned}".rstrip()) from None
 
 
 def refuse_non_finite_loss(loss: torch.Tensor, terms: dict[str, torch.Tensor], pairs: list[EncodedPair]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from data.interactions import DataError
 from lora.inject import AdapterError
 from model.weights import CheckpointError
-from runtime.memory import memory_line
+from runtime.memory import ELSEWHERE, memory_line
 from runtime.signals import RESUMABLE, Stopped, Terminated, end_at_once
 
 
@@ -159,7 +159,7 @@ def run_verb(main: Callable[[list[str]], None]) -> None:
     except (MemoryError, RuntimeError) as error:
         if (line := memory_line(error)) is None:
             raise
-        status, lines = 2, [f"error: {line}"]
+        status, lines = 2, [f"error: {line}. {ELSEWHERE}"]
     except Stopped as stopped:
         status, lines = RESUMABLE, [str(stopped)]
     except Terminated:

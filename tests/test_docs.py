@@ -31,14 +31,14 @@ def test_an_equation_stands_on_its_line(file, number, linked_file, linked_number
     assert code in lines[int(number) - 1], f"{file}: now on line {[i for i, line in enumerate(lines, 1) if code in line]}"
 
 
-@pytest.mark.parametrize("document", ["docs/method.md", "docs/reading-guide.md", "README.md", "demo/README.md"])
+@pytest.mark.parametrize("document", ["docs/method.md", "docs/reading-guide.md", "docs/reliability.md", "README.md", "demo/README.md"])
 def test_links_lead_somewhere(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         assert ((ROOT / document).parent / target).exists(), target
 
 
-@pytest.mark.parametrize("document", ["docs/method.md", "docs/reading-guide.md", "README.md", "demo/README.md"])
+@pytest.mark.parametrize("document", ["docs/method.md", "docs/reading-guide.md", "docs/reliability.md", "README.md", "demo/README.md"])
 def test_commands_have_only_flags_that_their_verb_knows(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     commands = re.findall(r"python (\w+\.py)((?:[^`\n]|\\\n)*)", text)
