@@ -23,8 +23,7 @@ def blamed_on(doing: str, planned: str = "") -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         if (line := memory_line(error)) is None:
             raise
-        raise RunError(f"{doing}: {line}. {IN_TRAINING}
-{planned}".rstrip()) from None
+        raise RunError(f"{doing}: {line}. {IN_TRAINING}\n{planned}".rstrip()) from None
 
 
 def refuse_non_finite_loss(loss: torch.Tensor, terms: dict[str, torch.Tensor], pairs: list[EncodedPair]) -> None:
