@@ -13,6 +13,7 @@ if anything differs, is left over, or a life fails.
 
 import argparse
 import collections
+import contextlib
 import functools
 import importlib
 import mmap
@@ -124,7 +125,7 @@ class Life:
             launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else [sys.executable]
             with open(log, "ab") as file:
                 command = [*launcher, str(ROOT / "train.py"), *argv]
-                self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+                self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         else:
             self.process = multiprocessing.get_context("fork").Process(target=live, args=(argv, log, self.mark, die_at))
             self.process.start()
@@ -141,7 +142,7 @@ class Life:
 
     def kill(self) -> None:
         if isinstance(self.process, subprocess.Popen):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            kill_all(self.process.pid)
         else:
             self.process.kill()
         self.wait(None)
@@ -154,6 +155,27 @@ class Life:
             return "before config.json"
         states = sorted(path.name for path in (out / "last").glob("step-*"))
         return f"after {states[-1]}" if states else "before the first state"
+
+
+def kill_all(pid: int) -> None:
+    """SIGKILL to a process and all that it started, each of which torchrun gives a session of its own; waits for their end."""
+    os.kill(pid, signal.SIGSTOP)  # or it might start more in the meantime
+    family = [pid]
+    for parent in family:
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            family += [int(child) for child in children.read_text().split()]
+    for member in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
+    while any(is_alive(member) for member in family[1:]):
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 # ---- runs ---------------------------------------------------------------------------------------
@@ -260,7 +282,7 @@ def main() -> None:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory() as scratch:
         runs = Runs(Path(args.out or scratch), args.ranks, args.cold)
-        print(f"A run of {STEPS} steps without a kill: {runs.seconds:.1f} s, {runs.changes} changes of files\n", flush=True)
+        print(f"A run of {STEPS} steps without a kill: {runs.seconds:.1f} s{f', {runs.changes} changes of files' if runs.changes else ''}\n", flush=True)
         phases, wrong = kill_at_random(runs, args.kills, args.seed)
         if args.points is not None:
             more, also_wrong = kill_at_points(runs, args.points)

@@ -7,8 +7,13 @@ import pytest
 import torch
 
 import runtime.scoring as scoring
+from data.interactions import Interaction
 from data.pairs import EncodedPair, Row
+from metrics import Scored
+from runtime import evaluation
+from runtime.run_folder import RunFolder
 from runtime.scoring import jensen_shannon, score
+from runtime.setup import Split
 
 @pytest.fixture
 def model(tiny_llama):
@@ -130,3 +135,30 @@ def test_jensen_shannon_is_zero_for_equal_and_ln_2_for_disjoint_distributions():
     p, q = torch.tensor([[0.3, 0.7, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.6, 0.4]])
     assert jensen_shannon(p.log(), p.log()).item() == pytest.approx(0.0, abs=1e-7)
     assert jensen_shannon(p.log(), q.log()).item() == pytest.approx(np.log(2), abs=1e-6)
+
+
+def test_the_base_is_scored_once_and_again_only_if_what_was_kept_is_damaged(tmp_path, monkeypatch):
+    rows = [Interaction(user, (), 1, bool(user % 2)) for user in range(4)]
+    split, calls = Split(rows, [None] * 4, 0), []
+
+    def scored(model, split, answers, progress):
+        calls.append(progress)
+        return Scored([0, 1, 2, 3], np.array([False, True] * 2), *(np.arange(4) / (3 + i) for i in range(6)))
+
+    monkeypatch.setattr(evaluation, "score_split", scored)
+    run = RunFolder(tmp_path / "run", False)
+    first, again = (evaluation.score_base(run, "valid", None, split, {}) for _ in range(2))
+    assert calls == ["base on valid"]
+    for name in ("labels", *evaluation.COLUMNS):
+        assert np.array_equal(getattr(first, name), getattr(again, name))
+    assert again.users == [0, 1, 2, 3]
+    (path,) = (run.path / "last").iterdir()
+    content = path.read_bytes()
+    for damaged in (b"", content[:20], content[:-1] + b"\x00", content[:-1] + bytes([content[-1] ^ 1])):
+        calls.clear()
+        path.write_bytes(damaged)
+        evaluation.score_base(run, "valid", None, split, {})
+        assert len(calls) == (damaged != content) and path.read_bytes() == content
+    calls.clear()
+    evaluation.score_base(run, "valid", None, Split(rows[:3], [None] * 3, 0), {})
+    assert calls
