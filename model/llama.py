@@ -12,6 +12,7 @@ Dh head size, M intermediate_size, V vocabulary.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,16 @@ class LlamaConfig:
     rope_theta: float
     tie_word_embeddings: bool
     rope_scaling: RopeScaling | None = None
+
+
+def recomputed(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    """function(*inputs), of which the inputs alone are kept for the backward pass, where it is computed again.
+
+    For what takes little time and much memory: norms, SwiGLU's product, attention's probabilities. Must draw nothing at random.
+    """
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class RMSNorm(nn.Module):
@@ -135,7 +146,7 @@ class Attention(nn.Module):
         k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, Dh) or (N, K, Dh)
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, Dh) or (N, K, Dh)
         q, k = rotate(q, cos_q, sin_q), rotate(k, cos, sin)
-        y = causal_attention(q, k, v) if queries is None else queries.attend(q, k, v)
+        y = causal_attention(q, k, v) if queries is None else recomputed(queries.attend, q, k, v)
         return self.o_proj(y.flatten(-2))
 
 
@@ -160,7 +171,11 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # (B, T, M) inside
+        return self.down_proj(recomputed(self.gated, self.gate_proj(x), self.up_proj(x)))
+
+    @staticmethod
+    def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return F.silu(gate) * up  # (B, T, M)
 
 
 class DecoderLayer(nn.Module):
@@ -175,9 +190,9 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, queries: Queries | None = None) -> torch.Tensor:
         """Shapes as in Attention; with `queries` only the tokens that it names come out."""
-        y = self.self_attn(self.input_layernorm(x), cos, sin, queries)
+        y = self.self_attn(recomputed(self.input_layernorm, x), cos, sin, queries)
         x = (x if queries is None else queries.of(x)) + y
-        return x + self.mlp(self.post_attention_layernorm(x))
+        return x + self.mlp(recomputed(self.post_attention_layernorm, x))
 
 
 class Decoder(nn.Module):

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from data.pairs import EncodedPair, collate
 from lora.inject import lora_parameters
 from model.llama import Llama, rope_tables
-from model.prefix_tree import PrefixTree, prefix_tree
+from model.prefix_tree import PrefixTree, Queries, prefix_tree
 from runtime import ranks
 from runtime.scoring import PAIRS_PER_BATCH, TOKENS_PER_BATCH, distinct_tokens
 
@@ -65,8 +65,11 @@ class LayerCost:
     backward_s: float
 
 
-def layer_cost(model: Llama, tree: PrefixTree) -> LayerCost:
-    """Run the first layer on random hidden states for the tokens of `tree`. Random generators stay as they are."""
+def layer_cost(model: Llama, tree: PrefixTree, queries: Queries) -> LayerCost:
+    """Run the first layer on random hidden states for the tokens of `tree`, of which `queries` come out.
+
+    Random generators stay as they are.
+    """
     layer, weight = model.model.layers[0], model.lm_head.weight
     parameters = [parameter for parameter in layer.parameters() if parameter.requires_grad]
     with torch.random.fork_rng():
@@ -75,25 +78,25 @@ def layer_cost(model: Llama, tree: PrefixTree) -> LayerCost:
         rotary = (table[tree.depth] for table in rope_tables(model.config, tree.index.shape[1], like=leaf))
         rotary = tuple(rotary)
 
-        def run(counted: LiveTensors | None = None) -> tuple[float, float, int, int]:
+        def run(counted: LiveTensors | None = None) -> tuple[float, float, int, int, int]:
             started = time.perf_counter()
-            y = layer(leaf.clone(), *rotary, tree.every)
+            y = layer(leaf.clone(), *rotary, queries)
             _wait(weight.device)
             between, kept, forward = time.perf_counter(), 0, 0
             if counted:
                 kept, forward, counted.peak = counted.now - y.nbytes, counted.peak, counted.now
             torch.autograd.grad(y, [leaf, *parameters], torch.ones_like(y))
             _wait(weight.device)
-            return between - started, time.perf_counter() - between, kept, forward
+            return between - started, time.perf_counter() - between, kept, forward, y.nbytes
 
         run()  # the first time, libraries prepare themselves
-        forward_s, backward_s, _, _ = run()
+        forward_s, backward_s, *_ = run()
         with LiveTensors() as counted:
-            _, _, kept, forward = run(counted)
+            _, _, kept, forward, output_bytes = run(counted)
         # The layer's own output, which the next one takes over, was alive throughout.
-        backward = counted.peak - leaf.nbytes
+        backward = counted.peak - output_bytes
         with torch.no_grad(), LiveTensors() as counted:
-            layer.eval()(leaf.detach().clone(), *rotary, tree.every)
+            layer.eval()(leaf.detach().clone(), *rotary, queries)
         layer.train()
     return LayerCost(kept, forward, backward, counted.peak, forward_s, backward_s)
 
@@ -169,8 +172,10 @@ def _work(plan: Plan) -> float:
 
 def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int, flags) -> Plan:
     batch = collate(longest, flags.objective == "paper", flags.objective == "paper" and flags.kl_forcing == "shared")
-    tree = prefix_tree(model, batch.input_ids, batch.lengths)
-    cost, weight, layers = layer_cost(model, tree), model.lm_head.weight, len(model.model.layers)
+    tree = prefix_tree(model, batch.input_ids, batch.lengths, None if flags.whole_sequence else batch.positions)
+    weight, layers = model.lm_head.weight, len(model.model.layers)
+    cost = layer_cost(model, tree, tree.every)
+    last = layer_cost(model, tree, tree.asked) if tree.asked else cost  # of few tokens
     on_cpu = weight.device.type == "cpu"
     adapter = sum(parameter.nbytes for parameter in lora_parameters(model))
     weights = bytes_of(model) - adapter
@@ -180,7 +185,7 @@ def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int
     resident = _resident() if on_cpu else weights + adapter
 
     def with_checkpoints(count: int) -> Plan:
-        passes = layers * (cost.forward_s + cost.backward_s) + count * cost.forward_s
+        passes = (layers - 1) * (cost.forward_s + cost.backward_s) + count * cost.forward_s + last.forward_s + last.backward_s
         return Plan(
             device=weight.device.type,
             layers=layers,
@@ -193,7 +198,7 @@ def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int
             optimizer=2 * adapter,
             program=max(0, resident - weights - adapter),
             boundaries=count * len(tree) * dim * weight.element_size(),
-            kept_layers=(layers - count) * cost.kept,
+            kept_layers=(layers - 1 - count) * cost.kept + last.kept if count < layers else 0,
             # A layer that is computed again keeps what it needs while it goes backward.
             working_layer=max(cost.forward, cost.backward) if count else cost.backward - cost.kept,
             logits=rows * vocabulary * (weight.element_size() + VOCABULARY_COPIES),

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import model.llama as llama
 import runtime.plan as plan_module
 import train
 from data.pairs import EncodedPair, Row, collate
@@ -44,8 +45,9 @@ def test_live_tensors_counts_what_is_made_and_what_is_let_go():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sizes", [{}, {"num_key_value_heads": 2}, {"hidden_size": 64, "intermediate_size": 200, "head_dim": 16}])
-def test_what_a_layer_keeps_is_what_autograd_saves(model, sizes, dtype):
-    """Counted by another mechanism: autograd's own hooks, which see every tensor that is saved."""
+def test_what_a_layer_keeps_is_what_autograd_saves(model, sizes, dtype, monkeypatch):
+    """Counted by another mechanism: autograd's own hooks, which see every tensor that is saved, unless by a checkpoint."""
+    monkeypatch.setattr(llama, "recomputed", lambda function, *inputs: function(*inputs))
     model = model(**sizes)
     for name, parameter in model.named_parameters():
         if "lora" not in name:
@@ -69,9 +71,19 @@ def test_what_a_layer_keeps_is_what_autograd_saves(model, sizes, dtype):
     layer = model.model.layers[0].train()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         y = layer(leaf.clone(), cos, sin, tree.every)
-    cost = layer_cost(model, tree)
+    cost = layer_cost(model, tree, tree.every)
     assert y.requires_grad and cost.kept == sum(saved.values())
     assert cost.forward >= cost.kept and cost.backward > cost.kept > 0 and 0 < cost.scoring < cost.forward
+
+
+def test_what_is_recomputed_is_not_kept(model, monkeypatch):
+    model = model()
+    batch = collate(PAIRS)
+    tree = prefix_tree(model, batch.input_ids, batch.lengths)
+    found = layer_cost(model, tree, tree.every)
+    monkeypatch.setattr(llama, "recomputed", lambda function, *inputs: function(*inputs))
+    all_kept = layer_cost(model, tree, tree.every)
+    assert found.kept < 0.8 * all_kept.kept and found.scoring == all_kept.scoring
 
 
 def test_planning_leaves_model_and_random_generator_as_they_are(model):
