@@ -19,6 +19,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.files import read_whole
 from data.interactions import DataError, Dataset, Interaction, Item
 from metrics import Scored, rankings, row_metrics
 from report.tables import STAND_IN, batch_summary, prediction_table
@@ -102,7 +103,7 @@ def title_problems(titles: dict[str, tuple[str, ...]], where: str) -> list[str]:
 
 def read_users(path: Path) -> list[Interaction]:
     """A row for every target in a CSV file, in its order. Raises DataError naming file, line and column."""
-    content, rows, line = path.read_bytes(), {}, 0
+    content, rows, line = read_whole(path), {}, 0
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8").removeprefix("\ufeff"), newline=""), strict=True)
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]

@@ -195,6 +195,8 @@ def run_block(first: int, last: int, args, names: list[str], root: Path):
         os.close(reading)
         try:
             work(writing, first, last, args, names, root)
+        except BaseException:  # a fault of the fuzzer's own
+            os.write(writing, json.dumps([-1, traceback.format_exc()]).encode() + b"\n")
         finally:
             os._exit(0)
     os.close(writing)
@@ -208,6 +210,8 @@ def run_block(first: int, last: int, args, names: list[str], root: Path):
             if not line:
                 break
             entry = json.loads(line)
+            if entry[0] == -1:
+                raise SystemExit(f"bench.fuzz: case {begun}: {entry[1]}")
             begun = entry[0] if len(entry) == 1 else None
             if len(entry) > 1:
                 yield entry

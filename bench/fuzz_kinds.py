@@ -215,6 +215,8 @@ def make_prepared(folder: Path) -> None:
 
 def repair_prepared(folder: Path) -> None:
     """Checksums of the damaged files, so that what is behind the check is read."""
+    if not all(path.is_file() and path.stat().st_size < 2**24 for path in folder.iterdir()):
+        return
     try:
         manifest = json.loads((folder / "prepared.json").read_bytes())
         for name in manifest["sha256"]:

@@ -6,10 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
+from data.files import read_whole
 from lora.adapter import CONFIG, WEIGHTS, save_adapter
 from metrics import Scored
 from runtime.files import write_aside, write_json
 from runtime.flags import RunError
+from runtime.recorded import refuse_config, step_records
 
 PREDICTION_COLUMNS = ["user", "item", "label", "p_yes_positive", "p_yes_negative", "contradiction"]
 
@@ -51,9 +53,7 @@ class RunFolder:
 
     def history(self) -> list[dict]:
         """The lines of metrics.jsonl so far; a line cut off by a crash is left out."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return step_records(self.path / "metrics.jsonl")
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that will be done again."""
@@ -83,11 +83,10 @@ def read_config(folder: Path) -> dict:
     if not path.is_file():
         raise RunError(f"{folder}: no run there (config.json is missing); give the folder that train.py wrote")
     try:
-        config = json.loads(path.read_bytes())
-        for entry in config["flags"].values():
-            entry["value"], entry["source"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise RunError(f"{path}: not the config.json of a run; give the folder that train.py wrote") from None
+        config = json.loads(read_whole(path))
+    except (ValueError, RecursionError):
+        config = None
+    refuse_config(config, path)
     return config
 
 

@@ -7,6 +7,7 @@ from lora.adapter import read_adapter_config
 from runtime import setup
 from runtime.data_flags import DataChoice, data_problems
 from runtime.flags import FlagError, Resolved, flag
+from runtime.recorded import recorded_flags, shown
 from runtime.run_folder import read_config
 
 
@@ -133,11 +134,11 @@ def adapter_settings(flags: TrainFlags) -> dict:
 def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Resolved]:
     """The flags that the run in --out was started with. Raises FlagError for each one now given otherwise."""
     config = read_config(Path(flags.out))
-    recorded = {name: entry["value"] for name, entry in config["flags"].items()}
+    recorded = recorded_flags(TrainFlags, config, Path(flags.out) / "config.json")
     if set(recorded) != set(resolved.values):
         raise FlagError(f"--resume: {flags.out}/config.json is from another version of train.py; start another run")
     problems = [
-        f"--{name.replace('_', '-')} {resolved.values[name]}: the run in {flags.out} was started with {recorded[name]}; "
+        f"--{name.replace('_', '-')} {resolved.values[name]}: the run in {flags.out} was started with {shown(recorded[name])}; "
         "leave it out, or start another run"
         for name, source in resolved.sources.items()
         if source == "flag" and name not in FREE_ON_RESUME and recorded[name] != resolved.values[name]
