@@ -1,7 +1,7 @@
 """Damage every file that the program reads, and see that it works or refuses: `python -m bench.fuzz --cases 10000 --seed 0`.
 
-A case takes a small valid folder, changes it in one to three ways (bench/fuzz_mutations.py), and reads it as the program does
-(bench/fuzz_kinds.py). It must work, or end with one of the project's own errors, whose lines can be printed, within 10 s and
+A case takes a small valid folder (bench/fuzz_made.py), changes it in one to three ways (bench/fuzz_mutations.py), and reads it
+as the program does (bench/fuzz_kinds.py). It must work, or end with one of the project's own errors, whose lines can be printed, within 10 s and
 1 GiB; it must write nothing outside its output folder and run nothing. One in so many cases is a real command line in a process
 of its own, which must end with status 0, or 2 and a line for each problem. Anything else is a crash: its number is printed, and
 `--case N` with the same seed does it again. Exit status 1 if there was one.
@@ -26,7 +26,8 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from bench.fuzz_kinds import Kind, World, build_world, kinds, small_rules
+from bench.fuzz_kinds import Kind, kinds, small_rules
+from bench.fuzz_made import build_world
 from bench.fuzz_mutations import bytes_at_random, form_of, in_its_place
 from data.interactions import DataError
 from lora.inject import AdapterError
@@ -149,7 +150,7 @@ def run_command(kind: Kind, folder: Path, out: Path) -> str | None:
     words[0:1] = [str(ROOT / words[0])] if words[0].endswith(".py") else words[:1]
 
     def limit():
-        resource.setrlimit(resource.RLIMIT_DATA, (COMMAND_MEMORY, COMMAND_MEMORY))
+        resource.setrlimit(resource.RLIMIT_DATA, (COMMAND_MEMORY, resource.RLIM_INFINITY))
 
     try:
         ended = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=COMMAND_SECONDS, preexec_fn=limit)
@@ -170,7 +171,7 @@ def run_command(kind: Kind, folder: Path, out: Path) -> str | None:
 def work(pipe: int, first: int, last: int, args, names: list[str], root: Path) -> None:
     """In a forked process: cases first to last, each announced and reported as a line of JSON."""
     data = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmData"))
-    resource.setrlimit(resource.RLIMIT_DATA, (data + MEMORY, data + MEMORY))
+    resource.setrlimit(resource.RLIMIT_DATA, (data + MEMORY, resource.RLIM_INFINITY))  # a command line has its own
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
@@ -260,6 +261,7 @@ def main() -> None:
     parser.add_argument("--case", type=int, help="do this one alone, and say what came of it")
     parser.add_argument("--only", help="kinds whose name has this in it; changes which case has which number")
     parser.add_argument("--command-share", type=int, default=200, help="one case in so many is a command line; 0 for none")
+    parser.add_argument("--undamaged", action="store_true", help="only show what every command line says to files that nothing was done to")
     parser.add_argument("--keep", action="store_true", help="leave the temporary folder, and say where it is")
     parser.add_argument("--verbose", action="store_true", help="a line for every case")
     args = parser.parse_args()
@@ -272,9 +274,14 @@ def main() -> None:
             shutil.rmtree(out, ignore_errors=True)
             shutil.copytree(folder, root / "outer" / "inner" / "case", dirs_exist_ok=True)
             out.mkdir()
-            said = run_inside(kinds()[name], root / "outer" / "inner" / "case", out)
-            assert said is None, f"{name}: undamaged, it is refused: {said}"
+            said = (run_command if args.undamaged else run_inside)(kinds()[name], root / "outer" / "inner" / "case", out)
+            if args.undamaged:  # the command lines of data sets refuse these few rows, which read_data does not
+                print(f"{name}: {said or 'works'}")
+            elif said:
+                raise SystemExit(f"bench.fuzz: {name}: undamaged, it is refused: {said}")
             shutil.rmtree(root / "outer" / "inner" / "case")
+        if args.undamaged:
+            return
         if args.case is not None:
             print(*run_case(args.case, args.seed, names, root, is_command(args.case, args)), sep="\n")
             return

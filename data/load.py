@@ -47,7 +47,7 @@ def _found(rule, folder: Path, notice: Callable[[str], None], options: Options) 
     if (folder / MANIFEST).is_file():
         data = read_prepared(folder)
         if data.name != rule.NAME:
-            raise DataError(f"{folder}: holds the prepared data set {data.name!r}, not {rule.NAME}")
+            raise DataError(f"{folder}: holds the prepared data set {data.name}, not {rule.NAME}")
         return data
     if files := rule.raw_files(folder):
         return prepared(rule, files, options, notice)

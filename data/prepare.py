@@ -216,6 +216,8 @@ def _refuse_unusable(data: Dataset, folder: Path) -> None:
     if data.wording not in WORDINGS:
         raise KeyError
     shown = [text for item in data.catalogue.values() for text in (item.title, item.author) if text is not None]
+    if not (data.name + data.source + data.noun).isprintable():
+        raise ValueError
     for text in (data.name, data.source, data.noun, *shown, *(name for name in ids if isinstance(name, str))):
         refuse_unencodable(text, str(folder))
 

@@ -260,7 +260,7 @@ def _meta_config(path: Path, params: dict, stored: dict) -> tuple[dict, LlamaCon
         value = params.get(name, default)
         allowed = (int, float) if largest == LARGEST_FLOAT else (int,)
         if type(value) not in allowed or not 0 < value <= largest:
-            raise CheckpointError(f"{path}: {name} is {str(value)[:60]}; expected a positive number up to {largest}; fetch the file again")
+            raise CheckpointError(f"{path}: {name} is {repr(value)[:60]}; expected a positive number up to {largest}; fetch the file again")
         return value
 
     if params.get("use_scaled_rope"):

@@ -28,6 +28,7 @@ class Tokenizer:
         try:
             self.pieces.LoadFromSerializedProto(path.read_bytes())
             size = self.pieces.GetPieceSize()
+            self.pieces.IdToPiece(list(range(size)))  # each is text
         except (RuntimeError, TypeError, UnicodeDecodeError):  # the last where its own message quotes a damaged piece
             raise CheckpointError(f"{path}: not a SentencePiece model; fetch it again") from None
         if vocab_size is not None and not 0 <= vocab_size - size <= EXTRA_ROWS:

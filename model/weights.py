@@ -223,6 +223,7 @@ def _shards(folder: Path) -> dict[Path, list[str]]:
         listed = read_json(index_path).get("weight_map")
         if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
             raise CheckpointError(f"{index_path}: no `weight_map` of tensor name to file name; fetch it again")
+        refuse_unprintable(index_path, list(listed))
         for name in set(listed.values()):
             if name != Path(name).name or not name.endswith(".safetensors") or not name.isprintable():
                 raise CheckpointError(f"{index_path}: names {_short(name)}, which is not a safetensors file of this folder")

@@ -24,10 +24,9 @@ from lora.inject import lora_state
 from lora.adapter import put_lora_state
 from runtime.files import write_flushed
 from runtime.flags import RunError
+from runtime.recorded import optimizer_state, refuse_progress, refuse_rng
 
 GENERATIONS = 2
-PROGRESS = {"step", "best_auc", "best_step", "since_best"}
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict) -> None:
@@ -70,8 +69,7 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
     newest = found[0]
     try:
         progress = json.loads(read_whole(newest / "step.json"))
-        if not isinstance(progress, dict) or set(progress) != PROGRESS or not all(type(value) in (int, float) for value in progress.values()):
-            raise ValueError("step.json does not say how far the run had come")
+        refuse_progress(progress)
         adapter, moments, rng = (load(read_whole(newest / f"{part}.safetensors")) for part in ("adapter", "optimizer", "rng"))
         moments = optimizer_state(moments, optimizer)
         refuse_rng(rng)
@@ -83,24 +81,3 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
     if "cuda" in rng and torch.cuda.is_available():
         torch.cuda.set_rng_state(rng["cuda"])
     return progress
-
-
-def optimizer_state(tensors: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, torch.Tensor]]:
-    """AdamW's state by parameter from {"0.exp_avg": ...}. Raises ValueError if it is not that of this optimizer, or not finite."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    wanted = {f"{i}.{name}": () if name == "step" else tuple(p.shape) for i, p in enumerate(parameters) for name in MOMENTS}
-    if {key: tuple(value.shape) for key, value in tensors.items()} != wanted:
-        raise ValueError("the optimizer's moments are not those of this adapter")
-    if not all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in tensors.values()):
-        raise ValueError("the optimizer's moments are not finite float32 numbers")
-    return {i: {name: tensors[f"{i}.{name}"] for name in MOMENTS} for i in range(len(parameters))}
-
-
-def refuse_rng(tensors: dict[str, torch.Tensor]) -> None:
-    """Raises ValueError unless these are random states as torch has them."""
-    try:
-        torch.Generator().set_state(tensors["cpu"])
-    except (KeyError, TypeError, RuntimeError):
-        raise ValueError("the random state is not one of torch's") from None
-    if any(state.dtype != torch.uint8 or state.dim() != 1 for state in tensors.values()):
-        raise ValueError("a random state is not made of bytes")

@@ -1,14 +1,19 @@
-"""What a run wrote down of itself, read again: its flags and its steps. Checked, since a folder may come from anywhere."""
+"""What a run wrote down of itself, read again: its flags, its steps, and where it stood. Checked, since a folder may come from anywhere."""
 
 import json
-import math
 from dataclasses import fields
 from pathlib import Path
+
+import torch
 
 from data.files import read_whole
 from data.prompts import WORDINGS
 from runtime.flags import FlagError, RunError, convert
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+PROGRESS = {"step", "best_auc", "best_step", "since_best"}
+LARGEST = 1e300  # of any figure: none comes near, and a plot must be able to hold it
+TERMS = ("ce_pos", "ce_neg", "kl")  # that are drawn of every step
 TEXTS = ("data_source", "noun", "wording", "data_fingerprint")  # of config.json, beside its flags
 
 
@@ -67,10 +72,45 @@ def step_records(path: Path) -> list[dict]:
     for number, line in enumerate(read_whole(path).split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line)
-            step, values = record["step"], [record[name] for name in ("ce_pos", "ce_neg", "kl")] + list(record.values())
-            if type(step) is not int or not all(type(value) in (int, float) and abs(value) < math.inf for value in values):
+            step, values = record["step"], [record[name] for name in TERMS] + list(record.values())
+            if type(step) is not int or not all(type(value) in (int, float) and abs(value) < LARGEST for value in values):
                 raise TypeError
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise RunError(f"{path} line {number}: not the record of a step, found {line[:60]!r}; take that line out, or start another run") from None
         records.append(record)
     return records
+
+
+# ---- resume state -------------------------------------------------------------------------------
+
+
+def refuse_progress(progress: object) -> None:
+    """Raises ValueError unless this is what step.json holds."""
+    if not isinstance(progress, dict) or set(progress) != PROGRESS or not all(type(value) in (int, float) for value in progress.values()):
+        raise ValueError("step.json does not say how far the run had come")
+    whole = [progress[name] for name in ("step", "best_step", "since_best")]
+    if not all(type(value) is int and 0 <= value < 2**53 for value in whole) or not -1 <= progress["best_auc"] <= 1:
+        raise ValueError("step.json has figures that cannot be")
+
+
+def optimizer_state(tensors: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, torch.Tensor]]:
+    """AdamW's state by parameter from {"0.exp_avg": ...}. Raises ValueError if it is not that of this optimizer, or not finite."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    wanted = {f"{i}.{name}": () if name == "step" else tuple(p.shape) for i, p in enumerate(parameters) for name in MOMENTS}
+    if not tensors:  # saved before the first step
+        return {}
+    if {key: tuple(value.shape) for key, value in tensors.items()} != wanted:
+        raise ValueError("the optimizer's moments are not those of this adapter")
+    if not all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in tensors.values()):
+        raise ValueError("the optimizer's moments are not finite float32 numbers")
+    return {i: {name: tensors[f"{i}.{name}"] for name in MOMENTS} for i in range(len(parameters))}
+
+
+def refuse_rng(tensors: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError unless these are random states as torch has them."""
+    try:
+        torch.Generator().set_state(tensors["cpu"])
+    except (KeyError, TypeError, RuntimeError):
+        raise ValueError("the random state is not one of torch's") from None
+    if any(state.dtype != torch.uint8 or state.dim() != 1 for state in tensors.values()):
+        raise ValueError("a random state is not made of bytes")
