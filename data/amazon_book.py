@@ -18,6 +18,7 @@ going on in the middle: a gzip file is read from its start, and that is most of 
 import gzip
 import hashlib
 import json
+import math
 import os
 import re
 import zipfile
@@ -101,9 +102,9 @@ def read_year(path: Path) -> dict:
         try:
             review = json.loads(raw)
             time, user, item, stars = review["unixReviewTime"], review["reviewerID"], review["asin"], float(review["overall"])
-            if not (type(time) is int and type(user) is type(item) is str):
+            if not (type(time) is int and type(user) is type(item) is str and math.isfinite(stars)):
                 raise TypeError
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise DataError(
                 f"{path} line {number}: expected a review as JSON with reviewerID, asin, overall and unixReviewTime, found {raw[:60]!r}"
             ) from None

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from data.files import GZIP_ERRORS, lines
+from data.files import GZIP_ERRORS, lines, refuse_larger
 from data.interactions import DataError, Dataset, Interaction, Item, not_cold
 
 SPLITS = {"train": -1, "valid": 0, "test": 1}  # with the `flag` that the published rows carry
@@ -88,6 +88,8 @@ def read_published(folder: Path, name: str, noun: str) -> Dataset:
 
 def _read_split(path: Path, catalogue: dict) -> list[Interaction]:
     rows, entries = [], {}
+    if path.suffix == ".gz":  # a plain one is read by lines, however large it is
+        refuse_larger(path)
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             reader = csv.DictReader((line.decode() for line in lines(file, path)), strict=True)

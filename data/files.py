@@ -19,11 +19,16 @@ GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
 
 def read_whole(path: Path, largest: int = LARGEST) -> bytes:
     """The content. Raises DataError if it is no plain file (a link to one is), or larger; OSError if it is not there."""
+    refuse_larger(path, largest)
+    return path.read_bytes()
+
+
+def refuse_larger(path: Path, largest: int = LARGEST) -> None:
+    """Raises DataError if it is no plain file, or larger; OSError if it is not there."""
     refuse_special(path)
     size = path.stat().st_size
     if size > largest:
-        raise DataError(f"{path}: has {size:,} bytes; more than {largest:,} are not read whole. Is it the right file?")
-    return path.read_bytes()
+        raise DataError(f"{path}: has {size:,} bytes; more than {largest:,} are not read. Is it the right file?")
 
 
 def refuse_special(path: Path) -> None:
@@ -36,7 +41,7 @@ def refuse_special(path: Path) -> None:
 
 def read_gzip(path: Path, largest: int) -> bytes:
     """What is packed in a gzip file. Raises DataError if it is not whole or holds more than `largest` bytes."""
-    refuse_special(path)
+    refuse_larger(path, largest)
     blocks, size = [], 0
     try:
         with gzip.open(path) as file:

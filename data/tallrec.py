@@ -28,8 +28,9 @@ def read_split(path: Path) -> tuple[list[Interaction], dict[str, Item], str]:
 
     Raises DataError naming the file and the row.
     """
+    raw = read_whole(path)
     try:
-        content = json.loads(read_whole(path))
+        content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({str(error)[:60]}); fetch or prepare it again") from None
     if not isinstance(content, list) or not content:

@@ -105,8 +105,8 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     try:
         tensors = load_file(path) if path.name == WEIGHTS else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes of a damaged file make it do
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:60]
-        raise AdapterError(f"{path}: damaged, truncated or not plain tensors ({reason}); save or fetch it again") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise AdapterError(f"{path}: damaged, truncated or not plain tensors ({_short(reason)}); save or fetch it again") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise AdapterError(f"{path}: not a dictionary of tensors; save or fetch the adapter again")
     for name, tensor in tensors.items():
