@@ -20,7 +20,8 @@ from safetensors.torch import save, save_file
 import data.download as download
 from bench import fuzz_mutations
 from data import amazon_book, book, collm, custom, files, ml_1m, movie, prepare, tallrec
-from data.interactions import DataError
+from data.interactions import DataError, Dataset, Interaction, Item
+from data.pairs import encode_pairs
 from lora.adapter import put_lora_state, read_adapter_config, read_tensors
 from lora.inject import AdapterError, add_lora, lora_parameters
 from model.convert import convert
@@ -253,6 +254,25 @@ def test_a_prepared_folder_that_says_what_cannot_be_is_refused(tmp_path, change)
     if "rows" not in change and not rows:
         (tmp_path / "prepared.json").write_text(json.dumps(manifest | {"name": "x", "source": "x", "noun": "film", "wording": "tallrec", "selection": None}))
         assert len(prepare.read_prepared(tmp_path).test) == 1
+
+
+def test_a_title_of_many_lines_length_is_shown_by_its_beginning(tmp_path):
+    class Letters:
+        eos_id = 0
+
+        def encode(self, text):
+            return list(text.encode())
+
+        def encode_all(self, texts):
+            return [self.encode(text) for text in texts]
+
+    row = Interaction("u", (), "t", True)
+    data = Dataset("x", "x", "film", {"t": Item("T" * 200_000)}, [row], [row], [row])
+    assert "target 'TTT" in refused(DataError, encode_pairs, [row], data, Letters(), "paper", 512)
+    (tmp_path / "users.csv").write_text("user,liked,disliked,target\n" + ",".join(["u", *["y" * 100_000] * 3]) + "\n")
+    with pytest.raises(DataError) as refusal:
+        read_users(tmp_path / "users.csv")
+    assert all(line.isprintable() and len(line) < 500 for line in str(refusal.value).split("\n"))
 
 
 # ---- what a run wrote down ----------------------------------------------------------------------
