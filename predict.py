@@ -19,6 +19,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.files import read_whole
 from data.interactions import DataError, Dataset, Interaction, Item
 from metrics import Scored, rankings, row_metrics
 from report.tables import STAND_IN, batch_summary, prediction_table
@@ -90,19 +91,19 @@ def title_problems(titles: dict[str, tuple[str, ...]], where: str) -> list[str]:
             if not title.strip():
                 problems.append(f"{where}{name}: a title is empty; leave it out")
             elif UNFIT.search(title):
-                problems.append(f"{where}{name} {title!r}: has a line break or another control character; take it out")
+                problems.append(f"{where}{name} {title[:80]!r}: has a line break or another control character; take it out")
             elif '", "' in f'"{title}"':  # other quotes are as good as in the published prompts
-                problems.append(f'{where}{name} {title!r}: has `", "`, which stands between two titles in the prompts; write it otherwise')
+                problems.append(f'{where}{name} {title[:80]!r}: has `", "`, which stands between two titles in the prompts; write it otherwise')
             elif others:
-                problems.append(f"{where}{name} {title!r}: is among those {others[0]}, too; leave one of them out")
+                problems.append(f"{where}{name} {title[:80]!r}: is among those {others[0]}, too; leave one of them out")
             elif name == "target" and found.count(title) > 1:
-                problems.append(f"{where}target {title!r}: is named twice; leave one of them out")
+                problems.append(f"{where}target {title[:80]!r}: is named twice; leave one of them out")
     return problems
 
 
 def read_users(path: Path) -> list[Interaction]:
     """A row for every target in a CSV file, in its order. Raises DataError naming file, line and column."""
-    content, rows, line = path.read_bytes(), {}, 0
+    content, rows, line = read_whole(path), {}, 0
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8").removeprefix("\ufeff"), newline=""), strict=True)
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
@@ -116,7 +117,7 @@ def read_users(path: Path) -> list[Interaction]:
             for row in _rows_of_line(cells, f"{path} line {line}, column "):
                 first, _ = rows.setdefault((row.user, row.target), (line, row))
                 if first != line:
-                    raise DataError(f"{path} line {line}, column target {row.target!r}: user {row.user!r} has it in line {first} already")
+                    raise DataError(f"{path} line {line}, column target {row.target[:80]!r}: user {row.user[:80]!r} has it in line {first} already")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(f"{path} line {line}: not UTF-8; save the file with that encoding") from None

@@ -18,9 +18,11 @@ going on in the middle: a gzip file is read from its start, and that is most of 
 import gzip
 import hashlib
 import json
+import math
 import os
 import re
 import zipfile
+import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -30,6 +32,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import collm
+from data.files import GZIP_ERRORS, lines, refuse_special, refuse_unencodable
 from data.interactions import DataError, Dataset, Item
 
 NAME = "amazon-book"
@@ -42,6 +45,7 @@ REVIEWS = ("Books_5.json.gz", "Books_5.json")
 METADATA = ("meta_Books.json.gz", "meta_Books.json")
 START, DECEMBER, END = (int(datetime(*day, tzinfo=timezone.utc).timestamp()) for day in ((2017, 1, 1), (2017, 12, 1), (2018, 1, 1)))
 MORE_REVIEWS_THAN = 20
+SAVED = {"user": "i", "item": "i", "stars": "f", "time": "i", "users": "U", "items": "U"}  # arrays of a saved pass, kind by name
 _TIME = re.compile(rb'"unixReviewTime": ?(\d{1,12})[,}]')
 PUBLISHED_ROWS = (727_463, 25_747, 25_747)
 
@@ -98,9 +102,9 @@ def read_year(path: Path) -> dict:
         try:
             review = json.loads(raw)
             time, user, item, stars = review["unixReviewTime"], review["reviewerID"], review["asin"], float(review["overall"])
-            if not (type(time) is int and type(user) is type(item) is str):
+            if not (type(time) is int and type(user) is type(item) is str and math.isfinite(stars)):
                 raise TypeError
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise DataError(
                 f"{path} line {number}: expected a review as JSON with reviewerID, asin, overall and unixReviewTime, found {raw[:60]!r}"
             ) from None
@@ -125,6 +129,7 @@ def read_titles(path: Path, wanted: set[str]) -> dict[str, str]:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise DataError(f"{path} line {number}: expected an item as JSON with asin and title, found {raw[:60]!r}") from None
         if item in wanted and "getTime" not in title:
+            refuse_unencodable(title, f"{path} line {number}")
             titles[item] = " ".join(title.split("\n"))
     return titles
 
@@ -132,13 +137,13 @@ def read_titles(path: Path, wanted: set[str]) -> dict[str, str]:
 def _lines(path: Path, what: str) -> Iterator[tuple[int, bytes]]:
     """(number, line) of a file, gzipped or not, with progress by the bytes that were read of it."""
     with path.open("rb") as file, tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=what, disable=None) as bar:
-        lines = gzip.open(file) if path.suffix == ".gz" else file
+        unpacked = gzip.open(file) if path.suffix == ".gz" else file
         try:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(lines(unpacked, path), start=1):
                 if number % 10_000 == 0:
                     bar.update(file.tell() - bar.n)
                 yield number, line
-        except (EOFError, gzip.BadGzipFile, OSError) as error:
+        except GZIP_ERRORS as error:
             raise DataError(f"{path}: not a whole gzip file ({str(error)[:60]}); fetch it again") from None
 
 
@@ -211,12 +216,19 @@ def _save_pass(path: Path, reviews: dict, notice: Callable[[str], None]) -> None
 def _load_pass(path: Path) -> dict | None:
     """What was saved, None if nothing was."""
     try:
+        refuse_special(path)
         with np.load(path, allow_pickle=False) as saved:
-            found = {name: saved[name] for name in ("user", "item", "stars", "time", "users", "items")}
+            found = {name: saved[name] for name in SAVED}
+        if any(array.ndim != 1 or array.dtype.kind != SAVED[name] for name, array in found.items()):
+            raise ValueError("an array of another kind")
+        for name in ("user", "item"):
+            if not len(found["time"]) == len(found["stars"]) == len(found[name]) or not all((0 <= found[name]) & (found[name] < len(found[name + "s"]))):
+                raise ValueError(f"{name} does not fit the others")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read ({str(error)[:60]}); delete it and run again") from None
+    # numpy and zipfile raise whatever the bytes of a damaged file make them do; sizes in it may be anything.
+    except (ValueError, TypeError, KeyError, SyntaxError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({str(error)[:60]!r}); delete it and run again") from None
     return found | {name: found[name].tolist() for name in ("users", "items")}
 
 

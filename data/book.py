@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from data import tallrec
+from data.files import read_whole
 from data.interactions import DataError, Dataset, Interaction, Item
 
 NAME = "book"
@@ -134,7 +135,7 @@ def _records(path: Path, wanted: tuple[str, ...], notice: Callable[[str], None])
     CSV reader that knows no escapes. TALLRec's was one, and so is this: the backslash and the quote
     stay in the title, and a line that so comes to have too many fields is left out.
     """
-    content = path.read_bytes()
+    content = read_whole(path)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -161,7 +162,7 @@ def _place(path: Path, header: list[str], names: tuple[str, ...]) -> int:
     for name in names:
         if name in header:
             return header.index(name)
-    raise DataError(f"{path} line 1: column {names[0]} is missing; found {', '.join(header)[:80]}")
+    raise DataError(f"{path} line 1: column {names[0]} is missing; found {', '.join(header)[:80]!r}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from data.files import GZIP_ERRORS, lines, refuse_larger
 from data.interactions import DataError, Dataset, Interaction, Item, not_cold
 
 SPLITS = {"train": -1, "valid": 0, "test": 1}  # with the `flag` that the published rows carry
@@ -87,15 +88,17 @@ def read_published(folder: Path, name: str, noun: str) -> Dataset:
 
 def _read_split(path: Path, catalogue: dict) -> list[Interaction]:
     rows, entries = [], {}
+    if path.suffix == ".gz":  # a plain one is read by lines, however large it is
+        refuse_larger(path)
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            reader = csv.DictReader((line.decode() for line in lines(file, path)), strict=True)
             missing = {"uid", "iid", "label", "timestamp", "his", "title"} - set(reader.fieldnames or ())
             if missing:
                 raise DataError(f"{path} line 1: column {sorted(missing)[0]!r} is missing; expected {', '.join(COLUMNS)}")
             for fields in reader:
                 rows.append(_read_row(fields, f"{path} line {reader.line_num}", catalogue, entries))
-    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, OSError) as error:
+    except (UnicodeDecodeError, csv.Error, *GZIP_ERRORS) as error:
         raise DataError(f"{path}: cannot be read ({str(error)[:60]}); fetch it again") from None
     if not rows:
         raise DataError(f"{path}: has no rows; fetch it again")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.files import read_whole
 from data.interactions import DataError, Dataset, Interaction, Item
 
 NAME = "custom"
@@ -195,7 +196,7 @@ def _seconds(text: str, where: str) -> int:
 def _records(path: Path, needed: tuple[str, ...], optional: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """(line at which it begins, the named fields) of every record. Needed fields are not empty."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_whole(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 (byte {error.start:,}); save it as UTF-8") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -204,7 +205,7 @@ def _records(path: Path, needed: tuple[str, ...], optional: tuple[str, ...]) -> 
         header = [name.strip() for name in next(reader, [])]
         for name in (*needed, *optional):
             if header.count(name) > 1 or (name in needed and name not in header):
-                problem = "is there twice" if name in header else f"is missing; found {', '.join(header)[:80] or 'an empty file'}"
+                problem = "is there twice" if name in header else f"is missing; found {repr(', '.join(header)[:80]) if header else 'an empty file'}"
                 raise DataError(f"{path} line 1: column {name} {problem}")
         places = {name: header.index(name) for name in (*needed, *optional) if name in header}
         line = reader.line_num + 1

@@ -161,7 +161,10 @@ def _unpack(source: Source, archive: Path, folder: Path) -> None:
         try:
             with zipfile.ZipFile(archive) as file:
                 for member, name in source.members.items():
-                    (Path(aside) / name).write_bytes(file.open(member).read(LARGEST_MEMBER))
+                    content = file.open(member).read(LARGEST_MEMBER + 1)  # whatever size the archive says it has
+                    if len(content) > LARGEST_MEMBER:
+                        raise ValueError(f"{member} has more than {LARGEST_MEMBER:,} bytes")
+                    (Path(aside) / name).write_bytes(content)
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, ValueError) as error:
             raise DataError(f"{source.url}: its archive cannot be unpacked ({str(error)[:60]}); fetch it by hand") from None
         folder.mkdir(exist_ok=True)

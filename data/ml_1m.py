@@ -9,7 +9,6 @@ items are numbered from 1 by first appearance in that order.
 `python -m data.ml_1m --raw DIR --out DIR` prepares it; --published adds CoLLM's columns as CSV.
 """
 
-import gzip
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from data import collm
 from data.download import MOVIELENS_1M
+from data.files import read_gzip, read_whole
 from data.interactions import DataError, Dataset, Interaction, Item
 from data.movielens import parse_ratings
 
@@ -27,6 +27,7 @@ FOLDERS = ("ml-1m", "collm-ml-1m")
 OPTIONS = ()
 ARCHIVE = MOVIELENS_1M
 LIKED_FROM = 4  # stars
+LARGEST_RATINGS = 2**28  # bytes of ratings.dat; the published one has 24.6 MB
 FIRST_MONTHS = (("train", 2001, 6), ("valid", 2002, 4), ("test", 2002, 9), (None, 2003, 2))
 PUBLISHED_ROWS = (33_891, 10_401, 7_331)
 SELECTION_SEED = 2023
@@ -43,11 +44,8 @@ def raw_files(folder: Path) -> list[Path]:
 def build(files: list[Path], notice: Callable[[str], None]) -> Dataset:
     """The data set from raw_files. Raises DataError naming the file and line of anything malformed."""
     ratings_path, movies_path = files
-    titles = parse_movies(movies_path.read_bytes(), movies_path)
-    try:
-        content = gzip.open(ratings_path).read() if ratings_path.suffix == ".gz" else ratings_path.read_bytes()
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise DataError(f"{ratings_path}: not a whole gzip file ({error}); fetch it again") from None
+    titles = parse_movies(read_whole(movies_path), movies_path)
+    content = read_gzip(ratings_path, LARGEST_RATINGS) if ratings_path.suffix == ".gz" else read_whole(ratings_path)
     kept = in_window(parse_ratings(content, ratings_path, "::", titles, "movies.dat"))
     ratings, numbered = number(kept)
     splits = collm.with_histories(ratings)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data import tallrec
 from data.download import MOVIELENS_100K
+from data.files import read_whole
 from data.interactions import DataError, Dataset, Interaction, Item
 from data.movielens import parse_ratings
 
@@ -32,7 +33,7 @@ PUBLISHED_MD5 = {"u.data": "6e47046882bad158b0efbb84cd5cb987", "u.item": "c9e7f3
 def raw_files(folder: Path) -> list[Path]:
     """u.data and u.item if the folder has the first, else []. Raises DataError if it lacks the second."""
     files = [folder / name for name in PUBLISHED_MD5]
-    if not files[0].exists():
+    if not files[0].is_file():
         return []
     if not files[1].is_file():
         raise DataError(f"{files[1]}: missing; MovieLens-100K has u.data and u.item")
@@ -45,7 +46,7 @@ def build(files: list[Path], notice: Callable[[str], None]) -> Dataset:
     source is "movielens-100k", or "movielens-100k (altered files)" if the checksums are not those
     of the published files. Raises DataError naming the file and line of anything malformed.
     """
-    contents = {path.name: path.read_bytes() for path in files}
+    contents = {path.name: read_whole(path) for path in files}
     folder = files[0].parent
     published = all(hashlib.md5(contents[name]).hexdigest() == md5 for name, md5 in PUBLISHED_MD5.items())
     catalogue = parse_items(contents["u.item"], folder / "u.item")

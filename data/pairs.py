@@ -103,7 +103,7 @@ def encode_pairs(
         pairs = [prompt_pair(row, data.catalogue, data.noun, template, asks, data.wording) for row in shown]
         return _encode(pairs, names, tokenizer, answers)
 
-    names = [f"row {number} (target {data.catalogue[row.target].title!r})" for number, row in enumerate(rows)]
+    names = [f"row {number} (target {data.catalogue[row.target].title[:80]!r})" for number, row in enumerate(rows)]
     shown = [as_shown(row, data.wording) for row in rows]
     encoded, truncated = encode(shown, names), 0
     for i, name in enumerate(names):

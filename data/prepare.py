@@ -24,7 +24,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from data.files import read_whole, refuse_unencodable
 from data.interactions import DataError, Dataset, Interaction, Item
+from data.prompts import WORDINGS
 
 FORMAT = 1
 MANIFEST = "prepared.json"
@@ -182,7 +184,7 @@ def _write_whole(path: Path, blocks) -> None:
 def read_prepared(folder: Path) -> Dataset:
     """The Dataset in a prepared folder. Raises DataError naming the file that is damaged."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = json.loads(read_whole(folder / MANIFEST))
         if manifest["format"] != FORMAT:
             raise DataError(f"{folder / MANIFEST}: written by another version of this project; prepare the raw files again")
         catalogue = {item: Item(title, author) for item, title, author in _read_lines(folder / "items.jsonl", manifest)}
@@ -193,18 +195,35 @@ def read_prepared(folder: Path) -> Dataset:
             splits[split].append(Interaction(user, entries_of_row, target, label == 1, timestamp))
         chosen = manifest["selection"]
         selection = None if chosen is None else [splits["valid"][i] for i in chosen]
-        if not all(row.target in catalogue for rows in splits.values() for row in rows):
-            raise KeyError("target")
-        texts = (manifest[name] for name in ("name", "source", "noun"))
-        return Dataset(*texts, catalogue, **splits, wording=manifest["wording"], selection=selection)
+        texts = [manifest[name] for name in ("name", "source", "noun")]
+        data = Dataset(*texts, catalogue, **splits, wording=manifest["wording"], selection=selection)
+        _refuse_unusable(data, folder)
+        return data
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, FileNotFoundError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{folder}: the prepared files are damaged ({type(error).__name__}); delete the folder and prepare it again") from None
 
 
+def _refuse_unusable(data: Dataset, folder: Path) -> None:
+    """Raises TypeError, KeyError or DataError for what a Dataset cannot hold, or no text."""
+    rows = [*data.train, *data.valid, *data.test]
+    ids = {row.user for row in rows} | set(data.catalogue)
+    if not set(map(type, ids)) <= {int, str, type(None)} or not {type(row.timestamp) for row in rows} <= {int, type(None)}:
+        raise TypeError
+    if not (data.train and data.valid and data.test and data.rows_that_select()) or not all(row.target in data.catalogue for row in rows):
+        raise KeyError
+    if data.wording not in WORDINGS:
+        raise KeyError
+    shown = [text for item in data.catalogue.values() for text in (item.title, item.author) if text is not None]
+    if not (data.name + data.source + data.noun).isprintable():
+        raise ValueError
+    for text in (data.name, data.source, data.noun, *shown, *(name for name in ids if isinstance(name, str))):
+        refuse_unencodable(text, str(folder))
+
+
 def _read_lines(path: Path, manifest: dict):
-    content = path.read_bytes()
+    content = read_whole(path)
     if hashlib.sha256(content).hexdigest() != manifest["sha256"][path.name]:
         raise DataError(f"{path}: is not as it was written (checksum differs); delete the folder and prepare it again")
     return map(json.loads, content.splitlines())

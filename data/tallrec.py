@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from data.files import read_whole, refuse_unencodable
 from data.interactions import DataError, Dataset, Interaction, Item
 from data.prompts import parse_tallrec_row, tallrec_row
 
@@ -27,8 +28,9 @@ def read_split(path: Path) -> tuple[list[Interaction], dict[str, Item], str]:
 
     Raises DataError naming the file and the row.
     """
+    raw = read_whole(path)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({str(error)[:60]}); fetch or prepare it again") from None
     if not isinstance(content, list) or not content:
@@ -40,6 +42,7 @@ def read_split(path: Path) -> tuple[list[Interaction], dict[str, Item], str]:
             raise DataError(f"{where}: expected an object with exactly the keys {', '.join(FIELDS)}")
         if not all(isinstance(value, str) for value in fields.values()):
             raise DataError(f"{where}: instruction, input and output must be strings")
+        refuse_unencodable(fields["input"], where)
         row, noun, items = parse_tallrec_row(fields, where)
         rows.append(row)
         nouns.add(noun)

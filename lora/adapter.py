@@ -13,6 +13,7 @@ from lora.inject import AdapterError, lora_state
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"  # PEFT's older form, as of alpaca-lora
 CONFIG = "adapter_config.json"
+LARGEST_CONFIG = 2**26  # bytes
 FINGERPRINT = "base_fingerprint"  # in the header of WEIGHTS, where PEFT does not mind it
 
 # What LoRALinear computes. A field that is absent or null counts as supported.
@@ -61,13 +62,16 @@ def read_adapter_config(folder: Path) -> dict:
     config, path = _read_config(folder), Path(folder) / CONFIG
     for name, supported in SUPPORTED.items():
         if config.get(name, supported) not in (supported, None):
-            raise AdapterError(f"{path}: {name} is {config[name]!r}; only {supported!r} is supported")
+            raise AdapterError(f"{path}: {name} is {_short(config[name])}; only {supported!r} is supported")
     # The other ways to start (pissa, olora, corda, loftq, ...) change the base as well.
     if config.get("init_lora_weights") not in (None, True, False, "gaussian", "orthogonal", "eva"):
-        raise AdapterError(f"{path}: init_lora_weights is {config['init_lora_weights']!r}, which changes the base too")
+        raise AdapterError(f"{path}: init_lora_weights is {_short(config['init_lora_weights'])}, which changes the base too")
     targets, r, alpha = config.get("target_modules"), config.get("r"), config.get("lora_alpha")
-    if not isinstance(targets, list) or not targets or not all(isinstance(name, str) for name in targets):
+    if not isinstance(targets, list) or not 0 < len(targets) <= 1000 or not all(isinstance(name, str) for name in targets):
         raise AdapterError(f"{path}: target_modules must be a list of layer names")
+    for name in targets:
+        if not name.isprintable() or len(name) > 200:
+            raise AdapterError(f"{path}: target_modules has {_short(name)}, which no layer is called")
     if type(r) is not int or not 0 < r <= 2**16 or type(alpha) not in (int, float) or not 0 < alpha < 2**16:
         raise AdapterError(f"{path}: r and lora_alpha must be positive numbers, r a whole one")
     dropout, rslora = config.get("lora_dropout", 0.0), config.get("use_rslora") or False
@@ -94,15 +98,20 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """The adapter's tensors under PEFT's names. Raises AdapterError if there is no readable file."""
     path = _weights(folder)
-    if path.read_bytes()[:40].startswith(b"version https://git-lfs"):
+    with path.open("rb") as file:
+        pointer = file.read(40).startswith(b"version https://git-lfs")
+    if pointer:
         raise AdapterError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")
     try:
         tensors = load_file(path) if path.name == WEIGHTS else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes of a damaged file make it do
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:60]
-        raise AdapterError(f"{path}: damaged, truncated or not plain tensors ({reason}); save or fetch it again") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise AdapterError(f"{path}: damaged, truncated or not plain tensors ({_short(reason)}); save or fetch it again") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise AdapterError(f"{path}: not a dictionary of tensors; save or fetch the adapter again")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not _is_plain(tensor):
+            raise AdapterError(f"{path}: entry {_short(name)} is no plain tensor of an adapter; save or fetch it again")
     return tensors
 
 
@@ -112,9 +121,11 @@ def put_lora_state(model: nn.Module, tensors: dict[str, torch.Tensor], where: st
     problems = [f"missing {name}" for name in wanted if name not in tensors]
     for name, tensor in tensors.items():
         if name not in wanted:
-            problems.append(f"unexpected {name}")
+            problems.append(f"unexpected {name if name.isprintable() and len(name) <= 200 else _short(name)}")
         elif tensor.shape != wanted[name].shape:
             problems.append(f"{name} is {list(tensor.shape)}, the model asks for {list(wanted[name].shape)}")
+        elif not _is_plain(tensor):
+            problems.append(f"{name} has dtype {tensor.dtype}")
         elif not torch.isfinite(tensor).all():
             problems.append(f"{name} has NaN or infinite values")
     if problems:
@@ -134,17 +145,19 @@ def adapter_warnings(folder: Path, base: str, base_fingerprint: str) -> list[str
     if all(not tensor.any() for name, tensor in read_tensors(folder).items() if "lora_B" in name):
         warnings.append(f"{path}: every B is zero, so the adapter changes nothing; was it trained?")
     trained_on = _read_config(folder).get("base_model_name_or_path")
+    if trained_on is not None and not (isinstance(trained_on, str) and trained_on.isprintable() and len(trained_on) <= 4096):
+        trained_on = _short(trained_on)
     recorded = None
     if path.name == WEIGHTS:
         with safe_open(path, framework="pt") as file:
             recorded = (file.metadata() or {}).get(FINGERPRINT)
     if recorded is not None and recorded != base_fingerprint:
         warnings.append(
-            f"{path}: was trained on other weights ({trained_on}, fingerprint {recorded[:12]}) than those of "
+            f"{path}: was trained on other weights ({trained_on}, fingerprint {_short(recorded[:12])[1:-1]}) than those of "
             f"{base} (fingerprint {base_fingerprint[:12]}); its figures mean little here"
         )
     # An adapter of PEFT's has no fingerprint, and a folder may be called anything: only the last part is compared.
-    if recorded is None and trained_on and Path(str(trained_on)).name.lower() != Path(base).name.lower():
+    if recorded is None and trained_on and Path(trained_on).name.lower() != Path(base).name.lower():
         warnings.append(f"{path}: names {trained_on} as its base, this one is {base}; make sure that they are the same weights")
     return warnings
 
@@ -154,12 +167,21 @@ def _read_config(folder: Path) -> dict:
     if not path.is_file():
         raise AdapterError(f"{path}: missing; is {folder} the folder of a finished run or of a PEFT adapter?")
     try:
-        config = json.loads(path.read_bytes())
+        config = json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST_CONFIG else None
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise AdapterError(f"{path}: not a JSON object; save or fetch the adapter again")
     return config
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_meta and tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _weights(folder: Path) -> Path:

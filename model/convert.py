@@ -19,7 +19,8 @@ import torch
 from safetensors import SafetensorError
 
 from model.llama import Llama, LlamaConfig
-from model.weights import LARGEST_FLOAT, LARGEST_SIZE, MOST_LAYERS, CheckpointError, read_config, read_json, refuse_missing_or_pointer
+from model.weights import LARGEST_FLOAT, LARGEST_SIZE, MOST_LAYERS, CheckpointError, read_config, read_json
+from model.weights import refuse_missing_or_pointer, refuse_unprintable
 from model.write import SHARD_BYTES, name_shards, plan_shards, write_checkpoint
 
 DTYPES = {"keep": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -101,7 +102,7 @@ def _weight_files(src: Path) -> list[Path]:
             raise CheckpointError(f"{src / BIN_INDEX}: no `weight_map` of tensor name to file name; fetch it again")
         names = sorted(set(listed.values()))
         for name in names:
-            if name != Path(name).name or not name.endswith(".bin"):
+            if name != Path(name).name or not name.endswith(".bin") or not name.isprintable():
                 raise CheckpointError(f"{src / BIN_INDEX}: names {name[:60]!r}, which is not a .bin file of this folder; fetch it again")
         return [src / name for name in names]
     parts = sorted(src.glob("consolidated.*.pth"))
@@ -142,6 +143,7 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
             raise CheckpointError(f"{path}: entry {str(name)[:60]!r} is no plain tensor; it is no checkpoint of this layout")
+    refuse_unprintable(path, list(content))
     return {name: tensor.detach() for name, tensor in content.items()}
 
 
@@ -258,7 +260,7 @@ def _meta_config(path: Path, params: dict, stored: dict) -> tuple[dict, LlamaCon
         value = params.get(name, default)
         allowed = (int, float) if largest == LARGEST_FLOAT else (int,)
         if type(value) not in allowed or not 0 < value <= largest:
-            raise CheckpointError(f"{path}: {name} is {str(value)[:60]}; expected a positive number up to {largest}; fetch the file again")
+            raise CheckpointError(f"{path}: {name} is {repr(value)[:60]}; expected a positive number up to {largest}; fetch the file again")
         return value
 
     if params.get("use_scaled_rope"):

@@ -9,6 +9,7 @@ from model.weights import CheckpointError, refuse_missing_or_pointer
 
 # Checkpoints may add a few rows to the embedding (a pad token; padding to a round number).
 EXTRA_ROWS = 64
+LARGEST_FILE = 2**26  # bytes; LLaMA's has 500,000
 
 
 class Tokenizer:
@@ -21,11 +22,14 @@ class Tokenizer:
     def __init__(self, folder: str | Path, vocab_size: int | None):
         path = Path(folder) / "tokenizer.model"
         refuse_missing_or_pointer(path)
+        if path.stat().st_size > LARGEST_FILE:
+            raise CheckpointError(f"{path}: has more than {LARGEST_FILE:,} bytes; not a SentencePiece model, fetch it again")
         self.pieces = sentencepiece.SentencePieceProcessor()
         try:
             self.pieces.LoadFromSerializedProto(path.read_bytes())
             size = self.pieces.GetPieceSize()
-        except (RuntimeError, TypeError):
+            self.pieces.IdToPiece(list(range(size)))  # each is text
+        except (RuntimeError, TypeError, UnicodeDecodeError):  # the last where its own message quotes a damaged piece
             raise CheckpointError(f"{path}: not a SentencePiece model; fetch it again") from None
         if vocab_size is not None and not 0 <= vocab_size - size <= EXTRA_ROWS:
             raise CheckpointError(

@@ -40,6 +40,7 @@ SIZES = (
 )  # fmt: skip
 # Rejects nonsense before time or memory is spent on it: even a layer without memory takes a millisecond to build.
 LARGEST_SIZE, MOST_LAYERS, LARGEST_FLOAT = 2**24, 1024, 1e12
+LARGEST_JSON = 2**26  # bytes; the index of a large model has some 100,000
 
 
 def read_config(folder: Path) -> LlamaConfig:
@@ -121,12 +122,21 @@ def read_json(path: Path) -> dict:
     """The JSON object in a file. Raises CheckpointError if it is missing, unreadable or not an object."""
     refuse_missing_or_pointer(path)
     try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"more than {LARGEST_JSON:,} bytes")
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({_short(str(error))}); fetch the file again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object; fetch the file again")
     return content
+
+
+def refuse_unprintable(path: Path, names: list[str]) -> None:
+    """Raises CheckpointError for a tensor whose name no message could show: with control characters, or overlong."""
+    for name in names:
+        if not name.isprintable() or len(name) > 200:
+            raise CheckpointError(f"{path}: has a tensor called {_short(name)}, which no LLaMA has; fetch it again from a source you trust")
 
 
 def refuse_missing_or_pointer(path: Path) -> None:
@@ -219,8 +229,9 @@ def _shards(folder: Path) -> dict[Path, list[str]]:
         listed = read_json(index_path).get("weight_map")
         if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
             raise CheckpointError(f"{index_path}: no `weight_map` of tensor name to file name; fetch it again")
+        refuse_unprintable(index_path, list(listed))
         for name in set(listed.values()):
-            if name != Path(name).name or not name.endswith(".safetensors"):
+            if name != Path(name).name or not name.endswith(".safetensors") or not name.isprintable():
                 raise CheckpointError(f"{index_path}: names {_short(name)}, which is not a safetensors file of this folder")
         paths = [folder / name for name in sorted(set(listed.values()))]
     else:
@@ -233,6 +244,7 @@ def _shards(folder: Path) -> dict[Path, list[str]]:
             raise CheckpointError(f"{index_path}: lists {path.name}, which is missing; fetch it, or pass a complete folder")
         with _open(path) as file:
             shards[path] = sorted(file.keys())
+        refuse_unprintable(path, shards[path])
         for name in listed or ():
             if listed[name] == path.name and name not in shards[path]:
                 raise CheckpointError(f"{path}: has no tensor {name}, though {index_path.name} says so; fetch both again")

@@ -23,16 +23,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
+from data.files import read_whole
 from lora.adapter import put_lora_state
 from lora.inject import lora_state
 from runtime import ranks
 from runtime.files import aside_of, discard, flush, naming, write_aside, write_flushed
 from runtime.flags import RunError, notice
+from runtime.recorded import optimizer_state, refuse_progress, refuse_rng
 
 GENERATIONS = 2
 TENSORS = ("adapter.safetensors", "optimizer.safetensors", "rng.safetensors")
 STEP, BEST, MANIFEST = "step.json", "best.safetensors", "manifest.json"
-PROGRESS = {"step", "best_auc", "best_step", "since_best"}
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict, best: Path | None = None) -> None:
@@ -106,6 +107,7 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
     for generation in generations(folder):
         try:
             progress, (adapter, moments, rng), best_adapter = _read_generation(generation)
+            moments = optimizer_state(moments, optimizer)
         except ValueError as error:
             damaged.append(f"{generation.name}: damaged, {error}")
             continue
@@ -118,11 +120,7 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         return None
     put_lora_state(model, adapter, str(generation))
     _keep_newest(folder, generation)  # a kill may have come between saving and this
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in moments.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     _put_random_state(rng, progress["step"])
     if best is not None and ranks.is_first():
         _put_best(best, best_adapter)
@@ -161,17 +159,18 @@ def _read_generation(folder: Path) -> tuple[dict, list[dict[str, torch.Tensor]],
             raise ValueError(f"{name} has not the sha256 that {MANIFEST} says")
         contents[name] = content
     progress = _json_object(folder, STEP)
-    if set(progress) != PROGRESS or not all(type(value) in (int, float) for value in progress.values()):
-        raise ValueError(f"{STEP} does not say how far the run had come")
+    refuse_progress(progress)
     try:
-        return progress, [load(contents[name]) for name in TENSORS], contents.get(BEST)
+        tensors = [load(contents[name]) for name in TENSORS]
     except SafetensorError as error:
-        raise ValueError(f"a file of tensors cannot be read ({str(error)[:80]})") from None
+        raise ValueError(f"a file of tensors cannot be read ({str(error)[:80]!r})") from None
+    refuse_rng(tensors[-1])
+    return progress, tensors, contents.get(BEST)
 
 
 def _content(folder: Path, name: str) -> bytes:
     try:
-        return (folder / name).read_bytes()
+        return read_whole(folder / name)
     except FileNotFoundError:
         raise ValueError(f"{name} is missing") from None
     except OSError as error:

@@ -19,6 +19,9 @@ from runtime.memory import ELSEWHERE, memory_line
 from runtime.signals import RESUMABLE, Stopped, Terminated, end_at_once
 
 
+LARGEST_INT = 2**53  # beyond it a float cannot hold every whole number
+
+
 class FlagError(ValueError):
     """One or more flags are unusable; one line each."""
 
@@ -78,7 +81,7 @@ def parse_flags(
         text = getattr(namespace, f.name)
         if text is not None:
             try:
-                given[f.name] = _convert(name, f, text)
+                given[f.name] = convert(name, f, text)
             except FlagError as error:
                 problems.append(str(error))
     values = {f.name: f.default for f in known.values()} | given
@@ -113,9 +116,13 @@ def _unknown(word: str, known: dict) -> str:
     return f"{word}: unknown flag" + (f"; did you mean --{close[0]}?" if close else "; --help lists them")
 
 
-def _convert(name: str, f, text):
+def convert(name: str, f, text):
+    """The text of a flag (a list of them, of one that may be given many times) as its value. f: the dataclass field.
+
+    Raises FlagError if it is of another type, or beyond what the flag allows.
+    """
     if isinstance(text, list):  # of a flag that may be given many times
-        return tuple(_convert(name, f, one) for one in text)
+        return tuple(convert(name, f, one) for one in text)
     choices, low, high = (f.metadata[key] for key in ("choices", "low", "high"))
     if text is _NO_VALUE:
         raise FlagError(f"{name}: expects a value")
@@ -127,6 +134,8 @@ def _convert(name: str, f, text):
         value = f.type(text)
     except ValueError:
         raise FlagError(f"{name} {text}: expected {'a whole number' if f.type is int else 'a number'}") from None
+    if f.type is int and abs(value) > LARGEST_INT:
+        raise FlagError(f"{name} {text[:40]}: expected a whole number up to {LARGEST_INT}")
     if not math.isfinite(value):
         raise FlagError(f"{name} {text}: expected a finite number")
     if not (low if low is not None else -math.inf) <= value <= (high if high is not None else math.inf):

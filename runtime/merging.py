@@ -11,7 +11,7 @@ import torch
 from lora.adapter import read_tensors
 from lora.inject import AdapterError, lora_layers
 from model.llama import Llama
-from model.weights import read_json, read_stored, stored_tensors
+from model.weights import CheckpointError, read_json, read_stored, stored_tensors
 from model.write import plan_shards, write_checkpoint
 from runtime.flags import FlagError, notice
 
@@ -29,8 +29,15 @@ def refuse_unusable_output(out: Path, flag: str) -> None:
 
 def refuse_merging_twice(base: Path, adapter: Path) -> None:
     """Raises AdapterError if this adapter is in the weights of `base` already."""
-    if digest_of(adapter) in read_json(base / "config.json").get(MERGED, []):
+    if digest_of(adapter) in _merged_into(base, read_json(base / "config.json")):
         raise AdapterError(f"{adapter}: is merged into {base} already; merging it again would count it twice")
+
+
+def _merged_into(base: Path, config: dict) -> list[str]:
+    found = config.get(MERGED, [])
+    if not isinstance(found, list):
+        raise CheckpointError(f"{base / 'config.json'}: {MERGED} is no list of adapters; take it out, or fetch the file again")
+    return found
 
 
 def write_merged(base: Path, model: Llama, adapter: Path, out: Path) -> None:
@@ -55,7 +62,7 @@ def write_merged(base: Path, model: Llama, adapter: Path, out: Path) -> None:
         return tensors
 
     config = read_json(base / "config.json")
-    config[MERGED] = [*config.get(MERGED, []), digest_of(adapter)]
+    config[MERGED] = [*_merged_into(base, config), digest_of(adapter)]
     aside = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         write_checkpoint(aside, plan_shards(stored), sum(stored.values()), merged, config, (base / "tokenizer.model").read_bytes())

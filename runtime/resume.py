@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from runtime.flags import FlagError, Resolved, RunError, notice
+from runtime.recorded import recorded_flags, shown
 from runtime.run_folder import read_config
 from runtime.train_flags import TrainFlags
 
@@ -24,7 +25,7 @@ def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Res
     """The flags that the run in --out was started with, and of MAY_CHANGE those that are given now, whose
     source is "resume". Raises FlagError with a line for each one that is given otherwise and may not be."""
     config = read_config(Path(flags.out))
-    then = {name: entry["value"] for name, entry in config["flags"].items()}
+    then = recorded_flags(TrainFlags, config, Path(flags.out) / "config.json")
     if set(then) != set(resolved.values):
         raise FlagError(f"--resume: {flags.out}/config.json is from another version of train.py; start another run")
     now = resolved.values
@@ -39,7 +40,7 @@ def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Res
 
 def _refusal(name: str, then: dict, now: dict, out: str) -> str | None:
     """Why this flag may not be what it is now; None if it may."""
-    started = f"the run in {out} was started with {then[name]}"
+    started = f"the run in {out} was started with {shown(then[name])}"
     if name not in MAY_CHANGE:
         return f"{started}; leave it out, or start another run"
     if name in ONLY_UPWARD and ONLY_UPWARD[name](now[name]) < ONLY_UPWARD[name](then[name]):
@@ -71,9 +72,10 @@ def config_of_resumed(path: Path, now: dict) -> dict:
     for name, (old, new) in _software(then, now).items():
         changes[name] = [old, new, "what follows may not be the same to the last bit"]
     for name, (old, new, meaning) in changes.items():
-        notice(f"changed since the run began: {name} was {old}, is {new} ({meaning})")
+        notice(f"changed since the run began: {name} was {shown(old)}, is {shown(new)} ({meaning})")
+    earlier = then.get("changes")
     flags = now["flags"] | {name: then["flags"][name] for name in FOR_ONE_CALL}
-    return now | {"flags": flags, "changes": then.get("changes", []) + ([changes] if changes else [])}
+    return now | {"flags": flags, "changes": (earlier if isinstance(earlier, list) else []) + ([changes] if changes else [])}
 
 
 def _differences(then: dict | None, now: dict) -> list[str]:
@@ -85,11 +87,12 @@ def _differences(then: dict | None, now: dict) -> list[str]:
 
 def _short(fingerprint: object) -> str:
     """A sha256 by its first digits, and the words after it."""
-    return str(fingerprint)[:12] + str(fingerprint)[64:]
+    return shown(str(fingerprint)[:12] + str(fingerprint)[64:])
 
 
 def _software(then: dict, now: dict) -> dict[str, tuple]:
     """{what: (then, now)} of the device and the versions, where they differ."""
-    old = {"device": then.get("device"), **(then.get("versions") or {})}
+    versions = then.get("versions")
+    old = {"device": then.get("device"), **(versions if isinstance(versions, dict) else {})}
     new = {"device": now["device"], **now["versions"]}
     return {name: (old.get(name), new[name]) for name in new if old.get(name) != new[name]}

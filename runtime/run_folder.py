@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data.files import read_whole
 from lora.adapter import CONFIG, WEIGHTS, load_adapter, save_adapter
 from lora.inject import lora_parameters
 from metrics import Scored
@@ -19,6 +20,7 @@ from runtime import ranks
 from runtime.checkpoint import load_state, save_state
 from runtime.files import PART, clear_leftovers, flush, naming, write_aside, write_json
 from runtime.flags import RunError, notice
+from runtime.recorded import TERMS, refuse_config, step_lines
 
 PREDICTION_COLUMNS = ["user", "item", "label", "p_yes_positive", "p_yes_negative", "contradiction"]
 LOCK = ".lock"
@@ -147,20 +149,15 @@ class RunFolder:
 
     def history(self) -> list[dict]:
         """The lines of metrics.jsonl so far; a line cut off by a crash is left out."""
-        return [json.loads(line) for line in self._lines(METRICS)]
-
-    def _lines(self, name: str) -> list[str]:
-        path = self.path / name
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [line for line in lines if line.endswith("\n")]
+        return [record for record, _ in step_lines(self.path / METRICS, TERMS)]
 
     @ranks.first_only
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that will be done again."""
         with self.writing():
-            for name in (METRICS, TIMINGS):
-                kept = "".join(line for line in self._lines(name) if json.loads(line)["step"] <= step)
-                write_aside(self.path / name, lambda aside: aside.write_text(kept, encoding="utf-8"))
+            for name, terms in ((METRICS, TERMS), (TIMINGS, ())):
+                kept = b"".join(line for record, line in step_lines(self.path / name, terms) if record["step"] <= step)
+                write_aside(self.path / name, lambda aside: aside.write_bytes(kept))
 
     # ---- what came of it ------------------------------------------------------------------------
 
@@ -223,11 +220,10 @@ def read_config(folder: Path) -> dict:
     if not path.is_file():
         raise RunError(f"{folder}: no run there (config.json is missing); give the folder that train.py wrote")
     try:
-        config = json.loads(path.read_bytes())
-        for entry in config["flags"].values():
-            entry["value"], entry["source"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise RunError(f"{path}: not the config.json of a run; give the folder that train.py wrote") from None
+        config = json.loads(read_whole(path))
+    except (ValueError, RecursionError):
+        config = None
+    refuse_config(config, path)
     return config
 
 

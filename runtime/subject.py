@@ -7,7 +7,9 @@ from data.prepare import CHOICES, HELP, Options
 from runtime import setup
 from runtime.data_flags import DATA_HELP
 from runtime.flags import Resolved, flag
+from runtime.recorded import recorded_flags
 from runtime.run_folder import read_config
+from runtime.train_flags import TrainFlags
 
 # Where neither a flag nor a run says.
 FALLBACKS = {
@@ -70,7 +72,7 @@ def subject_contradictions(flags: SubjectFlags) -> list[str]:
 def settings_of(flags: SubjectFlags, resolved: Resolved) -> tuple[dict, dict]:
     """(the value of every name in FALLBACKS, the run's config.json): flags first, then the run's own flags."""
     config = read_config(Path(flags.run)) if flags.run else {"flags": {}}
-    trained = {name: entry["value"] for name, entry in config["flags"].items()}
+    trained = recorded_flags(TrainFlags, config, Path(flags.run or "") / "config.json")
     settings = {
         name: resolved.values[name] if resolved.sources.get(name) == "flag" else trained.get(name, fallback)
         for name, fallback in FALLBACKS.items()

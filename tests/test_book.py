@@ -93,7 +93,7 @@ def test_the_other_names_of_the_columns_are_known(tmp_path, notices):
 BAD_BOOKS = {
     "no title": (BOOKS + '"9";"";"X";"1990";"P"\n', "line 11: book 9 has no title"),
     "cut off": (BOOKS + '"9";"Half', "line 11: has 2 fields, the header has 5"),
-    "no column": (BOOKS.replace("Book-Author", "Writer"), "line 1: column Book-Author is missing; found ISBN, Book-Title, Writer"),
+    "no column": (BOOKS.replace("Book-Author", "Writer"), "line 1: column Book-Author is missing; found 'ISBN, Book-Title, Writer"),
     "empty": ("", "line 1: column ISBN is missing"),
 }
 

@@ -119,7 +119,7 @@ BAD = {
     "long": (GOOD + "u1,1,3,5,6\n", ITEMS, "interactions.csv line {n}: has 5 fields, the header has 4"),
     "after a quoted break": (GOOD.replace("\n", '\n"u\n1",1,3,5\n', 1) + "u1,nix,3,5\n", ITEMS, "interactions.csv line {m}, column item: 'nix'"),
     "open quote": (GOOD + '"u1,1,3,5\n', ITEMS, "interactions.csv line {n}: "),
-    "no column": (GOOD.replace("timestamp", "when", 1), ITEMS, "interactions.csv line 1: column timestamp is missing; found user, item, rating, when"),
+    "no column": (GOOD.replace("timestamp", "when", 1), ITEMS, "interactions.csv line 1: column timestamp is missing; found 'user, item, rating, when"),
     "column twice": (GOOD.replace("rating", "user", 1), ITEMS, "interactions.csv line 1: column user is there twice"),
     "neither": (GOOD.replace("rating", "stars", 1), ITEMS, "interactions.csv line 1: rating or liked is missing"),
     "empty file": ("", ITEMS, "interactions.csv line 1: column user is missing; found an empty file"),

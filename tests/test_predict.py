@@ -326,7 +326,7 @@ def test_a_file_that_cannot_be_used_is_named_with_line_and_column(refuse, tmp_pa
 
 def test_a_file_that_is_not_there_is_named(refuse, tmp_path):
     assert refuse("--input", tmp_path / "absent.csv", "--output", tmp_path / "o") == [f"{tmp_path / 'absent.csv'}: No such file or directory"]
-    assert refuse("--input", tmp_path, "--output", tmp_path / "o") == [f"{tmp_path}: Is a directory"]
+    assert refuse("--input", tmp_path, "--output", tmp_path / "o") == [f"{tmp_path}: is a folder; put a plain file there"]
 
 
 @pytest.mark.parametrize(

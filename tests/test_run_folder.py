@@ -142,7 +142,7 @@ def test_a_folder_without_config_is_no_run(tmp_path):
 def test_the_log_is_read_back_without_a_line_that_a_crash_cut_off(tmp_path):
     run = RunFolder(tmp_path / "a", resume=False)
     assert run.history() == []
-    records = [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.25}]
+    records = [{"step": step, "ce_pos": 2.5, "ce_neg": 1.0, "kl": 0.5} for step in (1, 2)]
     for record in records:
         run.log(record)
     with open(run.path / "metrics.jsonl", "a") as file:
@@ -153,13 +153,13 @@ def test_the_log_is_read_back_without_a_line_that_a_crash_cut_off(tmp_path):
 def test_forget_after_drops_later_steps_and_the_cut_line(tmp_path):
     run = RunFolder(tmp_path / "a", resume=False)
     for step in (1, 2, 3, 4):
-        run.log({"step": step, "loss": step / 8})
+        run.log({"step": step, "ce_pos": step / 8, "ce_neg": 1.0, "kl": 0.5})
     with open(run.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "lo')
     run.forget_after(2)
-    run.log({"step": 3, "loss": 9.0})
+    run.log({"step": 3, "ce_pos": 9.0, "ce_neg": 1.0, "kl": 0.5})
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [{"step": 1, "loss": 0.125}, {"step": 2, "loss": 0.25}, {"step": 3, "loss": 9.0}]
+    assert [(record["step"], record["ce_pos"]) for record in map(json.loads, lines)] == [(1, 0.125), (2, 0.25), (3, 9.0)]
     run.forget_after(0)
     assert run.history() == []
 

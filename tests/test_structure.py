@@ -1,6 +1,7 @@
 """The rules of the house, read from the files: who imports what, how long a file may be, what an import may do."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,63 @@ def test_every_import_is_listed_in_requirements(name):
     listed = {line.split("=")[0].split(">")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()}
     third_party = top_level(name) - sys.stdlib_module_names - OURS
     assert third_party <= {line.replace("scikit-learn", "sklearn") for line in listed}
+
+
+ALONE = """
+import importlib, importlib.metadata, importlib.abc, re, sys
+root, *modules = sys.argv[1:]
+sys.path.insert(0, root)
+def name_of(line):
+    return re.match(r"[\\w.-]+", line)[0].lower().replace("_", "-")
+provided, waiting = set(), [name_of(line) for line in open(root + "/requirements.txt") if line.strip()]
+while waiting:
+    name = waiting.pop()
+    if name not in provided:
+        provided.add(name)
+        try:
+            needs = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:  # for another platform
+            continue
+        waiting += [name_of(line) for line in needs if "extra ==" not in line]
+of_module = importlib.metadata.packages_distributions()
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        top = name.split(".")[0]
+        if top in of_module and not {d.lower().replace("_", "-") for d in of_module[top]} & provided:
+            raise ModuleNotFoundError(f"{top} is not among what requirements.txt installs", name=top)
+sys.meta_path.insert(0, Block())
+for name in ("pytest", "transformers", "peft", "hypothesis"):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        pass
+    else:
+        raise SystemExit(f"{name} was not blocked")
+for module in modules:
+    importlib.import_module(module)
+print(len(modules))
+"""
+
+
+def test_requirements_alone_are_enough_to_import_every_product_module():
+    """What these packages do not bring with them cannot be imported: as if nothing else had been installed."""
+    modules = [name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in PRODUCT]
+    done = subprocess.run([sys.executable, "-c", ALONE, str(ROOT), *modules], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, str(len(modules))), done.stderr[-2000:]
+
+
+def test_what_the_checks_install_lies_within_the_requirements():
+    """.ci/constraints.txt pins every package of requirements.txt, each within its range."""
+    def versions(text):
+        return tuple(int(part) for part in text.split("."))
+
+    lines = [line for line in (ROOT / ".ci" / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    pins = dict(line.split("==") for line in lines)
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        name, *_ = re.split("[=<>]", line)
+        for sign, bound in re.findall(r"(==|>=|<)([\d.]+)", line):
+            pinned, bound = versions(pins[name]), versions(bound)
+            assert pinned == bound if sign == "==" else pinned >= bound if sign == ">=" else pinned < bound, line
 
 
 # ---- budgets ------------------------------------------------------------------------------------

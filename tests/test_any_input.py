@@ -1,0 +1,130 @@
+"""Any input at all is read or refused: properties by Hypothesis, and bench/fuzz.py in a few cases and on crashes made for it."""
+
+import json
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import fuzz
+from data import amazon_book, book, collm, custom, ml_1m, movie, movielens, prepare, tallrec
+from data.interactions import DataError
+from lora.adapter import read_adapter_config, read_tensors
+from lora.inject import AdapterError
+from model.weights import CheckpointError, read_config
+from predict import read_users
+from runtime.flags import RunError
+from runtime.recorded import step_records
+from runtime.run_folder import read_config as read_run
+
+ROOT = Path(__file__).parent.parent
+
+# ---- any content at all -------------------------------------------------------------------------
+
+some = settings(max_examples=60, derandomize=True, deadline=None)
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=12)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("any")
+
+
+@some
+@given(content=st.dictionaries(st.sampled_from(["model_type", "vocab_size", "hidden_size", "num_attention_heads", "num_hidden_layers", "rope_scaling", "rms_norm_eps", "x"]), JSON))
+def test_any_config_of_a_model_is_read_or_refused(place, content):
+    (place / "config.json").write_text(json.dumps(content))
+    try:
+        read_config(place)
+    except CheckpointError as error:
+        assert str(error).isprintable()
+
+
+@some
+@given(content=JSON)
+def test_any_json_is_read_or_refused_by_every_reader_of_json(place, content):
+    text = json.dumps(content)
+    for name in ("config.json", "adapter_config.json", "train.json", "prepared.json", "step.json"):
+        (place / name).write_text(text)
+    (place / "metrics.jsonl").write_text(text + "\n")
+    for call, error in ((lambda: read_run(place), RunError), (lambda: read_adapter_config(place), AdapterError), (lambda: tallrec.read_split(place / "train.json"), DataError),
+                        (lambda: prepare.read_prepared(place), DataError), (lambda: step_records(place / "metrics.jsonl"), RunError)):  # fmt: skip
+        try:
+            call()
+        except error as refusal:
+            assert str(refusal).isprintable()
+
+
+@some
+@given(content=st.binary(max_size=200) | st.text(string.digits + "\t:|,\n", max_size=200).map(str.encode))
+def test_any_bytes_are_read_or_refused_by_the_readers_of_lines(place, content):
+    for name in ("items.csv", "interactions.csv", "users.csv", "Books.csv", "rows.csv", "x.json", "x.model"):
+        (place / name).write_bytes(content)
+    path = place / "x"
+    for call in (
+        lambda: custom.read_items(place / "items.csv"), lambda: custom.read_interactions(place / "interactions.csv", {}, 3.0), lambda: read_users(place / "users.csv"),
+        lambda: book.read_books(place / "Books.csv", lambda line: None), lambda: collm._read_split(place / "rows.csv", {}), lambda: movie.parse_items(content, path),
+        lambda: ml_1m.parse_movies(content, path), lambda: list(movielens.parse_ratings(content, path, "::", {1}, "movies.dat")), lambda: amazon_book.read_year(place / "x.json"),
+    ):  # fmt: skip
+        try:
+            call()
+        except DataError as refusal:
+            assert all(line.isprintable() for line in str(refusal).split("\n"))
+
+
+@some
+@given(header=st.binary(max_size=80) | JSON.map(lambda content: json.dumps(content).encode()), lie=st.none() | st.integers(0, 2**64 - 1), body=st.binary(max_size=40))
+def test_any_safetensors_file_is_read_or_refused(place, header, lie, body):
+    (place / "adapter_model.safetensors").write_bytes((len(header) if lie is None else lie).to_bytes(8, "little") + header + body)
+    try:
+        read_tensors(place)
+    except AdapterError as error:
+        assert str(error).isprintable()
+
+
+# ---- the fuzzer itself --------------------------------------------------------------------------
+
+
+def test_the_fuzzer_finds_no_crash_in_a_few_cases_and_says_so():
+    done = subprocess.run([sys.executable, "-m", "bench.fuzz", "--cases", "112", "--seed", "5", "--command-share", "0"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    works, refusals, crashes = map(int, done.stdout.split("\nall")[1].split()[:3])
+    assert works > 5 and refusals > 50 and crashes == 0 and works + refusals == 112
+
+
+def _kind(read):
+    return fuzz.Kind(lambda folder: None, "*", read, lambda folder, out: [])
+
+
+def test_the_fuzzer_calls_a_crash_a_crash(tmp_path, monkeypatch):
+    monkeypatch.setattr(fuzz, "SECONDS", 0.2)
+
+    def fails(folder, out):
+        raise KeyError("x")
+
+    def hangs(folder, out):
+        while True:
+            pass
+
+    def says_two_lines(folder, out):
+        raise DataError("a\nb")
+
+    def clears_the_screen(folder, out):
+        raise DataError("\x1b[2J")
+
+    for read in (fails, hangs, says_two_lines, clears_the_screen):
+        with pytest.raises(fuzz.Outcome):
+            fuzz.run_inside(_kind(read), tmp_path, tmp_path)
+
+    def refuses(folder, out):
+        raise DataError("x: no")
+
+    assert fuzz.run_inside(_kind(refuses), tmp_path, tmp_path) == "x: no"
+    assert fuzz.run_inside(_kind(lambda folder, out: None), tmp_path, tmp_path) is None
+    before = fuzz.snapshot(tmp_path)
+    (tmp_path / "written").write_text("x")
+    assert fuzz.snapshot(tmp_path) != before == fuzz.snapshot(tmp_path, but=(tmp_path / "written",))
