@@ -36,14 +36,14 @@ def measure(args: argparse.Namespace, pairs: list, valid: list, size: int, check
     """The figures of one case, in bytes and seconds."""
     torch.set_num_threads(args.threads)
     device = setup.pick_device(args.device)
-    flags = TrainFlags(kl_forcing=args.forcing, checkpointing=checkpointing, micro_batch_size=size, batch_size=size, base_dtype=args.base_dtype)
+    flags = TrainFlags(model=str(args.folder), kl_forcing=args.forcing, checkpointing=checkpointing, micro_batch_size=size, batch_size=size, base_dtype=args.base_dtype)
     products = Products(device, torch.bfloat16)
     rates = [products.rates() for _ in range(3)][-1]
     del products
     memory = PeakMemory(device)
     load_s, (model, _) = seconds_of(lambda: setup.load_base(str(args.folder), "bf16", device, flags.base_dtype), device)
     loading = memory.above() + memory.before
-    train.start_adapter(model, train.adapter_settings(TrainFlags(model=str(args.folder))), None)
+    train.start_adapter(model, train.adapter_settings(flags), flags)
     plan = make_plan(model, pairs, valid, flags)
     model.model.checkpointed_layers = plan.checkpointed
     parameters, batch = lora_parameters(model), longest_pairs(pairs, size)
