@@ -19,13 +19,14 @@ from data.prepare import Options
 from model import convert
 from model.llama import Llama
 from runtime import setup
-from runtime.checkpoint import load_state
+from runtime.checkpoint import MANIFEST
 from runtime.evaluation import score_split
 from runtime.flags import Resolved, notice, parse_flags
 from runtime.merging import refuse_merging_twice, write_merged
+from runtime.resume import config_of_resumed, flags_of_run
 from runtime.run_folder import RunFolder
 from runtime.subject import DataFlags, load_subject, settings_of
-from runtime.train_flags import TrainFlags, adapter_settings, check_flags, flags_of_run, presets
+from runtime.train_flags import TrainFlags, adapter_settings, check_flags, presets
 
 CPU = torch.device("cpu")
 
@@ -70,13 +71,13 @@ def read_adapter(folder: Path, out: Path) -> None:
     base = str(World.folder / "base")
     argv = ["--model", base, "--init-adapter", str(folder)]
     adapter_settings(parse_flags(TrainFlags, argv, "", presets, check_flags)[0])
-    model, tokenizer = load_subject(replace(DataFlags(), adapter=str(folder), device="cpu"), {"model": base, "precision": "fp32"})
+    model, tokenizer = load_subject(replace(DataFlags(), adapter=str(folder), device="cpu"), {"model": base, "precision": "fp32", "base_dtype": "same"})
     ask(model, tokenizer, some_rows())
 
 
 def read_and_merge(folder: Path, out: Path) -> None:
     refuse_merging_twice(folder, World.folder / "adapter")
-    model, _ = load_subject(replace(DataFlags(), adapter=str(World.folder / "adapter"), device="cpu"), {"model": str(folder), "precision": "fp32"})
+    model, _ = load_subject(replace(DataFlags(), adapter=str(World.folder / "adapter"), device="cpu"), {"model": str(folder), "precision": "fp32", "base_dtype": "same"})
     write_merged(folder, model, World.folder / "adapter", out / "merged")
 
 
@@ -142,13 +143,26 @@ def resume(folder: Path, out: Path) -> None:
     flags, resolved = parse_flags(TrainFlags, ["--resume", "--out", str(folder)], "", presets, check_flags)
     flags, resolved = flags_of_run(flags, resolved)
     run = RunFolder(folder, True)
-    run.config()
+    config_of_resumed(folder, made.config_of(resolved))
     model, optimizer = made.tuned()
-    progress = load_state(folder / "last", model, optimizer) or {"step": 0, "best_auc": -1.0, "best_step": 0, "since_best": 0}
-    run.forget_after(progress["step"])
+    progress = run.restore_state(model, optimizer) or {"step": 0, "best_auc": -1.0, "best_step": 0, "since_best": 0}
     progress["step"] < 60 and progress["since_best"] < flags.patience and 0.5 > progress["best_auc"]
     made.step_once(model, optimizer)
     [f"{record[name]:.3f}" for record in run.history() for name in ("step", "ce_pos", "ce_neg", "kl")]
+
+
+def repair_state(folder: Path) -> None:
+    """The manifest of each saved state, so that what is behind the check is read."""
+    for state in (folder / "last").glob("step-*"):
+        try:
+            manifest = json.loads((state / MANIFEST).read_bytes())
+            for name in manifest:
+                if (state / name).stat().st_size < 2**24:
+                    content = (state / name).read_bytes()
+                    manifest[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            (state / MANIFEST).write_text(json.dumps(manifest))
+        except (ValueError, TypeError, AttributeError, OSError, RecursionError):
+            pass
 
 
 def score_run(folder: Path, out: Path) -> None:
@@ -212,6 +226,7 @@ def kinds() -> dict[str, Kind]:
         "Amazon .json.gz": Kind(made.make_amazon, "*", *named("amazon-book")),
         "Amazon, saved pass": Kind(made.make_amazon_pass, "*.npz", read_amazon_pass, named("amazon-book")[1]),
         "resume state": Kind(made.make_run, "last/*/*", *resumed),
+        "resume state, signed": Kind(made.make_run, "last/*/*", *resumed, repair_state),
         "run config.json (resume)": Kind(made.make_run, "config.json", *resumed, lines=0),
         "run config.json (score)": Kind(made.make_run, "config.json", score_run, lambda folder, out: ["eval.py", "--run", folder, "--out", out / "scored"]),
         "metrics.jsonl": Kind(made.make_run, "metrics.jsonl", *resumed),

@@ -24,8 +24,9 @@ from model import convert
 from model.llama import Llama, LlamaConfig
 from runtime import setup
 from runtime.checkpoint import save_state
-from runtime.describe import run_config
-from runtime.flags import notice, parse_flags
+from runtime.describe import fingerprints, run_config
+from runtime.files import write_json
+from runtime.flags import Resolved, notice, parse_flags
 from runtime.run_folder import RunFolder
 from runtime.train_flags import TrainFlags, check_flags, presets
 
@@ -236,17 +237,21 @@ def make_run(folder: Path) -> None:
     make_adapter(folder)
     argv = ["--data", str(World.folder / "rows"), "--model", str(World.folder / "base"), "--lora-r", "2", "--shots", "4", "--max-steps", "6", "--eval-every", "2", "--max-len", "2048", "--precision", "fp32", "--device", "cpu"]
     flags, resolved = parse_flags(TrainFlags, argv, "", presets, check_flags)
-    data = tallrec.read_folder(World.folder / "rows", "rows")
-    run = RunFolder.__new__(RunFolder)
-    run.path = folder
-    run.write_config(run_config(resolved, data, torch.device("cpu")))
+    write_json(folder / "config.json", config_of(resolved))
+    run = RunFolder(folder, True)
     for step in range(1, 5):
         terms = {"loss": 1.0, "ce_pos": 0.5, "ce_neg": 0.5, "kl": 0.1, "grad_norm": 1.0, "lr": 1e-3}
-        run.log({"step": step, "epoch": 0, **terms, **({"valid_auc": 0.5} if step % 2 == 0 else {})})
+        run.log({"step": step, "epoch": 0, **terms, **({"valid_auc": 0.5} if step % 2 == 0 else {})}, {"step": step, "time": 1.0, "seconds": 1.0})
     model, optimizer = tuned()
     for step in (2, 4):
         step_once(model, optimizer)
         save_state(folder / "last", model, optimizer, {"step": step, "best_auc": 0.5, "best_step": 2, "since_best": 1})
+
+
+def config_of(resolved: Resolved) -> dict:
+    """config.json of a run with these flags."""
+    data = tallrec.read_folder(World.folder / "rows", "rows")
+    return run_config(resolved, data, torch.device("cpu"), fingerprints(data, {}, str(World.folder / "base"), "0", None))
 
 
 def tuned() -> tuple[Llama, torch.optim.Optimizer]:

@@ -74,7 +74,7 @@ def config_of_resumed(path: Path, now: dict) -> dict:
     for name, (old, new, meaning) in changes.items():
         notice(f"changed since the run began: {name} was {shown(old)}, is {shown(new)} ({meaning})")
     earlier = then.get("changes")
-    flags = now["flags"] | {name: then["flags"][name] for name in FOR_ONE_CALL}
+    flags = now["flags"] | {name: then["flags"][name] for name in FOR_ONE_CALL if name in then["flags"]}
     return now | {"flags": flags, "changes": (earlier if isinstance(earlier, list) else []) + ([changes] if changes else [])}
 
 

@@ -18,7 +18,7 @@ from lora.inject import AdapterError
 from model.weights import CheckpointError, read_config
 from predict import read_users
 from runtime.flags import RunError
-from runtime.recorded import step_records
+from runtime.recorded import TERMS, step_lines
 from runtime.run_folder import read_config as read_run
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +52,7 @@ def test_any_json_is_read_or_refused_by_every_reader_of_json(place, content):
         (place / name).write_text(text)
     (place / "metrics.jsonl").write_text(text + "\n")
     for call, error in ((lambda: read_run(place), RunError), (lambda: read_adapter_config(place), AdapterError), (lambda: tallrec.read_split(place / "train.json"), DataError),
-                        (lambda: prepare.read_prepared(place), DataError), (lambda: step_records(place / "metrics.jsonl"), RunError)):  # fmt: skip
+                        (lambda: prepare.read_prepared(place), DataError), (lambda: step_lines(place / "metrics.jsonl", TERMS), RunError)):  # fmt: skip
         try:
             call()
         except error as refusal:

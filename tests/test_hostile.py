@@ -5,6 +5,7 @@ Most of these were found by bench/fuzz.py, and stand here so that they stay mend
 
 import gzip
 import io
+import hashlib
 import json
 import os
 import subprocess
@@ -31,7 +32,7 @@ from predict import read_users
 from runtime.checkpoint import load_state, save_state
 from runtime.flags import FlagError, RunError, parse_flags
 from runtime.merging import refuse_merging_twice
-from runtime.recorded import recorded_flags, step_records
+from runtime.recorded import TERMS, recorded_flags, step_lines
 from runtime.run_folder import read_config as read_run
 from runtime.train_flags import TrainFlags
 
@@ -283,9 +284,9 @@ def test_a_title_of_many_lines_length_is_shown_by_its_beginning(tmp_path):
 def test_a_line_of_metrics_that_is_no_record_is_named(tmp_path, line):
     good = '{"step": 1, "ce_pos": 1, "ce_neg": 1, "kl": 1}\n'
     (tmp_path / "metrics.jsonl").write_text(good + line + "\n")
-    assert "metrics.jsonl line 2: not the record of a step" in refused(RunError, step_records, tmp_path / "metrics.jsonl")
+    assert "metrics.jsonl line 2: not the record of a step" in refused(RunError, step_lines, tmp_path / "metrics.jsonl", TERMS)
     (tmp_path / "metrics.jsonl").write_bytes(good.encode() + b"\xff\n")
-    assert "line 2" in refused(RunError, step_records, tmp_path / "metrics.jsonl")
+    assert "line 2" in refused(RunError, step_lines, tmp_path / "metrics.jsonl", TERMS)
 
 
 @pytest.mark.parametrize("name, value", [("lr", "fast"), ("lr", 1e9), ("epochs", 2.5), ("epochs", True), ("epochs", 10**400), ("objective", "none"), ("model", 3), ("model", ""),
@@ -341,7 +342,10 @@ def test_a_state_with_other_content_is_refused(state, name, content):
     folder, load = state
     assert load()["step"] == 1
     (folder / name).write_bytes(content)
-    refused(RunError, load)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "has not the" not in refused(RunError, load)  # the manifest fits
 
 
 # ---- downloads ----------------------------------------------------------------------------------
