@@ -147,6 +147,7 @@ PLAN_PARTS = {
     "kept_layers": "what the other layers keep for the backward pass",
     "logits": "logits and loss, or:",
     "working_layer": "  a layer at work",
+    "allocator": "holes between tensors in the heap",
 }
 
 

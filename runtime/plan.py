@@ -7,7 +7,7 @@ tensor counted that is made and let go. So the plan holds for any device, precis
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary, finalize
 
@@ -25,6 +25,7 @@ from runtime.scoring import PAIRS_PER_BATCH, TOKENS_PER_BATCH, distinct_tokens
 
 ROOM = 0.92  # share of the free memory that a plan may fill: allocators waste some, libraries have buffers of their own
 VOCABULARY_COPIES = 28  # bytes per logit besides itself: float32 log-probabilities, probabilities, ratios, their gradients
+HEAP = 0.75  # of the activations, on a CPU: holes in the C library's heap; measured, see docs/performance.md
 CHUNK = 256  # positions of which loss.sequence_terms has logits at once
 
 
@@ -119,6 +120,7 @@ class Plan:
     kept_layers: int
     working_layer: int  # of a layer that runs: what it keeps, if it is computed again, and what it needs in passing
     logits: int
+    allocator: int  # lost between tensors; 0 on a GPU, whose allocator is left ROOM
     evaluation: int
     saving: int
     step_s: float
@@ -132,7 +134,11 @@ class Plan:
     @property
     def training(self) -> int:
         """At most during a step, all in all."""
-        return self.always + self.boundaries + self.kept_layers + max(self.logits, self.working_layer)
+        return self.always + self.activations + self.allocator
+
+    @property
+    def activations(self) -> int:
+        return self.boundaries + self.kept_layers + max(self.logits, self.working_layer)
 
     @property
     def peak(self) -> int:
@@ -186,7 +192,7 @@ def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int
 
     def with_checkpoints(count: int) -> Plan:
         passes = (layers - 1) * (cost.forward_s + cost.backward_s) + count * cost.forward_s + last.forward_s + last.backward_s
-        return Plan(
+        plan = Plan(
             device=weight.device.type,
             layers=layers,
             checkpointed=count,
@@ -202,12 +208,14 @@ def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int
             # A layer that is computed again keeps what it needs while it goes backward.
             working_layer=max(cost.forward, cost.backward) if count else cost.backward - cost.kept,
             logits=rows * vocabulary * (weight.element_size() + VOCABULARY_COPIES),
+            allocator=0,
             evaluation=int(max(cost.scoring * TOKENS_PER_BATCH / len(tree), scoring_head)),
             saving=3 * adapter if on_cpu else 0,
             step_s=passes * math.ceil(flags.batch_size / ranks.count() / size),
             validation_s=layers * cost.forward_s * validated / len(tree) / ranks.count(),
             room=free_memory(weight.device) + resident,
         )
+        return replace(plan, allocator=int(HEAP * plan.activations)) if on_cpu else plan
 
     counts = {"on": [layers], "off": [0], "auto": range(layers + 1)}[flags.checkpointing]
     possible = [with_checkpoints(count) for count in counts]
