@@ -26,6 +26,8 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+import torch
+
 from bench.fuzz_kinds import Kind, kinds, small_rules
 from bench.fuzz_made import build_world
 from bench.fuzz_mutations import bytes_at_random, form_of, in_its_place
@@ -265,6 +267,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the temporary folder, and say where it is")
     parser.add_argument("--verbose", action="store_true", help="a line for every case")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # a forked process has none of the threads that its parent computed with, and would wait for them
     names = [name for name in kinds() if (args.only or "") in name]
     root = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
