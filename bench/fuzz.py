@@ -243,6 +243,8 @@ def fuzz(args, names: list[str], root: Path) -> tuple[dict, list]:
 
 def prepare(root: Path, names: list[str]) -> None:
     """The valid folders, a tree that nobody may touch, and what all cases share."""
+    torch.set_num_threads(1)  # threads do not live on in a forked process, which would wait for them without end
+    os.environ["OMP_NUM_THREADS"] = "1"  # the command lines too
     build_world(root / "world")
     small_rules()
     (root / "valid").mkdir()
@@ -267,7 +269,6 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the temporary folder, and say where it is")
     parser.add_argument("--verbose", action="store_true", help="a line for every case")
     args = parser.parse_args()
-    torch.set_num_threads(1)  # a forked process has none of the threads that its parent computed with, and would wait for them
     names = [name for name in kinds() if (args.only or "") in name]
     root = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
