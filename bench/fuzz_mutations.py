@@ -366,8 +366,8 @@ def in_its_place(rng: random.Random, path: Path) -> str:
     elif kind == "/dev/zero":
         path.symlink_to("/dev/zero")
     elif kind == "link to itself elsewhere":  # as Hugging Face's cache has it
-        (path.parent / "blob").write_bytes(content)
-        path.symlink_to("blob")
+        (path.parent / f"blob.{path.name}").write_bytes(content)
+        path.symlink_to(f"blob.{path.name}")
     elif kind == "link to another file":
         others = [other for other in path.parent.iterdir() if other.is_file()]
         path.symlink_to(rng.choice(others).name if others else os.environ["FUZZ_SENTINEL"] + "/file")
