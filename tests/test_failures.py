@@ -52,6 +52,14 @@ def losses(out):
 # ---- SIGINT and SIGTERM -------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def sigint_is_listened_to():
+    """A shell starts what runs in its background with SIGINT ignored, which the program respects, as it should."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_saves_after_the_step_and_the_run_goes_on_to_the_same_end(tmp_path, unbroken, monkeypatch, number):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
