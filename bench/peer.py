@@ -164,6 +164,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="draws the pairs")
     parser.add_argument("--serial", action="store_true", help="one form after the other, not in turns, where not all fit at once")
     parser.add_argument("--peers-merged", action="store_true", help="let the peers merge their adapter before they evaluate")
+    parser.add_argument("--peers-keep-memory", action="store_true", help="let the peers' processes keep what they free, as train.py does (runtime/memory.py)")
     parser.add_argument("--check-pairs", type=int, default=2, help="pairs of the comparison in float32; 0: no comparison")
     parser.add_argument("--markdown", type=Path, help="file for the table")
     args = parser.parse_args(argv)
@@ -217,7 +218,8 @@ def main(argv: list[str]) -> None:
     config = read_config(settings["folder"])
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {args.threads} threads"
     heading = {"shape": args.shape, "precision": args.precision, "device": where, "data": source, "template": args.template,
-               "pairs": args.pairs, "prompts": len(settings["labels"]), "rounds": args.rounds, "peers_merged": args.peers_merged, "torch": torch.__version__}  # fmt: skip
+               "pairs": args.pairs, "prompts": len(settings["labels"]), "rounds": args.rounds,
+               "peers_merged": args.peers_merged, "peers_keep_memory": args.peers_keep_memory, "torch": torch.__version__}  # fmt: skip
     if args.check_pairs:
         check(args, settings)
     lines, rates = [], []
@@ -225,7 +227,8 @@ def main(argv: list[str]) -> None:
         for checkpointing in ("off",) if case == "eval" else args.checkpointing:
             notice(f"{case}, checkpointing {checkpointing}")
             common = settings | {"case": case, "precision": args.precision, "dropout": 0.05, "checkpointing": checkpointing == "on"}
-            tasks = [Task(form=form, peers_merged=args.peers_merged and case == "eval", **common) for form in (*FORMS[case], PRODUCTS)]
+            common["peers_merged"] = args.peers_merged and case == "eval"
+            tasks = [Task(form=form, keeps_freed_memory=form == OURS or args.peers_keep_memory, **common) for form in (*FORMS[case], PRODUCTS)]
             found = run_case(tasks, args.rounds, args.serial)
             rates += found[PRODUCTS]
             for line in summary(tasks[0], found, config, list(FORMS[case])):

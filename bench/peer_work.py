@@ -3,6 +3,7 @@
 All that is called of this project to be measured is called in `ours_load`, `ours_gradients` and `ours_evaluate`.
 """
 
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from metrics import auc
 from model.llama import Llama
 from model.weights import load_llama
 from runtime import setup
+from runtime.memory import HUGE_PAGES, keep_freed_memory
 from runtime.scoring import score
 from runtime.train_flags import TrainFlags
 
@@ -40,7 +42,7 @@ class Task:
     """One form of one case.
 
     batches: the pairs of each step; prompts and labels: the positive prompts that are evaluated.
-    peers_merged: the peers add their adapter to the weights before evaluating.
+    peers_merged: the peers add their adapter to the weights before evaluating. keeps_freed_memory: see runtime/memory.py.
     """
 
     case: str
@@ -56,6 +58,7 @@ class Task:
     labels: list[bool]
     answers: dict[bool, list[int]]
     peers_merged: bool = False
+    keeps_freed_memory: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,10 @@ class Form:
 
 def work(task: Task, parent: Connection) -> None:
     """Load, do a first step and send what came of it; then do step n and send its figures for every n received, until None."""
+    if task.keeps_freed_memory:
+        keep_freed_memory()
+    else:
+        os.environ.pop(HUGE_PAGES, None)  # as it came from the parent
     torch.set_num_threads(task.threads)
     torch.manual_seed(0)
     device, dtype = setup.pick_device(task.device), setup.DTYPES[task.precision]

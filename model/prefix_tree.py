@@ -135,7 +135,9 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     q, k, v = (part.contiguous() for part in (q * q.shape[-1] ** -0.5, k, v))
     if repeat > 1:
         k, v = (part.repeat_interleave(repeat, dim=1) for part in (k, v))
-    return torch.softmax(q @ k.transpose(-1, -2) + mask, dim=-1) @ v
+    scores = q @ k.transpose(-1, -2)  # (G, H, S, T)
+    scores += mask
+    return torch.softmax(scores, dim=-1) @ v
 
 
 class _Take(torch.autograd.Function):

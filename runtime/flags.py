@@ -15,7 +15,7 @@ from pathlib import Path
 from data.interactions import DataError
 from lora.inject import AdapterError
 from model.weights import CheckpointError
-from runtime.memory import ELSEWHERE, memory_line
+from runtime.memory import ELSEWHERE, memory_line, keep_freed_memory
 from runtime.signals import RESUMABLE, Stopped, Terminated, end_at_once
 
 
@@ -158,6 +158,7 @@ def run_verb(main: Callable[[list[str]], None]) -> None:
     """Call main(argv). What a user can mend becomes one line each on standard error and exit status 2;
     a signal becomes one line and its own status (runtime/signals.py); anything else is a bug and keeps its traceback."""
     program = Path(sys.argv[0]).name
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, end_at_once)
     try:
         main(sys.argv[1:])
