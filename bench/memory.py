@@ -67,6 +67,7 @@ def measure(args: argparse.Namespace, pairs: list, valid: list, size: int, check
         "pairs_per_s": size / seconds, "distinct_tokens": plan.tokens, "distinct_tokens_per_s": plan.tokens / seconds,
         **{f"mfu_of_{name}_tokens": count / seconds / product_rate(rates, True) for name, count in flops.items()},
         **{f"products_{name}_flops_per_s": rate for name, rate in rates.items()},
+        "plan": plan.as_dict(),
     }  # fmt: skip
 
 

@@ -162,7 +162,10 @@ def make_plan(model: Llama, pairs: list[EncodedPair], valid: list[EncodedPair], 
     most = min(math.ceil(flags.batch_size / ranks.count()), len(pairs))
     sizes = [flags.micro_batch_size] if flags.micro_batch_size else [2**i for i in range(most.bit_length())]
     validated = distinct_tokens([pair.positive.prompt for pair in valid])
-    plans = [_plan_of(model, longest_pairs(pairs, size), size, validated, flags) for size in sizes]
+    device = model.lm_head.weight.device
+    resident = _resident() if device.type == "cpu" else bytes_of(model)  # before layers are tried: what they need in passing stays
+    room = free_memory(device) + resident
+    plans = [_plan_of(model, longest_pairs(pairs, size), size, validated, resident, room, flags) for size in sizes]
     return min(plans, key=lambda plan: (not plan.fits, _work(plan) if plan.fits else plan.peak))
 
 
@@ -176,7 +179,7 @@ def _work(plan: Plan) -> float:
     return plan.tokens / plan.pairs * (2 + plan.checkpointed / plan.layers)
 
 
-def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int, flags) -> Plan:
+def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int, resident: int, room: int, flags) -> Plan:
     batch = collate(longest, flags.objective == "paper", flags.objective == "paper" and flags.kl_forcing == "shared")
     tree = prefix_tree(model, batch.input_ids, batch.lengths, None if flags.whole_sequence else batch.positions)
     weight, layers = model.lm_head.weight, len(model.model.layers)
@@ -188,7 +191,6 @@ def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int
     vocabulary, dim = weight.shape
     rows = min(CHUNK, int(batch.lengths.sum())) * 2 if flags.whole_sequence else batch.positions.numel()
     scoring_head = vocabulary * (dim * 4 + 2 * PAIRS_PER_BATCH * 4 * 5)
-    resident = _resident() if on_cpu else weights + adapter
 
     def with_checkpoints(count: int) -> Plan:
         passes = (layers - 1) * (cost.forward_s + cost.backward_s) + count * cost.forward_s + last.forward_s + last.backward_s
@@ -213,7 +215,7 @@ def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int
             saving=3 * adapter if on_cpu else 0,
             step_s=passes * math.ceil(flags.batch_size / ranks.count() / size),
             validation_s=layers * cost.forward_s * validated / len(tree) / ranks.count(),
-            room=free_memory(weight.device) + resident,
+            room=room,
         )
         return replace(plan, allocator=int(HEAP * plan.activations)) if on_cpu else plan
 
