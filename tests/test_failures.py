@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import train
 from bench.kill_resume import content
 from runtime import run_folder, signals
 from runtime.flags import RunError, run_verb
-from runtime.memory import memory_line
+from runtime.memory import HUGE_PAGES, memory_line
 from runtime.run_folder import RunFolder, refuse_unusable
 from runtime.signals import Stopped, StopRequest, Terminated
 from tests.kill_points import small_run
@@ -283,3 +284,31 @@ def test_a_lack_of_memory_names_the_step_and_what_to_change(tmp_path, monkeypatc
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     assert memory_line(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
     assert memory_line(ValueError("x")) is None
+
+
+KEEPING = """
+import torch
+from runtime.flags import run_verb
+
+def kilobytes(name):
+    return int(next(line for line in open("/proc/self/smaps_rollup") if line.startswith(name)).split()[1])
+
+def main(argv):
+    tensors = [torch.ones(2**22) for _ in range(8)]  # 16 MB each
+    huge, full = kilobytes("AnonHugePages"), kilobytes("Rss")
+    tensors.clear()
+    print(huge, full - kilobytes("Rss"))
+
+run_verb(main)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.parametrize("wanted", ["1", "0"])
+def test_what_tensors_free_stays_with_the_process_and_is_in_large_pages_where_there_are_any(wanted):
+    done = subprocess.run([sys.executable, "-c", KEEPING], env=os.environ | {HUGE_PAGES: wanted}, cwd=ROOT, capture_output=True, text=True, check=True)
+    huge, given_back = map(int, done.stdout.split())
+    modes = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if modes.exists() and "[madvise]" in modes.read_text():
+        assert (huge > 100_000) == (wanted == "1")
+    assert given_back < 10_000  # of 131,072
