@@ -164,7 +164,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="draws the pairs")
     parser.add_argument("--serial", action="store_true", help="one form after the other, not in turns, where not all fit at once")
     parser.add_argument("--peers-merged", action="store_true", help="let the peers merge their adapter before they evaluate")
-    parser.add_argument("--peers-keep-memory", action="store_true", help="let the peers' processes keep what they free, as train.py does (runtime/memory.py)")
+    parser.add_argument("--keep-memory", choices=("ours", "all", "none"), default="ours", help="whose processes keep what they free, as train.py's does (runtime/memory.py)")
     parser.add_argument("--check-pairs", type=int, default=2, help="pairs of the comparison in float32; 0: no comparison")
     parser.add_argument("--markdown", type=Path, help="file for the table")
     args = parser.parse_args(argv)
@@ -219,16 +219,17 @@ def main(argv: list[str]) -> None:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {args.threads} threads"
     heading = {"shape": args.shape, "precision": args.precision, "device": where, "data": source, "template": args.template,
                "pairs": args.pairs, "prompts": len(settings["labels"]), "rounds": args.rounds,
-               "peers_merged": args.peers_merged, "peers_keep_memory": args.peers_keep_memory, "torch": torch.__version__}  # fmt: skip
+               "peers_merged": args.peers_merged, "keep_memory": args.keep_memory, "torch": torch.__version__}  # fmt: skip
     if args.check_pairs:
         check(args, settings)
     lines, rates = [], []
+    keeps = {True: args.keep_memory != "none", False: args.keep_memory == "all"}  # by whether it is ours
     for case in args.cases:
         for checkpointing in ("off",) if case == "eval" else args.checkpointing:
             notice(f"{case}, checkpointing {checkpointing}")
             common = settings | {"case": case, "precision": args.precision, "dropout": 0.05, "checkpointing": checkpointing == "on"}
             common["peers_merged"] = args.peers_merged and case == "eval"
-            tasks = [Task(form=form, keeps_freed_memory=form == OURS or args.peers_keep_memory, **common) for form in (*FORMS[case], PRODUCTS)]
+            tasks = [Task(form=form, keeps_freed_memory=keeps[form == OURS], **common) for form in (*FORMS[case], PRODUCTS)]
             found = run_case(tasks, args.rounds, args.serial)
             rates += found[PRODUCTS]
             for line in summary(tasks[0], found, config, list(FORMS[case])):
