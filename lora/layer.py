@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.llama import recomputed
+from lora.dropout import linear_after_dropout
 
 
 class LoRALinear(nn.Module):
@@ -38,23 +38,9 @@ class LoRALinear(nn.Module):
         """x: (..., in) to (..., out)."""
         if self.unmerged is not None:
             return self.base(x)
-        y, low_rank = self.base(x), self.scaling * self.low_rank(x)  # (..., out), (..., r)
-        # base(x) + low_rank B^T, without a tensor of the size of y in between.
-        update = torch.addmm(y.reshape(-1, y.shape[-1]), low_rank.reshape(-1, low_rank.shape[-1]), self.lora_B.to(x.dtype).T)
-        return update.view_as(y)
-
-    def low_rank(self, x: torch.Tensor) -> torch.Tensor:
-        """A(dropout(x)). x: (..., in) to (..., r)."""
-        A = self.lora_A.to(x.dtype)
-        if not (self.training and self.dropout):
-            return F.linear(x, A)
-        # F.dropout would keep its factors and its result for the backward pass, each as large as x, for every target.
-        # Kept here are a byte an element and x itself, which all targets of a layer have in common.
-        return recomputed(self.product_of_kept, x, drawn(x, 1 - self.dropout), A) / (1 - self.dropout)
-
-    @staticmethod
-    def product_of_kept(x: torch.Tensor, kept: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
-        return F.linear(x * kept, A)
+        dropout = self.dropout if self.training else 0.0
+        low_rank = self.scaling * linear_after_dropout(x, self.lora_A.to(x.dtype), dropout)  # (..., r)
+        return self.base(x) + F.linear(low_rank, self.lora_B.to(x.dtype))
 
     def merged(self, weight: torch.Tensor) -> torch.Tensor:
         """W + s B A, (out, in), added up in float32 and rounded once to the dtype of `weight`."""
@@ -69,13 +55,3 @@ class LoRALinear(nn.Module):
     def unmerge(self) -> None:
         self.base.weight = nn.Parameter(self.unmerged, requires_grad=False)
         self.unmerged = None
-
-
-def drawn(like: torch.Tensor, probability: float) -> torch.Tensor:
-    """Booleans in the shape of `like`, each true with this probability, to within 2^-16.
-
-    Four come out of each 64-bit number: on a CPU that takes a third of the time of Tensor.bernoulli_, 6 % of a step.
-    """
-    numbers = torch.empty(math.ceil(like.numel() / 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
-    uniform = numbers.view(torch.int16)[: like.numel()]  # in [-2^15, 2^15)
-    return (uniform < min(round(probability * 2**16), 2**16 - 1) - 2**15).view(like.shape)

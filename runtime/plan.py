@@ -25,8 +25,9 @@ from runtime.scoring import PAIRS_PER_BATCH, TOKENS_PER_BATCH, distinct_tokens
 
 ROOM = 0.92  # share of the free memory that a plan may fill: allocators waste some, libraries have buffers of their own
 VOCABULARY_COPIES = 28  # bytes per logit besides itself: float32 log-probabilities, probabilities, ratios, their gradients
-# Holes in the C library's heap, on a CPU, in parts of what a layer needs while it runs and of what all layers keep; measured, see docs/performance.md.
-HOLES_OF_WORKING, HOLES_OF_KEPT = 2.6, 0.1
+# On a CPU, what no count of tensors shows: bytes that libraries take when they are first used, and holes in the C library's heap,
+# in parts of what a layer needs while it runs and of what all layers keep. Measured, see docs/performance.md.
+LIBRARIES, HOLES_OF_WORKING, HOLES_OF_KEPT = 50_000_000, 3.0, 0.05
 CHUNK = 256  # positions of which loss.sequence_terms has logits at once
 
 
@@ -218,8 +219,8 @@ def _plan_of(model: Llama, longest: list[EncodedPair], size: int, validated: int
             validation_s=layers * cost.forward_s * validated / len(tree) / ranks.count(),
             room=room,
         )
-        holes = HOLES_OF_WORKING * max(cost.forward, cost.backward) + HOLES_OF_KEPT * plan.kept_layers
-        return replace(plan, allocator=int(holes)) if on_cpu else plan
+        unseen = LIBRARIES + HOLES_OF_WORKING * max(cost.forward, cost.backward) + HOLES_OF_KEPT * plan.kept_layers
+        return replace(plan, allocator=int(unseen)) if on_cpu else plan
 
     counts = {"on": [layers], "off": [0], "auto": range(layers + 1)}[flags.checkpointing]
     possible = [with_checkpoints(count) for count in counts]

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lora.adapter import CONFIG, PICKLED, WEIGHTS, adapter_warnings, load_adapter, read_adapter_config, save_adapter
+from lora.dropout import drawn
 from lora.inject import AdapterError, add_lora, lora_layers, lora_parameters, lora_state, merge_lora, unmerge_lora
-from lora.layer import LoRALinear, drawn
-from runtime.plan import LiveTensors
+from lora.layer import LoRALinear
 
 IDS = torch.tensor([[1, 5, 22, 0, 13, 7], [9, 9, 2, 4, 11, 3]])
 SETTINGS = {
@@ -89,42 +89,6 @@ def test_dropout_meets_the_low_rank_path_alone_and_only_in_training():
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(layer.eval()(x), layer.base(x) + layer.lora_B @ (layer.lora_A @ x))
     assert not torch.allclose(layer(x), expected)
-
-
-@pytest.mark.parametrize("probability", [0.0, 0.02, 0.5, 0.95, 1 - 1e-6, 1.0])
-def test_each_is_kept_with_the_probability_asked_for_whatever_its_neighbours_are(probability):
-    torch.manual_seed(0)
-    kept = drawn(torch.empty(1001, 1003), probability).double()
-    assert kept.shape == (1001, 1003)
-    error = (probability * (1 - probability) / kept.numel()) ** 0.5
-    assert abs(kept.mean() - probability) <= 5 * error + 2**-14
-    for distance in range(1, 9):  # four come out of one number
-        together = (kept[:, distance:] * kept[:, :-distance]).mean()
-        assert abs(together - probability**2) <= 5 * error + 2**-14
-
-
-def test_gradients_with_dropout_are_those_of_a_product_with_the_mask_in_float64():
-    torch.manual_seed(0)
-    layer, x = LoRALinear(nn.Linear(9, 5, bias=False), r=3, alpha=2, dropout=0.4).double(), torch.randn(4, 6, 9).double().requires_grad_()
-    nn.init.normal_(layer.lora_B)
-    torch.manual_seed(7)
-    kept = drawn(x, 0.6).double() / 0.6
-    y = x @ layer.base.weight.T + 2 / 3 * (x * kept) @ layer.lora_A.T @ layer.lora_B.T
-    wanted = torch.autograd.grad(y.square().sum(), (x, layer.lora_A, layer.lora_B))
-    torch.manual_seed(7)
-    found = torch.autograd.grad(layer(x).square().sum(), (x, layer.lora_A, layer.lora_B))
-    for a, b in zip(found, wanted):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
-
-
-def test_kept_for_the_backward_pass_is_a_byte_an_element_for_every_target():
-    """Besides x, which the layer's targets share."""
-    x = torch.randn(50, 64, requires_grad=True) * 1
-    layers = [LoRALinear(nn.Linear(64, 8, bias=False).requires_grad_(False), r=2, alpha=2, dropout=0.1) for _ in range(3)]
-    with LiveTensors() as alive:
-        outputs = [layer(x) for layer in layers]
-    of_rows = 50 * (8 + 2 + 2) * 4  # the output, A's product and that times s / (1 - p)
-    assert alive.now <= len(outputs) * (x.numel() + of_rows + 8 * 64 * 4)
 
 
 # ---- injection ----------------------------------------------------------------------------------
