@@ -113,7 +113,7 @@ def test_the_number_of_threads_changes_no_loss_by_more_than_a_thousandth(run):
     finally:
         torch.set_num_threads(threads)
     for one, two in zip(*found):
-        assert one == pytest.approx(two, rel=1e-3)
+        assert one == pytest.approx(two, rel=1e-3, abs=1e-6)  # nats: the KL of an untrained adapter is nothing but the rounding of log-probabilities
 
 
 def test_timings_stand_apart_from_what_the_computation_determines(run):
