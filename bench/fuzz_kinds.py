@@ -157,7 +157,7 @@ def repair_state(folder: Path) -> None:
         try:
             manifest = json.loads((state / MANIFEST).read_bytes())
             for name in manifest:
-                if (state / name).stat().st_size < 2**24:
+                if (state / name).is_file() and (state / name).stat().st_size < 2**24:
                     content = (state / name).read_bytes()
                     manifest[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             (state / MANIFEST).write_text(json.dumps(manifest))
