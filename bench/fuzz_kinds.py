@@ -154,12 +154,13 @@ def resume(folder: Path, out: Path) -> None:
 def repair_state(folder: Path) -> None:
     """The manifest of each saved state, so that what is behind the check is read."""
     for state in (folder / "last").glob("step-*"):
+        if not state.is_dir() or not all(path.is_file() and path.stat().st_size < 2**24 for path in state.iterdir()):
+            continue
         try:
             manifest = json.loads((state / MANIFEST).read_bytes())
             for name in manifest:
-                if (state / name).is_file() and (state / name).stat().st_size < 2**24:
-                    content = (state / name).read_bytes()
-                    manifest[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+                content = (state / name).read_bytes()
+                manifest[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             (state / MANIFEST).write_text(json.dumps(manifest))
         except (ValueError, TypeError, AttributeError, OSError, RecursionError):
             pass
