@@ -143,18 +143,18 @@ def safetensors_file(rng: random.Random, content: bytes) -> bytes:
     elif kind == 3:
         header = json_document(rng, header)
     else:
-        header = _tensor_entry(rng, header, len(body))
+        try:
+            header = _tensor_entry(rng, header, len(body))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):  # an earlier change left no entries
+            header = bytes_at_random(rng, header)
     return struct.pack("<Q", len(header)) + header + bytes(body)
 
 
 def _tensor_entry(rng: random.Random, header: bytes, size: int) -> bytes:
-    try:
-        entries = json.loads(header)
-        name = rng.choice([name for name in entries if name != "__metadata__"])
-        entry, other = entries[name], entries[rng.choice([name for name in entries if name != "__metadata__"])]
-        start, stop = entry["data_offsets"]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        return bytes_at_random(rng, header)
+    entries = json.loads(header)
+    name = rng.choice([name for name in entries if name != "__metadata__"])
+    entry, other = entries[name], entries[rng.choice([name for name in entries if name != "__metadata__"])]
+    start, stop = entry["data_offsets"]
     kind = rng.randrange(7)
     if kind == 0:
         entry["data_offsets"] = rng.choice(([stop, start], [start, stop + 4], [start - 1, stop], [0, size], [-4, stop], [0, 2**63], [start, start], other["data_offsets"]))
