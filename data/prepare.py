@@ -215,7 +215,10 @@ def _refuse_unusable(data: Dataset, folder: Path) -> None:
         raise KeyError
     if data.wording not in WORDINGS:
         raise KeyError
-    shown = [text for item in data.catalogue.values() for text in (item.title, item.author) if text is not None]
+    items = data.catalogue.values()
+    shown = [*(item.title for item in items), *(item.author for item in items if item.author is not None)]
+    if not all(isinstance(text, str) for text in shown):
+        raise TypeError
     if not (data.name + data.source + data.noun).isprintable():
         raise ValueError
     for text in (data.name, data.source, data.noun, *shown, *(name for name in ids if isinstance(name, str))):

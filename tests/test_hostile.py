@@ -240,19 +240,20 @@ def test_a_saved_pass_that_does_not_fit_together_is_refused(tmp_path, change):
 
 @pytest.mark.parametrize(
     "change",
-    [{"wording": "x"}, {"wording": -1e308}, {"noun": None}, {"noun": "a\nb"}, {"source": HALF}, {"selection": []}, {"selection": [9**9]}, {"name": 3}, {"rows": {"test": []}}],
+    [{"wording": "x"}, {"wording": -1e308}, {"noun": None}, {"noun": "a\nb"}, {"source": HALF}, {"selection": []}, {"selection": [9**9]}, {"name": 3}, {"rows": {"test": []}}, {"items": [["a", None, None]]}, {"items": [["a", "A", 3]]}],
     ids=str,
 )
 def test_a_prepared_folder_that_says_what_cannot_be_is_refused(tmp_path, change):
-    rows = change.pop("rows", {})
-    lines = {"items.jsonl": [["a", "A", None]], "rows.jsonl": [r for split in ("train", "valid", "test") for r in rows.get(split, [[split, 1, [], "", "a", 1, 5]])]}
+    change = dict(change)
+    rows, items = change.pop("rows", {}), change.pop("items", [["a", "A", None]])
+    lines = {"items.jsonl": items, "rows.jsonl": [r for split in ("train", "valid", "test") for r in rows.get(split, [[split, 1, [], "", "a", 1, 5]])]}
     manifest = {"format": 1, "name": "x", "source": "x", "noun": "film", "wording": "tallrec", "selection": None, "sha256": {}, **change}
     for name, found in lines.items():
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in found))
         manifest["sha256"][name] = prepare.fingerprint(tmp_path / name)
     (tmp_path / "prepared.json").write_text(json.dumps(manifest))
     refused(DataError, prepare.read_prepared, tmp_path)
-    if "rows" not in change and not rows:
+    if change:
         (tmp_path / "prepared.json").write_text(json.dumps(manifest | {"name": "x", "source": "x", "noun": "film", "wording": "tallrec", "selection": None}))
         assert len(prepare.read_prepared(tmp_path).test) == 1
 
