@@ -27,7 +27,7 @@ ROOM = 0.92  # share of the free memory that a plan may fill: allocators waste s
 VOCABULARY_COPIES = 28  # bytes per logit besides itself: float32 log-probabilities, probabilities, ratios, their gradients
 # On a CPU, what no count of tensors shows: bytes that libraries take when they are first used, and holes in the C library's heap,
 # in parts of what a layer needs while it runs and of what all layers keep. Measured, see docs/performance.md.
-LIBRARIES, HOLES_OF_WORKING, HOLES_OF_KEPT = 50_000_000, 3.0, 0.05
+LIBRARIES, HOLES_OF_WORKING, HOLES_OF_KEPT = 50_000_000, 3.5, 0.05
 CHUNK = 256  # positions of which loss.sequence_terms has logits at once
 
 
