@@ -201,10 +201,11 @@ class Runs:
         small_data(folder / "data")
         started = time.perf_counter()
         life = self.life("unbroken")
-        # Most of a cold life goes into imports, in which a kill shows nothing.
-        while (cold or ranks > 1) and life.wait(0.05) is None and not (folder / "unbroken" / "config.json").exists():
-            pass
-        self.startup = (time.perf_counter() - started) if cold or ranks > 1 else 0.0
+        self.startup = 0.0
+        if cold or ranks > 1:  # most of such a life goes into imports, in which a kill shows nothing
+            while life.wait(0.05) is None and not (folder / "unbroken" / "config.json").exists():
+                pass
+            self.startup = time.perf_counter() - started
         if life.wait(None):
             raise SystemExit(f"the run without a kill fails:\n{(folder / 'unbroken.log').read_text()}")
         self.seconds = time.perf_counter() - started

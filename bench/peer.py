@@ -223,13 +223,13 @@ def main(argv: list[str]) -> None:
     if args.check_pairs:
         check(args, settings)
     lines, rates = [], []
-    keeps = {True: args.keep_memory != "none", False: args.keep_memory == "all"}  # by whether it is ours
     for case in args.cases:
         for checkpointing in ("off",) if case == "eval" else args.checkpointing:
             notice(f"{case}, checkpointing {checkpointing}")
             common = settings | {"case": case, "precision": args.precision, "dropout": 0.05, "checkpointing": checkpointing == "on"}
             common["peers_merged"] = args.peers_merged and case == "eval"
-            tasks = [Task(form=form, keeps_freed_memory=keeps[form == OURS], **common) for form in (*FORMS[case], PRODUCTS)]
+            keeping = {"ours": (OURS,), "all": FORMS[case], "none": ()}[args.keep_memory]
+            tasks = [Task(form=form, keeps_freed_memory=form in keeping, **common) for form in (*FORMS[case], PRODUCTS)]
             found = run_case(tasks, args.rounds, args.serial)
             rates += found[PRODUCTS]
             for line in summary(tasks[0], found, config, list(FORMS[case])):

@@ -7,17 +7,17 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 
-def linear_after_dropout(x: torch.Tensor, weight: torch.Tensor, probability: float) -> torch.Tensor:
-    """F.linear(F.dropout(x, probability), weight). x: (..., in); weight: (out, in). Returns (..., out).
+def linear_after_dropout(x: torch.Tensor, weight: torch.Tensor, dropout: float) -> torch.Tensor:
+    """F.linear(F.dropout(x, dropout), weight). x: (..., in); weight: (out, in). Returns (..., out).
 
     F.dropout would keep its factors and its result for the backward pass, each as large as x, for every layer that x goes
     through. Kept here are a byte an element and x itself, which q_proj and v_proj have in common.
     """
-    if not probability:
+    if not dropout:
         return F.linear(x, weight)
-    kept = drawn(x, 1 - probability)
+    kept = drawn(x, 1 - dropout)
     product = checkpoint(_product_of_kept, x, kept, weight, use_reentrant=False, preserve_rng_state=False)
-    return product / (1 - probability)
+    return product / (1 - dropout)
 
 
 def _product_of_kept(x: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 from data.interactions import DataError
 from lora.inject import AdapterError
 from model.weights import CheckpointError
-from runtime.memory import ELSEWHERE, memory_line, keep_freed_memory
+from runtime.memory import ELSEWHERE, keep_freed_memory, memory_line
 from runtime.signals import RESUMABLE, Stopped, Terminated, end_at_once
 
 

@@ -240,7 +240,8 @@ def test_a_saved_pass_that_does_not_fit_together_is_refused(tmp_path, change):
 
 @pytest.mark.parametrize(
     "change",
-    [{"wording": "x"}, {"wording": -1e308}, {"noun": None}, {"noun": "a\nb"}, {"source": HALF}, {"selection": []}, {"selection": [9**9]}, {"name": 3}, {"rows": {"test": []}}, {"items": [["a", None, None]]}, {"items": [["a", "A", 3]]}],
+    [{"wording": "x"}, {"wording": -1e308}, {"noun": None}, {"noun": "a\nb"}, {"source": HALF}, {"selection": []}, {"selection": [9**9]}, {"name": 3},
+     {"rows": {"test": []}}, {"items": [["a", None, None]]}, {"items": [["a", "A", 3]]}],
     ids=str,
 )
 def test_a_prepared_folder_that_says_what_cannot_be_is_refused(tmp_path, change):

@@ -104,7 +104,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(run):
     assert json.loads((first / "results.json").read_text()) == json.loads((again / "results.json").read_text())
 
 
-def test_the_number_of_threads_changes_no_loss_by_more_than_a_thousandth(run):
+def test_the_number_of_threads_changes_no_loss_by_more_than_rounding(run):
     threads, found = torch.get_num_threads(), []
     try:
         for number in (1, 2):
@@ -113,7 +113,8 @@ def test_the_number_of_threads_changes_no_loss_by_more_than_a_thousandth(run):
     finally:
         torch.set_num_threads(threads)
     for one, two in zip(*found):
-        assert one == pytest.approx(two, rel=1e-3, abs=1e-6)  # nats: the KL of an untrained adapter is nothing but the rounding of log-probabilities
+        # 2e-7 nats are for the KL of a fresh adapter: 1e-5, and the sum of differences of nearly equal numbers.
+        assert one == pytest.approx(two, rel=1e-5, abs=2e-7)
 
 
 def test_timings_stand_apart_from_what_the_computation_determines(run):
