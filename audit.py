@@ -22,19 +22,34 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.interactions import DataError
+from auditing.terms import (
+    READINGS,
+    Tail,
+    Terms,
+    answer_figures,
+    gradients,
+    lora_tensors,
+    released_figures,
+    row_figures,
+    rows_of,
+    terms_of,
+)
+from cli.data import data_problems, load_data
+from cli.flags import Resolved, flag, parse_flags
+from cli.model import RunDataFlags, model_problems
+from cli.verb import run_verb
 from data.pairs import EncodedPair
+from data.splits import answers_in_context, encode_split
+from errors import DataError, FlagError, RunError, notice
+from files import write_text
 from lora.inject import add_lora
+from machine import ranks
+from model.demo import is_demo
 from model.llama import Llama
 from model.tokenizer import Tokenizer
 from report.audit_page import audit_page
 from report.audit_text import audit_text
-from runtime import ranks, setup
-from runtime.dissect import READINGS, Tail, Terms, answer_figures, gradients, lora_tensors, released_figures, row_figures, rows_of, terms_of
-from runtime.files import write_text
-from runtime.data_flags import data_problems
-from runtime.flags import FlagError, Resolved, RunError, flag, notice, parse_flags, run_verb
-from runtime.subject import DataFlags, load_subject, settings_of, subject_problems
+from run.restore import resolve_settings, restore_model
 
 # How far loss.py may be from the naive implementation, in nats plus relative to it. On float64 logits only the order of
 # summation differs; on float32 ones PyTorch's log_softmax alone is off by some 1e-5 at a vocabulary of 32,000.
@@ -50,7 +65,7 @@ TENSORS = 4  # LoRA tensors whose largest entry is nudged
 
 
 @dataclass(frozen=True)
-class AuditFlags(DataFlags):
+class AuditFlags(RunDataFlags):
     split: str = flag("test", "which rows", choices=("train", "valid", "test"))
     sample: int = flag(0, "which row of the split, from 0", low=0)
     kl_weight: float = flag(None, "lambda of Eq. 3; default: the run's, or 1e-4", low=0)
@@ -59,7 +74,7 @@ class AuditFlags(DataFlags):
 
 def check_flags(flags: AuditFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is missing or cannot be used."""
-    problems = subject_problems(flags) + data_problems(flags.data, resolved)
+    problems = model_problems(flags) + data_problems(flags.data, resolved)
     if flags.html and (Path(flags.html).is_dir() or not Path(flags.html).absolute().parent.is_dir()):
         problems.append(f"--html {flags.html}: must name a file in a folder that exists")
     if problems:
@@ -68,26 +83,28 @@ def check_flags(flags: AuditFlags, resolved: Resolved) -> None:
 
 def main(argv: list[str]) -> None:
     flags, resolved = parse_flags(AuditFlags, argv, __doc__, check=check_flags)
-    chosen, config = settings_of(flags, resolved)
-    data = setup.load_data(chosen)
+    chosen, config = resolve_settings(flags, resolved)
+    data = load_data(chosen)
     rows = getattr(data, flags.split)
     if flags.sample >= len(rows):
-        raise DataError(f"--sample {flags.sample}: the {flags.split} split has {len(rows):,} rows; choose 0 to {len(rows) - 1}")
+        raise DataError(
+            f"--sample {flags.sample}: the {flags.split} split has {len(rows):,} rows; choose 0 to {len(rows) - 1}"
+        )
     row = rows[flags.sample]
-    model, tokenizer = load_subject(flags, chosen)
+    model, tokenizer = restore_model(flags, chosen)
     adapter = flags.run or flags.adapter
     if not adapter:
         torch.manual_seed(0)
         add_lora(model)  # gradients have to be of something; B is zero, so no value changes
-    setup.answers_in_context(data, tokenizer, chosen["template"])  # refuses a tokenizer under which the answers look alike
-    pair = setup.encode_split([row], data, tokenizer, chosen["template"], chosen["max_len"], notice).pairs[0]
+    answers_in_context(data, tokenizer, chosen["template"])  # refuses a tokenizer under which the answers look alike
+    pair = encode_split([row], data, tokenizer, chosen["template"], chosen["max_len"], notice).pairs[0]
     kl_weight = flags.kl_weight
     if kl_weight is None:
         kl_weight = config["flags"].get("kl_weight", {"value": 1e-4})["value"]
     report = {
         "run": flags.run,
         "model": chosen["model"],
-        "demo_model": setup.is_demo(chosen["model"]),
+        "demo_model": is_demo(chosen["model"]),
         "adapter": adapter,
         "data": data.name,
         "data_source": data.source,
@@ -117,7 +134,9 @@ def audit_pair(model: Llama, tokenizer: Tokenizer, pair: EncodedPair, kl_weight:
 
     The model is in evaluation mode, so LoRA's dropout is off. precision: of the base, bf16 or fp32.
     """
-    model.model.checkpointed_layers = len(model.model.layers)  # one pair takes no time, and a 7B base most of the memory
+    model.model.checkpointed_layers = len(
+        model.model.layers
+    )  # one pair takes no time, and a 7B base most of the memory
     batch = rows_of(pair)
     logits = model(batch.input_ids.to(model.lm_head.weight.device)).float()  # (3, T, V)
     if not torch.isfinite(logits).all():
@@ -130,7 +149,9 @@ def audit_pair(model: Llama, tokenizer: Tokenizer, pair: EncodedPair, kl_weight:
     logits64 = logits.double()
     terms64 = terms_of(logits64, batch)
     answers, released = answer_figures(tokenizer, pair, terms64, logits64), released_figures(tokenizer, pair, terms64)
-    values = value_checks(terms, terms64, naive, kl_weight) + figure_checks(pair, logits64.cpu(), naive, answers, released)
+    values = value_checks(terms, terms64, naive, kl_weight) + figure_checks(
+        pair, logits64.cpu(), naive, answers, released
+    )
     differences = gradient_checks(model, pair, grads, precision)
     return {
         "rows": row_figures(tokenizer, pair),
@@ -151,7 +172,9 @@ def audit_pair(model: Llama, tokenizer: Tokenizer, pair: EncodedPair, kl_weight:
     }
 
 
-def reading_figures(name: str, terms: Terms, naive: dict, grads: dict[str, dict[str, Tensor]], kl_weight: float) -> dict:
+def reading_figures(
+    name: str, terms: Terms, naive: dict, grads: dict[str, dict[str, Tensor]], kl_weight: float
+) -> dict:
     """L of one reading and what it is made of, with the gradients over all LoRA parameters.
 
     cosine: between the gradients of CE and KL; where it is positive, pulling the answers apart and
@@ -217,20 +240,28 @@ def naive_terms(pair: EncodedPair, logits: Tensor, held: Tensor | None = None) -
     released_ce, found["kl_released"] = naive_released(pair, logits[0], logits[1] if held is None else held)
     released_kl = min(sum(found["kl_released"]), 10_000.0)
     found["CE"] = {"own": ce, "shared": ce, "first": ce, "released": released_ce}
-    found["KL"] = {"own": sum(found["kl_own"]), "shared": sum(found["kl_shared"]), "first": found["kl_own"][0], "released": released_kl}
+    found["KL"] = {
+        "own": sum(found["kl_own"]),
+        "shared": sum(found["kl_shared"]),
+        "first": found["kl_own"][0],
+        "released": released_kl,
+    }
     return found
 
 
 def naive_released(pair: EncodedPair, logits_pos: Tensor, logits_neg: Tensor) -> tuple[float, list[float]]:
     """(CE, KL at every position) as the authors' code has them: all of the positive row, the negative one beside it, both
-    ending together."""
+    ending together.
+    """
     ids, longer = pair.positive.ids, len(pair.negative.ids) - len(pair.positive.ids)
     ce, kl = 0.0, []
     for column in range(len(ids)):
         log_p = naive_log_softmax(logits_pos[column].tolist())
         if column + 1 < len(ids):
             ce -= log_p[ids[column + 1]]
-        kl.append(naive_kl(naive_log_softmax(logits_neg[column + longer].tolist()), log_p) if column + longer >= 0 else 0.0)
+        kl.append(
+            naive_kl(naive_log_softmax(logits_neg[column + longer].tolist()), log_p) if column + longer >= 0 else 0.0
+        )
     return ce / (len(ids) - 1), kl
 
 
@@ -258,27 +289,53 @@ def value_checks(terms: Terms, terms64: Terms, naive: dict, kl_weight: float) ->
 
 def figure_checks(pair: EncodedPair, logits: Tensor, naive: dict, answers: list[dict], released: dict) -> list[dict]:
     """What else the report shows, from float64 logits (3, T, V), against the above: log-probabilities, words, positions."""
-    n_pos, n_neg, longer = len(pair.positive.prompt), len(pair.negative.prompt), len(pair.negative.ids) - len(pair.positive.ids)
+    n_pos, n_neg, longer = (
+        len(pair.positive.prompt),
+        len(pair.negative.prompt),
+        len(pair.negative.ids) - len(pair.positive.ids),
+    )
     compared = []
     for t, row in enumerate(answers):
         places = ((0, n_pos - 1 + t), (1, n_neg - 1 + t), (2, n_neg - 1 + t), (1, n_pos - 1 + t + longer))
         log_p, own, shared, aligned = (naive_log_softmax(logits[place].tolist()) for place in places)
         y_pos, y_neg = pair.positive.answer[t], pair.negative.answer[t]
-        exact = {"log_p_pos": log_p[y_pos], "log_q_pos_own": own[y_pos], "log_q_pos_shared": shared[y_pos], "log_q_neg": own[y_neg]}
+        exact = {
+            "log_p_pos": log_p[y_pos],
+            "log_q_pos_own": own[y_pos],
+            "log_q_pos_shared": shared[y_pos],
+            "log_q_neg": own[y_neg],
+        }
         compared += [(f"{name}, answer token {t + 1}", row[name], value) for name, value in exact.items()]
         for name, (a, b) in {"own": (log_p, own), "shared": (log_p, shared), "released": (aligned, log_p)}.items():
             nats = naive_contributions(a, b)
             entries = row["top"][name]
-            of_entries = [(e[key], by_hand) for e in entries for key, by_hand in
-                          (("a", math.exp(a[e["id"]])), ("b", math.exp(b[e["id"]])), ("nats", nats[e["id"]]))]  # fmt: skip
-            compared.append((f"words of {name}, answer token {t + 1}: the worst", *max(of_entries, key=lambda both: abs(both[0] - both[1]))))
+            of_entries = [
+                (e[key], by_hand)
+                for e in entries
+                for key, by_hand in (("a", math.exp(a[e["id"]])), ("b", math.exp(b[e["id"]])), ("nats", nats[e["id"]]))
+            ]
+            compared.append(
+                (
+                    f"words of {name}, answer token {t + 1}: the worst",
+                    *max(of_entries, key=lambda both: abs(both[0] - both[1])),
+                )
+            )
             largest = sum(sorted((abs(x) for x in nats), reverse=True)[: len(entries)])
-            compared.append((f"words of {name}, answer token {t + 1}: sum", sum(abs(e["nats"]) for e in entries), largest))
+            compared.append(
+                (f"words of {name}, answer token {t + 1}: sum", sum(abs(e["nats"]) for e in entries), largest)
+            )
     start = 0
     for part in released["parts"]:
-        compared.append((f"released, {part['part']}", part["kl"], sum(naive["kl_released"][start : start + part["positions"]])))
+        compared.append(
+            (f"released, {part['part']}", part["kl"], sum(naive["kl_released"][start : start + part["positions"]]))
+        )
         start += part["positions"]
-    compared.append(("released, the worst position", *max(zip(released["kl"], naive["kl_released"]), key=lambda both: abs(both[0] - both[1]))))
+    compared.append(
+        (
+            "released, the worst position",
+            *max(zip(released["kl"], naive["kl_released"]), key=lambda both: abs(both[0] - both[1])),
+        )
+    )
     return [
         {"what": what, "float32": None, "float64": value, "naive": exact, "ok": close(value, exact, *VALUE_FLOAT64)}
         for what, value, exact in compared
@@ -289,7 +346,11 @@ def named_values(terms: Terms, kl_weight: float) -> dict[str, float]:
     """What loss.py says, under the names that the checks use."""
     own, shared = terms.paper["own"], terms.paper["shared"]
     per_token = {"ce_pos": own.ce_pos, "ce_neg": own.ce_neg, "kl_own": own.kl, "kl_shared": shared.kl}  # (1, A) each
-    found = {f"{name}, answer token {t + 1}": value for name, values in per_token.items() for t, value in enumerate(values[0].tolist())}
+    found = {
+        f"{name}, answer token {t + 1}": value
+        for name, values in per_token.items()
+        for t, value in enumerate(values[0].tolist())
+    }
     for name in READINGS:
         found[f"CE, {name}"] = float(terms.cross_entropy(name))
         found[f"KL, {name}"] = float(terms.divergence(name))
@@ -315,7 +376,14 @@ def gradient_checks(model: Llama, pair: EncodedPair, trained: dict, precision: s
     for name in list(tail.parameters)[-TENSORS:]:
         index = int(exact["own"]["CE"][name].abs().argmax())
         above, below = (naive_terms(pair, tail.nudged(name, index, by).cpu(), held) for by in (STEP, -STEP))
-        for term, reading in (("CE", "own"), ("KL", "own"), ("KL", "shared"), ("KL", "first"), ("CE", "released"), ("KL", "released")):
+        for term, reading in (
+            ("CE", "own"),
+            ("KL", "own"),
+            ("KL", "shared"),
+            ("KL", "first"),
+            ("CE", "released"),
+            ("KL", "released"),
+        ):
             quotient = (above[term][reading] - below[term][reading]) / (2 * STEP)
             gradient, as_trained = (float(grads[reading][term][name].flatten()[index]) for grads in (exact, trained))
             largest = float(exact[reading][term][name].abs().max())
@@ -335,4 +403,4 @@ def gradient_checks(model: Llama, pair: EncodedPair, trained: dict, precision: s
 
 
 if __name__ == "__main__":
-    run_verb(ranks.alone(main))
+    run_verb(ranks.single_process(main))

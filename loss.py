@@ -27,7 +27,7 @@ class PairTerms(NamedTuple):
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """log softmax over the vocabulary in float32 or better; log(softmax) would underflow to -inf."""
+    """Log softmax over the vocabulary in float32 or better; log(softmax) would underflow to -inf."""
     return F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
 
 
@@ -56,9 +56,15 @@ def token_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def answer_terms(
-    logits_pos: Tensor, logits_neg: Tensor, targets_pos: Tensor, targets_neg: Tensor, *,
-    logits_shared: Tensor | None = None, kl_tokens: str = "all", kl_cap: float | None = None,
-) -> PairTerms:  # fmt: skip
+    logits_pos: Tensor,
+    logits_neg: Tensor,
+    targets_pos: Tensor,
+    targets_neg: Tensor,
+    *,
+    logits_shared: Tensor | None = None,
+    kl_tokens: str = "all",
+    kl_cap: float | None = None,
+) -> PairTerms:
     """Eq. 1 and Eq. 2, per pair and answer token.
 
     logits_*: (P, A, V), position t predicting answer token t; targets_*: (P, A) int64.
@@ -113,7 +119,11 @@ def position_terms(logits_pos: Tensor, logits_neg: Tensor | None, targets: Tenso
 
 
 def sequence_terms(
-    lm_head: Callable[[Tensor], Tensor], hidden_pos: Tensor, hidden_neg: Tensor | None, targets: Tensor, chunk: int = 256
+    lm_head: Callable[[Tensor], Tensor],
+    hidden_pos: Tensor,
+    hidden_neg: Tensor | None,
+    targets: Tensor,
+    chunk: int = 256,
 ) -> tuple[Tensor, Tensor]:
     """position_terms of all N positions, hidden_* (N, D), computed a chunk at a time in both passes.
 

@@ -88,7 +88,8 @@ class UserAuc:
 
 def uauc(labels: np.ndarray, scores: np.ndarray, users: list) -> UserAuc:
     """AUC within each user. Users with one row, or whose rows are all of one class, have none and are
-    left out and counted; rows of an unknown user (None) are left out."""
+    left out and counted; rows of an unknown user (None) are left out.
+    """
     rows_of: dict = {}
     for i, user in enumerate(users):
         if user is not None:
@@ -188,7 +189,8 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, we
 
 def with_intervals(values: dict[str, float], draws: dict[str, np.ndarray]) -> dict:
     """The values, and under "interval_95" the 2.5 and 97.5 percentiles of their draws that exist.
-    NaN becomes None."""
+    NaN becomes None.
+    """
     result: dict = {name: None if np.isnan(value) else value for name, value in values.items()}
     result["interval_95"] = {}
     for name, value in result.items():
@@ -216,7 +218,7 @@ def bootstrap_metrics(scored: Scored, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def paired_change(before: Scored, after: Scored, seed: int = 0) -> dict:
-    """after - before for every metric, with 95 % intervals from the same resampled users."""
+    """After - before for every metric, with 95 % intervals from the same resampled users."""
     values_before, values_after = metric_values(before), metric_values(after)
     draws_before, draws_after = bootstrap_metrics(before, seed), bootstrap_metrics(after, seed)
     changes = {name: values_after[name] - values_before[name] for name in values_after}
@@ -239,7 +241,10 @@ def agreement(scored: Scored, z_other: np.ndarray, same_wanted: bool, seed: int 
     a paraphrase (same_wanted); auc: of the other wording's own ranking, its sign turned for a negation.
     """
     same = (scored.z_pos > 0) == (z_other > 0)
-    columns = {"same_answer_rate": same.astype(np.float64), "inconsistent_rate": (same != same_wanted).astype(np.float64)}
+    columns = {
+        "same_answer_rate": same.astype(np.float64),
+        "inconsistent_rate": (same != same_wanted).astype(np.float64),
+    }
     ranking = z_other if same_wanted else -z_other
     weights, _ = user_resamples(scored.users, seed)  # (S, N)
     values = {name: float(column.mean()) for name, column in columns.items()} | {"auc": auc(scored.labels, ranking)}
@@ -263,7 +268,8 @@ def user_resamples(users: list, seed: int) -> tuple[np.ndarray, dict]:
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """AUC under S sets of row weights, (S, N) to (S,): the weight of (positive, negative) pairs in the
-    right order, ties half, over that of all pairs. NaN where a draw has one class only."""
+    right order, ties half, over that of all pairs. NaN where a draw has one class only.
+    """
     labels = np.asarray(labels, dtype=bool)
     order = np.argsort(scores, kind="stable")
     _, starts = np.unique(scores[order], return_index=True)  # first row of each run of equal scores

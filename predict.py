@@ -19,25 +19,31 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.files import read_whole
-from data.interactions import DataError, Dataset, Interaction, Item
+from cli.flags import Resolved, flag, parse_flags
+from cli.model import ModelFlags, model_contradictions
+from cli.verb import run_verb
+from data.interactions import Dataset, Interaction, Item
+from data.splits import answers_in_context, encode_split
+from errors import DataError, FlagError, notice
+from files import read_whole, write_text
+from machine import ranks
 from metrics import Scored, rankings, row_metrics
+from model.demo import is_demo
 from report.tables import STAND_IN, batch_summary, prediction_table
-from runtime import ranks, setup
-from runtime.evaluation import score_split
-from runtime.files import write_text
-from runtime.flags import FlagError, Resolved, flag, notice, parse_flags, run_verb
-from runtime.subject import SubjectFlags, load_subject, settings_of, subject_contradictions
+from run.restore import resolve_settings, restore_model
+from scoring.splits import score_split
 
 TITLES = ("liked", "disliked", "target")
 COLUMNS = ("user", *TITLES)
 SCORES = ("target", "p_yes_positive", "p_yes_negative", "score", "rank", "contradiction")
-UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # line breaks, other control characters, half characters
+UNFIT = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+)  # line breaks, other control characters, half characters
 DEMO_NOTICE = "DEMO MODEL: small, untuned, taught by simulated viewers, a stand-in. For a run that train.py made, say --run runs/NAME"
 
 
 @dataclass(frozen=True)
-class PredictFlags(SubjectFlags):
+class PredictFlags(ModelFlags):
     liked: tuple = flag((), "a title that the user liked; once for each, oldest first")
     disliked: tuple = flag((), "a title that the user disliked; once for each, oldest first")
     target: tuple = flag((), "a title to score; once for each")
@@ -48,7 +54,7 @@ class PredictFlags(SubjectFlags):
 
 def check_flags(flags: PredictFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is missing, unused or would overwrite the input."""
-    problems = subject_contradictions(flags)
+    problems = model_contradictions(flags)
     if flags.adapter and not flags.run and not flags.model:
         problems.append("--adapter: say which base it belongs to with --model DIR (or --model demo)")
     if flags.noun is not None and (not flags.noun.strip() or UNFIT.search(flags.noun)):
@@ -58,9 +64,13 @@ def check_flags(flags: PredictFlags, resolved: Resolved) -> None:
         problems += [f"{name}: contradicts --input, whose columns say it; leave one of them out" for name in given]
         problems += _output_problems(flags.output, flags.input)
     elif flags.output is not None:
-        problems.append("--output: is for the scores of --input; name that file too, or leave it out (--json prints the scores)")
+        problems.append(
+            "--output: is for the scores of --input; name that file too, or leave it out (--json prints the scores)"
+        )
     elif not flags.target:
-        problems.append("--target: say which title to score with --target TITLE, or name a file with --input FILE --output FILE")
+        problems.append(
+            "--target: say which title to score with --target TITLE, or name a file with --input FILE --output FILE"
+        )
     problems += title_problems({name: getattr(flags, name) for name in TITLES}, "--")
     if problems:
         raise FlagError("\n".join(problems))
@@ -75,7 +85,9 @@ def _output_problems(output: str | None, source: str) -> list[str]:
     if path.exists() and Path(source).exists() and path.samefile(source):
         return [f"--output {output}: is the --input itself; name another file"]
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        return [f"--output {output}: cannot be written ({path.parent} is {'not writable' if path.parent.is_dir() else 'not a folder'})"]
+        return [
+            f"--output {output}: cannot be written ({path.parent} is {'not writable' if path.parent.is_dir() else 'not a folder'})"
+        ]
     return []
 
 
@@ -91,9 +103,13 @@ def title_problems(titles: dict[str, tuple[str, ...]], where: str) -> list[str]:
             if not title.strip():
                 problems.append(f"{where}{name}: a title is empty; leave it out")
             elif UNFIT.search(title):
-                problems.append(f"{where}{name} {title[:80]!r}: has a line break or another control character; take it out")
+                problems.append(
+                    f"{where}{name} {title[:80]!r}: has a line break or another control character; take it out"
+                )
             elif '", "' in f'"{title}"':  # other quotes are as good as in the published prompts
-                problems.append(f'{where}{name} {title[:80]!r}: has `", "`, which stands between two titles in the prompts; write it otherwise')
+                problems.append(
+                    f'{where}{name} {title[:80]!r}: has `", "`, which stands between two titles in the prompts; write it otherwise'
+                )
             elif others:
                 problems.append(f"{where}{name} {title[:80]!r}: is among those {others[0]}, too; leave one of them out")
             elif name == "target" and found.count(title) > 1:
@@ -109,20 +125,28 @@ def read_users(path: Path) -> list[Interaction]:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         line, wrong = reader.line_num, [name for name in COLUMNS if reader.fieldnames.count(name) != 1]
         if wrong:
-            raise DataError(f"{path} line 1: expected the columns {','.join(COLUMNS)}, each once; look at {', '.join(wrong)}")
+            raise DataError(
+                f"{path} line 1: expected the columns {','.join(COLUMNS)}, each once; look at {', '.join(wrong)}"
+            )
         for cells in reader:
             line = reader.line_num
             if None in cells or None in cells.values():  # surplus and missing cells
-                raise DataError(f"{path} line {line}: expected {len(reader.fieldnames)} cells, as in the header; quote a cell that has commas")
+                raise DataError(
+                    f"{path} line {line}: expected {len(reader.fieldnames)} cells, as in the header; quote a cell that has commas"
+                )
             for row in _rows_of_line(cells, f"{path} line {line}, column "):
                 first, _ = rows.setdefault((row.user, row.target), (line, row))
                 if first != line:
-                    raise DataError(f"{path} line {line}, column target {row.target[:80]!r}: user {row.user[:80]!r} has it in line {first} already")
+                    raise DataError(
+                        f"{path} line {line}, column target {row.target[:80]!r}: user {row.user[:80]!r} has it in line {first} already"
+                    )
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(f"{path} line {line}: not UTF-8; save the file with that encoding") from None
     except csv.Error as error:
-        raise DataError(f"{path} line {line + 1}: not CSV ({error}); write a double quote twice within a quoted cell") from None
+        raise DataError(
+            f"{path} line {line + 1}: not CSV ({error}); write a double quote twice within a quoted cell"
+        ) from None
     if not rows:
         raise DataError(f"{path}: has no line below its header; add one for each user")
     return [row for _, row in rows.values()]
@@ -132,19 +156,29 @@ def _rows_of_line(cells: dict[str, str], where: str) -> list[Interaction]:
     user = cells["user"].strip()
     titles = {name: tuple(title.strip() for title in cells[name].split("|") if cells[name].strip()) for name in TITLES}
     problems = [] if user else [f"{where}user: is empty; name the user, within whom targets are ranked"]
-    problems += [] if titles["target"] else [f'{where}target: is empty; name at least one title to score, several joined by "|"']
+    problems += (
+        []
+        if titles["target"]
+        else [f'{where}target: is empty; name at least one title to score, several joined by "|"']
+    )
     problems += title_problems(titles, where)
     if problems:
         raise DataError("\n".join(problems))
     return user_rows(user, **titles)
 
 
-def user_rows(user: str | None, liked: tuple[str, ...], disliked: tuple[str, ...], target: tuple[str, ...]) -> list[Interaction]:
+def user_rows(
+    user: str | None, liked: tuple[str, ...], disliked: tuple[str, ...], target: tuple[str, ...]
+) -> list[Interaction]:
     """A row per target, with titles for item ids; the label is unknown: False holds its place and is never looked at.
 
     The newest likes and dislikes come last, so a prompt that must shrink first loses the oldest of the longer list.
     """
-    history = [(i - len(titles), title, likes) for likes, titles in ((True, liked), (False, disliked)) for i, title in enumerate(titles)]
+    history = [
+        (i - len(titles), title, likes)
+        for likes, titles in ((True, liked), (False, disliked))
+        for i, title in enumerate(titles)
+    ]
     history = tuple((title, likes) for _, title, likes in sorted(history, key=lambda entry: entry[0]))
     return [Interaction(user, history, title, label=False) for title in target]
 
@@ -155,7 +189,9 @@ def predictions(rows: list[Interaction], scored: Scored) -> list[dict]:
     ranks, ranked = [0] * len(rows), {}
     for i in sorted(range(len(rows)), key=lambda i: -scores[i]):
         ranks[i] = ranked[rows[i].user] = ranked.get(rows[i].user, 0) + 1
-    contradictions = ["Yes/Yes" if yes else "No/No" if no else None for yes, no in zip(columns["yes_yes"], columns["no_no"])]
+    contradictions = [
+        "Yes/Yes" if yes else "No/No" if no else None for yes, no in zip(columns["yes_yes"], columns["no_no"])
+    ]
     values = (scored.p_pos.tolist(), scored.p_neg.tolist(), scores.tolist(), ranks, contradictions)
     return [dict(zip(SCORES, of_row)) for of_row in zip([row.target for row in rows], *values)]
 
@@ -173,8 +209,12 @@ def scores_csv(rows: list[Interaction], found: list[dict]) -> str:
 
 def main(argv: list[str]) -> None:
     flags, resolved = parse_flags(PredictFlags, argv, __doc__, check=check_flags)
-    chosen, config = settings_of(flags, resolved)
-    rows = read_users(Path(flags.input)) if flags.input is not None else user_rows(None, flags.liked, flags.disliked, flags.target)
+    chosen, config = resolve_settings(flags, resolved)
+    rows = (
+        read_users(Path(flags.input))
+        if flags.input is not None
+        else user_rows(None, flags.liked, flags.disliked, flags.target)
+    )
     if not flags.run and not flags.model:
         notice(DEMO_NOTICE)
     catalogue = {title: Item(title) for row in rows for title in (row.target, *(title for title, _ in row.history))}
@@ -182,24 +222,41 @@ def main(argv: list[str]) -> None:
     data = Dataset("titles", "given by the user", noun, catalogue, [], [], rows, wording)
     if wording == "collm" and any(not liked for row in rows for _, liked in row.history):
         notice("disliked titles have no place in the prompts that this run was trained on, and are left out")
-    model, tokenizer = load_subject(flags, chosen)
-    split = setup.encode_split(rows, data, tokenizer, chosen["template"], chosen["max_len"], notice)
-    answers = setup.answers_in_context(data, tokenizer, chosen["template"])
+    model, tokenizer = restore_model(flags, chosen)
+    split = encode_split(rows, data, tokenizer, chosen["template"], chosen["max_len"], notice)
+    answers = answers_in_context(data, tokenizer, chosen["template"])
     found = predictions(rows, score_split(model, split, answers, "titles" if flags.input is not None else None))
-    results = {"run": flags.run, "model": chosen["model"], "adapter": flags.adapter, "template": chosen["template"], "noun": data.noun}
-    results["demo_model"] = setup.is_demo(chosen["model"])
+    results = {
+        "run": flags.run,
+        "model": chosen["model"],
+        "adapter": flags.adapter,
+        "template": chosen["template"],
+        "noun": data.noun,
+    }
+    results["demo_model"] = is_demo(chosen["model"])
     results["stand_in"] = results["demo_model"] or config.get("data_source") == STAND_IN
     if flags.input is not None:
         write_text(Path(os.path.realpath(flags.output)), scores_csv(rows, found))
-        results |= {"input": flags.input, "output": flags.output, "users": len({row.user for row in rows}), "targets": len(rows)}
-        results["contradictions"] = {both: sum(values["contradiction"] == both for values in found) for both in ("Yes/Yes", "No/No")}
+        results |= {
+            "input": flags.input,
+            "output": flags.output,
+            "users": len({row.user for row in rows}),
+            "targets": len(rows),
+        }
+        results["contradictions"] = {
+            both: sum(values["contradiction"] == both for values in found) for both in ("Yes/Yes", "No/No")
+        }
         notice(batch_summary(results))
     else:
-        results |= {"liked": flags.liked, "disliked": flags.disliked, "predictions": sorted(found, key=lambda values: values["rank"])}
+        results |= {
+            "liked": flags.liked,
+            "disliked": flags.disliked,
+            "predictions": sorted(found, key=lambda values: values["rank"]),
+        }
         notice(prediction_table(results))
     if flags.json:
         print(json.dumps(results, allow_nan=False))
 
 
 if __name__ == "__main__":
-    run_verb(ranks.alone(main))
+    run_verb(ranks.single_process(main))

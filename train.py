@@ -23,91 +23,122 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.interactions import DataError, Dataset, select_shots
+from cli.data import load_data
+from cli.flags import parse_flags
+from cli.train import TrainFlags, adapter_settings, check_flags, presets, run_name, shot_count
+from cli.verb import run_verb
+from data.interactions import Dataset, select_shots
 from data.pairs import EncodedPair, aligned_positions, collate, next_tokens
+from data.splits import Split, answers_in_context, encode_split
+from errors import DataError, notice
+from files import write_json
 from lora.adapter import load_adapter, targets_named_in
 from lora.inject import add_lora, lora_parameters, lora_state
-from loss import PairTerms, answer_terms, log_probabilities, paper_loss, released_loss, sequence_terms, token_cross_entropy
+from loss import (
+    PairTerms,
+    answer_terms,
+    log_probabilities,
+    paper_loss,
+    released_loss,
+    sequence_terms,
+    token_cross_entropy,
+)
+from machine import ranks
+from machine.device import compile_layers, pick_device
+from machine.plan import longest_pairs, make_plan
+from machine.signals import Stopped, StopRequest
 from metrics import evaluate, paired_change
+from model.demo import model_folder
 from model.llama import Llama
 from model.prefix_tree import prefix_tree, take
 from report.curves import draw_curves
 from report.tables import next_commands, plan_table, result_table, step_plan
-from runtime import ranks, setup
-from runtime.describe import chosen_flags, fingerprints, results_heading, run_config
-from runtime.evaluation import positive_auc, rules_without_learning, score_base, score_split
-from runtime.failures import blamed_on, refuse_non_finite_gradient, refuse_non_finite_loss, refuse_non_finite_weights
-from runtime.files import write_json
-from runtime.flags import notice, parse_flags, run_verb
-from runtime.merging import refuse_unusable_output, write_merged
-from runtime.plan import longest_pairs, make_plan
-from runtime.resume import config_of_resumed, flags_of_run
-from runtime.run_folder import RunFolder, fresh_name, refuse_unusable, resume_command, write_predictions
-from runtime.signals import Stopped, StopRequest
-from runtime.train_flags import TrainFlags, adapter_settings, check_flags, presets, run_name, shot_count
+from run.base import load_base, warn_of_misfit
+from run.config import chosen_flags, fingerprints, results_heading, run_config
+from run.failures import error_context, refuse_non_finite_gradient, refuse_non_finite_loss, refuse_non_finite_weights
+from run.folder import RunFolder, fresh_name, refuse_unusable, resume_command
+from run.merge import refuse_unusable_output, write_merged
+from run.predictions import write_predictions
+from run.resume import config_of_resumed, flags_of_run
+from scoring.splits import positive_auc, rules_without_learning, score_base, score_split
 
 
 def main(argv: list[str]) -> None:
     flags, resolved = parse_flags(TrainFlags, argv, __doc__, presets, check_flags)
     if flags.resume:
         flags, resolved = flags_of_run(flags, resolved)
-    out = Path(flags.out or ranks.from_first(lambda: str(fresh_name(Path("runs"), run_name(flags)))))
+    out = Path(flags.out or ranks.broadcast(lambda: str(fresh_name(Path("runs"), run_name(flags)))))
     refuse_unusable(out, flags.resume)  # now, and not after minutes of loading
     if flags.merge_out:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out")
-    device = setup.pick_device(flags.device)
+    device = pick_device(flags.device)
 
-    data = setup.load_data(vars(flags))
-    selection = data.rows_that_select()
+    data = load_data(vars(flags))
+    selection = data.selection_rows()
     if len({row.label for row in selection}) < 2:
         raise DataError(f"--data {flags.data}: all validation rows have one label, so no AUC can choose the best state")
     shots = select_shots(data.train, shot_count(flags.shots), flags.seed)
-    model, tokenizer = setup.load_base(flags.model, flags.precision, device, flags.base_dtype, flags.fsdp)
+    model, tokenizer = load_base(flags.model, flags.precision, device, flags.base_dtype, flags.fsdp)
     train, valid, test = (
-        setup.encode_split(rows, data, tokenizer, flags.template, flags.max_len, notice)
+        encode_split(rows, data, tokenizer, flags.template, flags.max_len, notice)
         for rows in (shots, selection, data.test)
     )
-    answers = setup.answers_in_context(data, tokenizer, flags.template)
+    answers = answers_in_context(data, tokenizer, flags.template)
 
     adapter = adapter_settings(flags)
     trainable = start_adapter(model, adapter, flags)
     if flags.compile:
-        setup.compile_layers(model)
+        compile_layers(model)
     plan = make_plan(model, train.pairs, valid.pairs, flags)
     planned = plan_table(plan.as_dict(), count_steps(len(train.pairs), flags)[1])
     if flags.plan:
         notice(planned)
         return print(json.dumps(plan.as_dict())) if flags.json else None
     # One decision for all: memory is not equally free on every rank.
-    model.model.checkpointed_layers, micro_batch_size = ranks.from_first(lambda: [plan.checkpointed, plan.pairs])
+    model.model.checkpointed_layers, micro_batch_size = ranks.broadcast(lambda: [plan.checkpointed, plan.pairs])
     flags, resolved.values["micro_batch_size"] = replace(flags, micro_batch_size=micro_batch_size), micro_batch_size
 
-    seen = fingerprints(data, {"train": train, "valid": valid, "test": test}, flags.model, adapter["base_fingerprint"], flags.init_adapter)
+    seen = fingerprints(
+        data,
+        {"train": train, "valid": valid, "test": test},
+        flags.model,
+        adapter["base_fingerprint"],
+        flags.init_adapter,
+    )
     config = run_config(resolved, data, device, seen)
     run = RunFolder(out, flags.resume)
     run.write_config(config_of_resumed(out, config) if flags.resume else config)
-    notice(f"{run.path}: {data.name} from {data.source}; base {flags.model}, {flags.precision} on {device}; {trainable:,} trainable parameters")
+    notice(
+        f"{run.path}: {data.name} from {data.source}; base {flags.model}, {flags.precision} on {device}; {trainable:,} trainable parameters"
+    )
     notice(chosen_flags(resolved))
     rehearse(model, train.pairs, flags, planned)
 
     before = {name: score_base(run, name, model, split, answers) for name, split in (("valid", valid), ("test", test))}
     summary = fine_tune(model, train.pairs, flags, run, adapter, lambda: positive_auc(model, valid, answers))
     run.load_best(model)
-    after = {name: score_split(model, split, answers, f"tuned on {name}") for name, split in (("valid", valid), ("test", test))}
+    after = {
+        name: score_split(model, split, answers, f"tuned on {name}")
+        for name, split in (("valid", valid), ("test", test))
+    }
     if not ranks.is_first():
-        return
+        return None
 
-    results = write_outcome(run, results_heading(flags, data, summary), data, {"valid": valid, "test": test}, before, after)
+    results = write_outcome(
+        run, results_heading(flags, data, summary), data, {"valid": valid, "test": test}, before, after
+    )
     notice(result_table(results, "test"))
     notice(next_commands(run.path, flags))
     if flags.merge_out:
-        write_merged(setup.model_folder(flags.model), model, run.path, Path(flags.merge_out))
+        write_merged(model_folder(flags.model), model, run.path, Path(flags.merge_out))
         notice(f"Merged checkpoint written to {flags.merge_out}")
     if flags.json:
         print(json.dumps(results, allow_nan=False))
 
 
-def write_outcome(run: RunFolder, results: dict, data: Dataset, splits: dict[str, setup.Split], before: dict, after: dict) -> dict:
+def write_outcome(
+    run: RunFolder, results: dict, data: Dataset, splits: dict[str, Split], before: dict, after: dict
+) -> dict:
     """Measure both splits, write the files of a finished run, and return results.json, of which the heading is given."""
     for name, split in splits.items():
         results[name] = {
@@ -128,10 +159,12 @@ def start_adapter(model: Llama, adapter: dict, flags: TrainFlags) -> int:
     init_adapter = flags.init_adapter and Path(flags.init_adapter)
     where = targets_named_in(init_adapter) if init_adapter else "--lora-targets"
     torch.manual_seed(flags.seed)  # LoRA's A, then its dropout
-    trainable = add_lora(model, *(adapter[name] for name in ("targets", "r", "alpha", "dropout", "rslora")), where=where)
+    trainable = add_lora(
+        model, *(adapter[name] for name in ("targets", "r", "alpha", "dropout", "rslora")), where=where
+    )
     if init_adapter:
         load_adapter(model, init_adapter)
-        setup.warn_of_misfit(init_adapter, adapter)
+        warn_of_misfit(init_adapter, adapter)
     ranks.seed_dropout(flags.seed)
     return trainable
 
@@ -139,7 +172,14 @@ def start_adapter(model: Llama, adapter: dict, flags: TrainFlags) -> int:
 # ---- the loop -----------------------------------------------------------------------------------
 
 
-def fine_tune(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, run: RunFolder, adapter: dict, validate: Callable[[], float]) -> dict:
+def fine_tune(
+    model: Llama,
+    pairs: list[EncodedPair],
+    flags: TrainFlags,
+    run: RunFolder,
+    adapter: dict,
+    validate: Callable[[], float],
+) -> dict:
     """Train until the steps are done or validation stops improving; the best adapter is left in the run folder.
 
     validate: () -> AUC on the validation split. Returns what happened, for results.json.
@@ -163,10 +203,12 @@ def fine_tune(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, run: Ru
             started = time.perf_counter()
             set_learning_rate(optimizer, flags, step, total_steps)
             batch = batch_of_step(pairs, step, steps_per_epoch, flags)
-            with blamed_on(f"step {step + 1}"):
+            with error_context(f"step {step + 1}"):
                 record = accumulate_gradients(model.train(), batch, flags)
                 norm = torch.nn.utils.clip_grad_norm_(parameters, flags.clip)
-                refuse_non_finite_gradient(norm, parameters, batch, lambda pairs: share_of_loss(model, pairs, len(batch), flags))
+                refuse_non_finite_gradient(
+                    norm, parameters, batch, lambda pairs: share_of_loss(model, pairs, len(batch), flags)
+                )
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 refuse_non_finite_weights(lora_state(model))
@@ -176,21 +218,30 @@ def fine_tune(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, run: Ru
             record |= {"grad_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
             due = progress["step"] % flags.eval_every == 0 or progress["step"] == total_steps
             if due:
-                with blamed_on(f"validation after step {progress['step']}"):
+                with error_context(f"validation after step {progress['step']}"):
                     record["valid_auc"] = validate()
                 keep_if_best(progress, record["valid_auc"], model, run, adapter)
             run.log({"step": progress["step"], "epoch": step // steps_per_epoch, **record}, timing)
-            stopping = ranks.anybody(stop.signal is not None)
+            stopping = ranks.any_rank(stop.signal is not None)
             if due or stopping:
                 run.save_state(model, optimizer, progress)
             if stopping:
-                raise Stopped(f"{stop.signal or 'a signal to another process'}: saved after step {progress['step']}; go on with: {resume_command(run.path)}")
+                raise Stopped(
+                    f"{stop.signal or 'a signal to another process'}: saved after step {progress['step']}; go on with: {resume_command(run.path)}"
+                )
             if due and bar.disable:
                 notice(f"step {progress['step']}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}")
             bar.update()
-            bar.set_postfix(loss=f"{record['loss']:.3f}", kl=f"{record['kl']:.2f}", valid_auc=f"{progress['best_auc']:.3f}")
+            bar.set_postfix(
+                loss=f"{record['loss']:.3f}", kl=f"{record['kl']:.2f}", valid_auc=f"{progress['best_auc']:.3f}"
+            )
     stopped = "patience" if progress["since_best"] >= flags.patience else "steps done"
-    return {"steps": progress["step"], "best_step": progress["best_step"], "best_valid_auc": progress["best_auc"], "stopped": stopped}
+    return {
+        "steps": progress["step"],
+        "best_step": progress["best_step"],
+        "best_valid_auc": progress["best_auc"],
+        "stopped": stopped,
+    }
 
 
 def count_steps(pairs: int, flags: TrainFlags) -> tuple[int, int]:
@@ -202,7 +253,7 @@ def count_steps(pairs: int, flags: TrainFlags) -> tuple[int, int]:
 def rehearse(model: Llama, pairs: list[EncodedPair], flags: TrainFlags, planned: str) -> None:
     """Run the longest micro-batch and forget it: memory that is too small shows now, with the plan beside it, and not after hours."""
     longest = longest_pairs(pairs, min(flags.batch_size, flags.micro_batch_size * ranks.count()))
-    with blamed_on("the longest micro-batch, tried before step 1", planned), torch.random.fork_rng():
+    with error_context("the longest micro-batch, tried before step 1", planned), torch.random.fork_rng():
         accumulate_gradients(model.train(), longest, flags)
         model.zero_grad(set_to_none=True)
 
@@ -228,7 +279,9 @@ def accumulate_gradients(model: Llama, batch: list[EncodedPair], flags: TrainFla
     Raises RunError naming the pair and the term that is not finite.
     """
     record = {"loss": 0.0, "ce_pos": 0.0, "ce_neg": 0.0, "kl": 0.0, "tokens": 0}
-    for pairs, weight in ranks.share(batch, flags.micro_batch_size, recut=not flags.whole_sequence, even=flags.fsdp):
+    for pairs, weight in ranks.rank_micro_batches(
+        batch, flags.micro_batch_size, recut=not flags.whole_sequence, even=flags.fsdp
+    ):
         loss, terms, tokens = share_of_loss(model, pairs, len(batch), flags)
         refuse_non_finite_loss(loss, terms, pairs)
         (weight * loss).backward()
@@ -236,7 +289,7 @@ def accumulate_gradients(model: Llama, batch: list[EncodedPair], flags: TrainFla
         record["tokens"] += weight * tokens
         for name, values in terms.items():  # (P,)
             record[name] += weight * float(values.detach().sum()) / len(batch)
-    ranks.add_up(lora_parameters(model), record)
+    ranks.sum_over_ranks(lora_parameters(model), record)
     return record
 
 
@@ -259,9 +312,14 @@ def answer_share(model: Llama, pairs: list[EncodedPair], pairs_in_step: int, fla
     logits = model.lm_head(model.model(tree.input_ids, tree)).view(*targets.shape, -1)  # (B, A, V)
     if negatives:
         terms = answer_terms(
-            logits[:P], logits[P : 2 * P], targets[:P], targets[P : 2 * P],
-            logits_shared=logits[2 * P :] if shared else None, kl_tokens=flags.kl_tokens, kl_cap=flags.kl_cap,
-        )  # fmt: skip
+            logits[:P],
+            logits[P : 2 * P],
+            targets[:P],
+            targets[P : 2 * P],
+            logits_shared=logits[2 * P :] if shared else None,
+            kl_tokens=flags.kl_tokens,
+            kl_cap=flags.kl_cap,
+        )
     else:
         ce_pos = token_cross_entropy(log_probabilities(logits), targets)  # (P, A)
         terms = PairTerms(ce_pos, torch.zeros_like(ce_pos), torch.zeros_like(ce_pos))
@@ -334,4 +392,4 @@ def peak_memory(model: Llama) -> int:
 
 
 if __name__ == "__main__":
-    run_verb(ranks.joined(main))
+    run_verb(ranks.distributed(main))

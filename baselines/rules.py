@@ -28,13 +28,17 @@ def user_mean(train: list[Interaction], rows: list[Interaction]) -> np.ndarray:
     return _smoothed_mean(train, rows, lambda row: row.user)
 
 
-def _smoothed_mean(train: list[Interaction], rows: list[Interaction], of: Callable[[Interaction], int | str]) -> np.ndarray:
+def _smoothed_mean(
+    train: list[Interaction], rows: list[Interaction], of: Callable[[Interaction], int | str]
+) -> np.ndarray:
     overall = np.mean([row.label for row in train])
     total, count = {}, {}
     for row in train:
         total[of(row)] = total.get(of(row), 0) + row.label
         count[of(row)] = count.get(of(row), 0) + 1
-    return np.array([(total.get(of(row), 0) + PSEUDO_COUNT * overall) / (count.get(of(row), 0) + PSEUDO_COUNT) for row in rows])
+    return np.array(
+        [(total.get(of(row), 0) + PSEUDO_COUNT * overall) / (count.get(of(row), 0) + PSEUDO_COUNT) for row in rows]
+    )
 
 
 def all_rules(train: list[Interaction], rows: list[Interaction]) -> dict[str, np.ndarray]:

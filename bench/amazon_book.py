@@ -74,13 +74,19 @@ def main() -> None:
         rows = json.loads((out / "prepared.json").read_text())["rows"]
         loading = time.perf_counter()
         load = (
-            "import resource, sys; from pathlib import Path; from data.prepare import read_prepared; data = read_prepared(Path(sys.argv[1])); "
+            "import resource, sys; from pathlib import Path; from data.cache import read_prepared; data = read_prepared(Path(sys.argv[1])); "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
         )
-        load_peak = int(subprocess.run([sys.executable, "-c", load, str(out)], check=True, cwd=ROOT, capture_output=True).stdout)
+        load_peak = int(
+            subprocess.run([sys.executable, "-c", load, str(out)], check=True, cwd=ROOT, capture_output=True).stdout
+        )
         found = {"reviews": args.reviews, "compressed_bytes": size, "seconds": round(seconds, 1)}
         found |= {"reviews_per_s": round(args.reviews / seconds), "peak_bytes": peak, "rows": rows}
-        found |= {"prepared_bytes": sum(path.stat().st_size for path in out.iterdir()), "load_s": round(time.perf_counter() - loading, 1), "load_peak_bytes": load_peak}
+        found |= {
+            "prepared_bytes": sum(path.stat().st_size for path in out.iterdir()),
+            "load_s": round(time.perf_counter() - loading, 1),
+            "load_peak_bytes": load_peak,
+        }
         print(json.dumps(found))
 
 

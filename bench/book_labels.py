@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data import movie, tallrec
 from data.interactions import Interaction
+from data.sources import movie, tallrec
 
 PERMUTATIONS = 200
 
@@ -79,7 +79,9 @@ def main() -> None:
     for name, found in sets.items():
         value, pairs = label_agreement(found)
         permuted = [label_agreement(found, np.random.default_rng(seed))[0] for seed in range(PERMUTATIONS)]
-        print(f"{name}: labels of one item agree by {value:+.5f} over {pairs:,} pairs of users; permuted within users {np.mean(permuted):+.5f} ± {np.std(permuted):.5f}")
+        print(
+            f"{name}: labels of one item agree by {value:+.5f} over {pairs:,} pairs of users; permuted within users {np.mean(permuted):+.5f} ± {np.std(permuted):.5f}"
+        )
 
 
 if __name__ == "__main__":

@@ -12,17 +12,27 @@ from pathlib import Path
 
 import torch
 
+from cli.verb import run_verb
+from errors import CheckpointError, notice
 from model.llama import Llama, LlamaConfig
-from model.weights import CheckpointError, read_json, refuse_missing_or_pointer
+from model.weights import read_json, refuse_missing_or_pointer
 from model.write import INDEX, plan_shards, write_checkpoint
-from runtime.flags import notice, run_verb
 
 STANDARD_DEVIATION = 0.02
 SHARD_BYTES = 2_000_000_000
 COMMON = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": 32_000, "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6, "rope_theta": 10_000.0, "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "bfloat16",
-}  # fmt: skip
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "vocab_size": 32_000,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "torch_dtype": "bfloat16",
+}
 
 
 def _shape(hidden: int, layers: int, heads: int, key_value_heads: int, intermediate: int) -> dict:
@@ -56,7 +66,9 @@ def make_checkpoint(config: dict, tokenizer: Path, folder: Path, limit: int = SH
         return {name: random_tensor(name, shapes[name], seeds[name]) for name in names}
 
     content = (tokenizer / "tokenizer.model").read_bytes()
-    write_checkpoint(folder, shards, sum(sizes.values()), drawn, config, content, lambda file: notice(f"{folder / file}"))
+    write_checkpoint(
+        folder, shards, sum(sizes.values()), drawn, config, content, lambda file: notice(f"{folder / file}")
+    )
     return folder
 
 
@@ -72,7 +84,9 @@ def random_tensor(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
     """bf16; the same values for the same name, shape and seed."""
     if "norm" in name:
         return torch.ones(shape, dtype=torch.bfloat16)
-    return torch.empty(shape, dtype=torch.bfloat16).normal_(0, STANDARD_DEVIATION, generator=torch.Generator().manual_seed(seed))
+    return torch.empty(shape, dtype=torch.bfloat16).normal_(
+        0, STANDARD_DEVIATION, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def _is_whole(folder: Path, config: dict, shards: dict[str, list[str]]) -> bool:

@@ -13,10 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from data import ml_1m
 from data.load import load_dataset
 from data.pairs import collate, encode_pairs
-from runtime import setup
+from data.sources import ml_1m
+from run.base import load_tokenizer
 
 PAIRS = 8
 LINES = 1_000_209  # of the whole ratings.dat
@@ -57,10 +57,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--movie", metavar="DIR", help="folder with u.data and u.item")
     parser.add_argument("--ml-1m", metavar="DIR", help="folder with ratings.dat and movies.dat, or CoLLM's rows as CSV")
-    parser.add_argument("--model", default="demo", help="whose tokenizer is used: a folder with tokenizer.model, or demo")
+    parser.add_argument(
+        "--model", default="demo", help="whose tokenizer is used: a folder with tokenizer.model, or demo"
+    )
     args = parser.parse_args()
-    tokenizer = setup.load_tokenizer(args.model)
-    print("| data | raw to rows, s | raw to batches, s | the same from the cache, s | pairs | tokens |\n|---|---|---|---|---|---|")
+    tokenizer = load_tokenizer(args.model)
+    print(
+        "| data | raw to rows, s | raw to batches, s | the same from the cache, s | pairs | tokens |\n|---|---|---|---|---|---|"
+    )
     for name, folder in (("movie", args.movie), ("ml-1m", args.ml_1m)):
         if folder is None:
             continue

@@ -31,16 +31,19 @@ import torch
 from bench.fuzz_kinds import Kind, kinds, small_rules
 from bench.fuzz_made import build_world
 from bench.fuzz_mutations import bytes_at_random, form_of, in_its_place
-from data.interactions import DataError
-from lora.inject import AdapterError
-from model.weights import CheckpointError
-from runtime.flags import FlagError, RunError
+from errors import AdapterError, CheckpointError, DataError, FlagError, RunError
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS, MEMORY = 10, 2**30  # of a case, and above what the process has before it
 COMMAND_SECONDS, COMMAND_MEMORY = 60, 3 * 2**30  # of a whole process, most of which is importing torch
 CASES_PER_PROCESS = 400
-REFUSALS = (FlagError, RunError, DataError, AdapterError, CheckpointError)  # what runtime.flags.run_verb prints and maps to 2, with OSError
+REFUSALS = (
+    FlagError,
+    RunError,
+    DataError,
+    AdapterError,
+    CheckpointError,
+)  # what cli.flags.run_verb prints and maps to 2, with OSError
 
 
 class Overtime(BaseException):
@@ -58,7 +61,11 @@ def damage(rng: random.Random, kind: Kind, folder: Path) -> list[str]:
     """Change the files of the folder; returns what was done."""
     done = []
     for _ in range(rng.choice((1, 1, 1, 1, 1, 1, 1, 2, 2, 3))):
-        found = sorted(path for path in folder.glob(kind.mutate) if path.is_file() and not path.is_symlink() and path.stat().st_size < 2**24)
+        found = sorted(
+            path
+            for path in folder.glob(kind.mutate)
+            if path.is_file() and not path.is_symlink() and path.stat().st_size < 2**24
+        )
         if not found:
             break
         path = rng.choice(found)
@@ -80,7 +87,11 @@ def snapshot(folder: Path, but: tuple[Path, ...] = ()) -> dict:
     for entry in os.scandir(folder):
         if Path(entry.path) not in but:
             stat = entry.stat(follow_symlinks=False)
-            found[entry.path] = (stat.st_mode, stat.st_size, stat.st_mtime_ns if not entry.is_dir(follow_symlinks=False) else 0)
+            found[entry.path] = (
+                stat.st_mode,
+                stat.st_size,
+                stat.st_mtime_ns if not entry.is_dir(follow_symlinks=False) else 0,
+            )
             if entry.is_dir(follow_symlinks=False):
                 found |= snapshot(Path(entry.path), but)
     return found
@@ -97,12 +108,16 @@ def run_case(number: int, seed: int, names: list[str], root: Path, command: bool
     shutil.copytree(root / "valid" / str(names.index(name)), folder, symlinks=True)
     out.mkdir()
     done = "; ".join(damage(rng, kind, folder))
-    written = (folder, out) if name.startswith(("resume", "metrics", "run config.json (resume")) else (out,)  # --out is the run folder itself
+    written = (
+        (folder, out) if name.startswith(("resume", "metrics", "run config.json (resume")) else (out,)
+    )  # --out is the run folder itself
     before = snapshot(outer, written)
     try:
         said = (run_command if command else run_inside)(kind, folder, out)
         if snapshot(outer, written) != before:
-            raise Outcome(f"wrote outside its output folder: {sorted(set(snapshot(outer, written).items()) ^ set(before.items()))[:3]}")
+            raise Outcome(
+                f"wrote outside its output folder: {sorted(set(snapshot(outer, written).items()) ^ set(before.items()))[:3]}"
+            )
     except Outcome as crash:
         return name, "CRASH", f"{done}\n{crash}"
     return name, "refused" if said else "works", f"{done} -> {said}" if said else done
@@ -147,7 +162,12 @@ def refuse_unprintable(lines: list[str], kind: Kind) -> None:
 
 def run_command(kind: Kind, folder: Path, out: Path) -> str | None:
     """As run_inside, in a process of its own, judged by what a user sees."""
-    environment = os.environ | {"LCFT_DATA": str(out / "cache"), "no_proxy": "", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    environment = os.environ | {
+        "LCFT_DATA": str(out / "cache"),
+        "no_proxy": "",
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
     words = [str(word) for word in kind.command(folder, out)]
     words[0:1] = [str(ROOT / words[0])] if words[0].endswith(".py") else words[:1]
 
@@ -155,7 +175,15 @@ def run_command(kind: Kind, folder: Path, out: Path) -> str | None:
         resource.setrlimit(resource.RLIMIT_DATA, (COMMAND_MEMORY, resource.RLIM_INFINITY))
 
     try:
-        ended = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=COMMAND_SECONDS, preexec_fn=limit)
+        ended = subprocess.run(
+            [sys.executable, *words],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=COMMAND_SECONDS,
+            preexec_fn=limit,
+        )
     except subprocess.TimeoutExpired:
         raise Outcome(f"no end within {COMMAND_SECONDS} s: {' '.join(words)}") from None
     error = ended.stderr.decode(errors="replace")
@@ -206,7 +234,9 @@ def run_block(first: int, last: int, args, names: list[str], root: Path):
     begun, hung = None, False
     with os.fdopen(reading, "rb", 0) as lines:  # unbuffered, so that select tells whether there is a line
         while True:
-            if not select.select([lines], [], [], 2 * SECONDS + (COMMAND_SECONDS if begun is not None and is_command(begun, args) else 0))[0]:
+            if not select.select(
+                [lines], [], [], 2 * SECONDS + (COMMAND_SECONDS if begun is not None and is_command(begun, args) else 0)
+            )[0]:
                 hung = True
                 os.kill(child, signal.SIGKILL)
             line = lines.readline()
@@ -237,7 +267,11 @@ def fuzz(args, names: list[str], root: Path) -> tuple[dict, list]:
                 print(f"CRASH in case {number_done} ({name}): {text}\n", flush=True)
             elif args.verbose:
                 print(f"{number_done} {name} {outcome}: {text}", flush=True)
-        print(f"{number - args.first:,} of {args.cases:,} cases, {len(crashes)} crashes, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"{number - args.first:,} of {args.cases:,} cases, {len(crashes)} crashes, {time.monotonic() - started:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
     return counts, crashes
 
 
@@ -264,8 +298,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, help="do this one alone, and say what came of it")
     parser.add_argument("--only", help="kinds whose name has this in it; changes which case has which number")
-    parser.add_argument("--command-share", type=int, default=200, help="one case in so many is a command line; 0 for none")
-    parser.add_argument("--undamaged", action="store_true", help="only show what every command line says to files that nothing was done to")
+    parser.add_argument(
+        "--command-share", type=int, default=200, help="one case in so many is a command line; 0 for none"
+    )
+    parser.add_argument(
+        "--undamaged",
+        action="store_true",
+        help="only show what every command line says to files that nothing was done to",
+    )
     parser.add_argument("--keep", action="store_true", help="leave the temporary folder, and say where it is")
     parser.add_argument("--verbose", action="store_true", help="a line for every case")
     args = parser.parse_args()
@@ -278,7 +318,9 @@ def main() -> None:
             shutil.rmtree(out, ignore_errors=True)
             shutil.copytree(folder, root / "outer" / "inner" / "case", dirs_exist_ok=True)
             out.mkdir()
-            said = (run_command if args.undamaged else run_inside)(kinds()[name], root / "outer" / "inner" / "case", out)
+            said = (run_command if args.undamaged else run_inside)(
+                kinds()[name], root / "outer" / "inner" / "case", out
+            )
             if args.undamaged:  # the command lines of data sets refuse these few rows, which read_data does not
                 print(f"{name}: {said or 'works'}")
             elif said:
@@ -302,7 +344,10 @@ def main() -> None:
 def report(counts: dict, crashes: list, args) -> None:
     """The table of outcomes, then the crashes by number."""
     outcomes = ("works", "refused", "CRASH")
-    print(f"\nseed {args.seed}, {sum(map(Counter.total, counts.values())):,} cases\n{'':30}" + "".join(f"{outcome:>9}" for outcome in outcomes))
+    print(
+        f"\nseed {args.seed}, {sum(map(Counter.total, counts.values())):,} cases\n{'':30}"
+        + "".join(f"{outcome:>9}" for outcome in outcomes)
+    )
     for name, found in counts.items():
         print(f"{name:30}" + "".join(f"{found[outcome]:9,}" for outcome in outcomes))
     print(f"{'all':30}" + "".join(f"{sum(found[outcome] for found in counts.values()):9,}" for outcome in outcomes))

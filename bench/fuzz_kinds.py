@@ -12,21 +12,26 @@ import predict
 from baselines.rules import all_rules
 from bench import fuzz_made as made
 from bench.fuzz_made import World
-from data import amazon_book, custom, movie, tallrec
+from cli.data import load_data
+from cli.flags import Resolved, parse_flags
+from cli.model import RunDataFlags
+from cli.train import TrainFlags, adapter_settings, check_flags, presets
+from data.cache import Options
 from data.interactions import Dataset, not_cold
 from data.load import load_dataset
-from data.prepare import Options
+from data.sources import amazon_book, custom, movie, tallrec
+from data.splits import answers_in_context, encode_split
+from errors import notice
 from model import convert
+from model.demo import is_demo
 from model.llama import Llama
-from runtime import setup
-from runtime.checkpoint import MANIFEST
-from runtime.evaluation import score_split
-from runtime.flags import Resolved, notice, parse_flags
-from runtime.merging import refuse_merging_twice, write_merged
-from runtime.resume import config_of_resumed, flags_of_run
-from runtime.run_folder import RunFolder
-from runtime.subject import DataFlags, load_subject, settings_of
-from runtime.train_flags import TrainFlags, adapter_settings, check_flags, presets
+from run.base import base_identity, load_base
+from run.checkpoint import MANIFEST
+from run.folder import RunFolder
+from run.merge import refuse_merging_twice, write_merged
+from run.restore import resolve_settings, restore_model
+from run.resume import config_of_resumed, flags_of_run
+from scoring.splits import score_split
 
 CPU = torch.device("cpu")
 
@@ -34,7 +39,8 @@ CPU = torch.device("cpu")
 @dataclass(frozen=True)
 class Kind:
     """make: writes a valid folder; mutate: glob of the files to damage; read: (folder, out) -> None, as the program does;
-    command: (folder, out) -> the same on the command line; repair: run after the damage, so that checksums fit again."""
+    command: (folder, out) -> the same on the command line; repair: run after the damage, so that checksums fit again.
+    """
 
     make: Callable[[Path], None]
     mutate: str
@@ -50,8 +56,8 @@ class Kind:
 def ask(model: Llama, tokenizer, data: Dataset) -> None:
     """Both answers to the first rows."""
     rows = data.test[:2]
-    answers = setup.answers_in_context(data, tokenizer, "paper")
-    score_split(model, setup.encode_split(rows, data, tokenizer, "paper", 2048, notice), answers)
+    answers = answers_in_context(data, tokenizer, "paper")
+    score_split(model, encode_split(rows, data, tokenizer, "paper", 2048, notice), answers)
 
 
 def some_rows() -> Dataset:
@@ -59,9 +65,9 @@ def some_rows() -> Dataset:
 
 
 def read_base(folder: Path, out: Path) -> None:
-    setup.is_demo(str(folder))
-    model, tokenizer = setup.load_base(str(folder), "fp32", CPU)
-    setup.base_identity(str(folder))
+    is_demo(str(folder))
+    model, tokenizer = load_base(str(folder), "fp32", CPU)
+    base_identity(str(folder))
     ask(model, tokenizer, some_rows())
     [tokenizer.piece(i) for i in range(model.config.vocab_size)]
     tokenizer.decode(tokenizer.encode("Ünïcödé ▁ \u3000 <s> <0x41>"))
@@ -71,19 +77,25 @@ def read_adapter(folder: Path, out: Path) -> None:
     base = str(World.folder / "base")
     argv = ["--model", base, "--init-adapter", str(folder)]
     adapter_settings(parse_flags(TrainFlags, argv, "", presets, check_flags)[0])
-    model, tokenizer = load_subject(replace(DataFlags(), adapter=str(folder), device="cpu"), {"model": base, "precision": "fp32", "base_dtype": "same"})
+    model, tokenizer = restore_model(
+        replace(RunDataFlags(), adapter=str(folder), device="cpu"),
+        {"model": base, "precision": "fp32", "base_dtype": "same"},
+    )
     ask(model, tokenizer, some_rows())
 
 
 def read_and_merge(folder: Path, out: Path) -> None:
     refuse_merging_twice(folder, World.folder / "adapter")
-    model, _ = load_subject(replace(DataFlags(), adapter=str(World.folder / "adapter"), device="cpu"), {"model": str(folder), "precision": "fp32", "base_dtype": "same"})
+    model, _ = restore_model(
+        replace(RunDataFlags(), adapter=str(World.folder / "adapter"), device="cpu"),
+        {"model": str(folder), "precision": "fp32", "base_dtype": "same"},
+    )
     write_merged(folder, model, World.folder / "adapter", out / "merged")
 
 
 def convert_folder(folder: Path, out: Path) -> None:
-    convert.convert(folder, out / "converted")
-    setup.load_base(str(out / "converted"), "fp32", CPU)
+    convert.convert_checkpoint(folder, out / "converted")
+    load_base(str(out / "converted"), "fp32", CPU)
 
 
 # ---- data ---------------------------------------------------------------------------------------
@@ -114,14 +126,16 @@ def read_data(name: str | None) -> Callable[[Path, Path], None]:
 
     def read(folder: Path, out: Path) -> None:
         options = Options(like_threshold=4) if (folder / "interactions.csv").exists() else Options()
-        data = load_dataset(str(folder) if name is None else name, None if name is None else str(folder), True, notice, options)
+        data = load_dataset(
+            str(folder) if name is None else name, None if name is None else str(folder), True, notice, options
+        )
         data.fingerprint()
         custom.leaks(data)
-        _, tokenizer = setup.load_base(str(World.folder / "base"), "fp32", CPU)
+        _, tokenizer = load_base(str(World.folder / "base"), "fp32", CPU)
         for split in ("train", "valid", "test"):
             rows = getattr(data, split)
             not_cold(data, rows)
-            setup.encode_split(rows[:3], data, tokenizer, "paper", 2048, notice)
+            encode_split(rows[:3], data, tokenizer, "paper", 2048, notice)
         all_rules(data.train, data.test)
         ask(World.model, tokenizer, data)
         if name:
@@ -146,7 +160,7 @@ def resume(folder: Path, out: Path) -> None:
     config_of_resumed(folder, made.config_of(resolved))
     model, optimizer = made.tuned()
     progress = run.restore_state(model, optimizer) or {"step": 0, "best_auc": -1.0, "best_step": 0, "since_best": 0}
-    progress["step"] < 60 and progress["since_best"] < flags.patience and 0.5 > progress["best_auc"]
+    progress["step"] < 60 and progress["since_best"] < flags.patience and progress["best_auc"] < 0.5
     made.step_once(model, optimizer)
     [f"{record[name]:.3f}" for record in run.history() for name in ("step", "ce_pos", "ce_neg", "kl")]
 
@@ -167,23 +181,54 @@ def repair_state(folder: Path) -> None:
 
 
 def score_run(folder: Path, out: Path) -> None:
-    flags = replace(DataFlags(), run=str(folder), device="cpu")
-    chosen, _ = settings_of(flags, Resolved(vars(flags), dict.fromkeys(vars(flags), "default")))
-    data = setup.load_data(chosen)
-    model, tokenizer = load_subject(flags, chosen)
+    flags = replace(RunDataFlags(), run=str(folder), device="cpu")
+    chosen, _ = resolve_settings(flags, Resolved(vars(flags), dict.fromkeys(vars(flags), "default")))
+    data = load_data(chosen)
+    model, tokenizer = restore_model(flags, chosen)
     ask(model, tokenizer, data)
-    predict.main(["--run", str(folder), "--liked", "A", "--target", "B", "--max-len", "2048", "--device", "cpu", "--json"])
+    predict.main(
+        ["--run", str(folder), "--liked", "A", "--target", "B", "--max-len", "2048", "--device", "cpu", "--json"]
+    )
 
 
 def score_users(folder: Path, out: Path) -> None:
-    predict.main(["--model", str(World.folder / "base"), "--input", str(folder / "users.csv"), "--output", str(out / "scores.csv"), "--precision", "fp32", "--device", "cpu", "--json"])
+    predict.main(
+        [
+            "--model",
+            str(World.folder / "base"),
+            "--input",
+            str(folder / "users.csv"),
+            "--output",
+            str(out / "scores.csv"),
+            "--precision",
+            "fp32",
+            "--device",
+            "cpu",
+            "--json",
+        ]
+    )
 
 
 # ---- the list -----------------------------------------------------------------------------------
 
 
 def _predict(model, adapter=None) -> list:
-    return ["predict.py", "--model", model, *(["--adapter", adapter] if adapter else []), "--liked", "A", "--target", "B", "--max-len", "2048", "--precision", "fp32", "--device", "cpu"]
+    return [
+        "predict.py",
+        "--model",
+        model,
+        *(["--adapter", adapter] if adapter else []),
+        "--liked",
+        "A",
+        "--target",
+        "B",
+        "--max-len",
+        "2048",
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+    ]
 
 
 def _show(data, *more) -> list:
@@ -196,12 +241,28 @@ def kinds() -> dict[str, Kind]:
     def named(name: str) -> tuple:
         return read_data(name), lambda folder, out: _show(name, "--data-dir", folder)
 
-    own = (read_data(None), lambda folder, out: _show(folder, *(["--like-threshold", "4"] if (folder / "interactions.csv").exists() else [])))
+    own = (
+        read_data(None),
+        lambda folder, out: _show(
+            folder, *(["--like-threshold", "4"] if (folder / "interactions.csv").exists() else [])
+        ),
+    )
     base = (read_base, lambda folder, out: _predict(folder))
     adapter = (read_adapter, lambda folder, out: _predict(World.folder / "base", folder))
     to_convert = (convert_folder, lambda folder, out: ["-m", "model.convert", folder, "--out", out / "converted"])
     resumed = (resume, lambda folder, out: ["train.py", "--resume", "--out", folder])
-    merging = ["--adapter", World.folder / "adapter", "--data", World.folder / "rows", "--max-len", "2048", "--precision", "fp32", "--device", "cpu"]
+    merging = [
+        "--adapter",
+        World.folder / "adapter",
+        "--data",
+        World.folder / "rows",
+        "--max-len",
+        "2048",
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+    ]
     return {
         "model.safetensors": Kind(made.make_base, "model.safetensors", *base),
         "model, tied": Kind(lambda folder: made.make_base(folder, tied=True), "[cm]o*", *base),
@@ -209,7 +270,12 @@ def kinds() -> dict[str, Kind]:
         "model index": Kind(lambda folder: made.make_base(folder, 3), "*.index.json", *base),
         "model config.json": Kind(made.make_base, "config.json", *base),
         "tokenizer.model": Kind(made.make_base, "tokenizer.model", *base),
-        "merging": Kind(made.make_base, "[cm]o*", read_and_merge, lambda folder, out: ["eval.py", "--model", folder, *merging, "--merge-out", out / "merged"]),
+        "merging": Kind(
+            made.make_base,
+            "[cm]o*",
+            read_and_merge,
+            lambda folder, out: ["eval.py", "--model", folder, *merging, "--merge-out", out / "merged"],
+        ),
         "adapter .safetensors": Kind(made.make_adapter, "*.safetensors", *adapter),
         "adapter .bin": Kind(made.make_pickled_adapter, "*.bin", *adapter),
         "adapter_config.json": Kind(made.make_adapter, "*.json", *adapter),
@@ -229,7 +295,18 @@ def kinds() -> dict[str, Kind]:
         "resume state": Kind(made.make_run, "last/*/*", *resumed),
         "resume state, signed": Kind(made.make_run, "last/*/*", *resumed, repair_state),
         "run config.json (resume)": Kind(made.make_run, "config.json", *resumed, lines=0),
-        "run config.json (score)": Kind(made.make_run, "config.json", score_run, lambda folder, out: ["eval.py", "--run", folder, "--out", out / "scored"]),
+        "run config.json (score)": Kind(
+            made.make_run,
+            "config.json",
+            score_run,
+            lambda folder, out: ["eval.py", "--run", folder, "--out", out / "scored"],
+        ),
         "metrics.jsonl": Kind(made.make_run, "metrics.jsonl", *resumed),
-        "users.csv": Kind(made.make_users, "*", score_users, lambda folder, out: ["predict.py", "--input", folder / "users.csv", "--output", out / "scores.csv"], lines=0),
-    }  # fmt: skip
+        "users.csv": Kind(
+            made.make_users,
+            "*",
+            score_users,
+            lambda folder, out: ["predict.py", "--input", folder / "users.csv", "--output", out / "scores.csv"],
+            lines=0,
+        ),
+    }

@@ -17,13 +17,99 @@ from pathlib import Path
 
 Mutation = Callable[[random.Random, bytes], bytes]
 
-NUMBERS = ("0", "-1", "1", "3", "-0", "0.5", "1e308", "-1e308", "1e400", "NaN", "Infinity", "-Infinity", "5e-324", "2147483648", "-2147483649",
-           "9223372036854775808", "18446744073709551616", "1" + "0" * 30, "1" + "0" * 400, "9" * 5000, "1E+2")  # fmt: skip
-TEXTS = ("", " ", "..", "../../precious.txt", "../../../sentinel/file", "/etc/hostname", "/dev/zero", "a\nb", "a\rb", "\x1b[2J", "\x00", "\u2028", "\ufeff", "\ud800",
-         "\udcff", "é", "𝄞", "x" * 300, "y" * 200_000, "true", "NaN", "null", "-1", "1e999", '"', '", "', '","', "|", "::", ";", "\\", "%s{0}", "٣", "²")  # fmt: skip
-LITERALS = ("null", "true", "false", "[]", "{}", "[[]]", '[""]', "[null]", '{"": 0}', "[" * 100_000 + "]" * 100_000, '{"a":' * 50_000 + "0" + "}" * 50_000,
-            "[" + "0," * 100_000 + "0]", "{", "[1,]", "'a'", "tru", '"\\ud800"', '"\\u0000"', '"\\x"')  # fmt: skip
-CELLS = (*NUMBERS, *TEXTS, '"open', "2024-02-30", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "1e18", "-62135596801", "4", "5", "1")
+NUMBERS = (
+    "0",
+    "-1",
+    "1",
+    "3",
+    "-0",
+    "0.5",
+    "1e308",
+    "-1e308",
+    "1e400",
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "5e-324",
+    "2147483648",
+    "-2147483649",
+    "9223372036854775808",
+    "18446744073709551616",
+    "1" + "0" * 30,
+    "1" + "0" * 400,
+    "9" * 5000,
+    "1E+2",
+)
+TEXTS = (
+    "",
+    " ",
+    "..",
+    "../../precious.txt",
+    "../../../sentinel/file",
+    "/etc/hostname",
+    "/dev/zero",
+    "a\nb",
+    "a\rb",
+    "\x1b[2J",
+    "\x00",
+    "\u2028",
+    "\ufeff",
+    "\ud800",
+    "\udcff",
+    "é",
+    "𝄞",
+    "x" * 300,
+    "y" * 200_000,
+    "true",
+    "NaN",
+    "null",
+    "-1",
+    "1e999",
+    '"',
+    '", "',
+    '","',
+    "|",
+    "::",
+    ";",
+    "\\",
+    "%s{0}",
+    "٣",
+    "²",
+)
+LITERALS = (
+    "null",
+    "true",
+    "false",
+    "[]",
+    "{}",
+    "[[]]",
+    '[""]',
+    "[null]",
+    '{"": 0}',
+    "[" * 100_000 + "]" * 100_000,
+    '{"a":' * 50_000 + "0" + "}" * 50_000,
+    "[" + "0," * 100_000 + "0]",
+    "{",
+    "[1,]",
+    "'a'",
+    "tru",
+    '"\\ud800"',
+    '"\\u0000"',
+    '"\\x"',
+)
+CELLS = (
+    *NUMBERS,
+    *TEXTS,
+    '"open',
+    "2024-02-30",
+    "0001-01-01T00:00:00+14:00",
+    "9999-12-31T23:59:59-14:00",
+    "1e18",
+    "-62135596801",
+    "4",
+    "5",
+    "1",
+)
 
 
 def bytes_at_random(rng: random.Random, content: bytes) -> bytes:
@@ -40,7 +126,9 @@ def bytes_at_random(rng: random.Random, content: bytes) -> bytes:
     elif kind == 4:
         del damaged[start:]
     elif kind == 5:
-        damaged[start:start] = rng.choice((b"\x00", b"\xff\xfe", b"\xc3", b"\n", b"\r", b"\x1a", b'"', b"\xed\xa0\x80", b"\x85", rng.randbytes(40)))
+        damaged[start:start] = rng.choice(
+            (b"\x00", b"\xff\xfe", b"\xc3", b"\n", b"\r", b"\x1a", b'"', b"\xed\xa0\x80", b"\x85", rng.randbytes(40))
+        )
     elif kind == 6:
         del damaged[start:stop]
     elif kind == 7:
@@ -48,11 +136,28 @@ def bytes_at_random(rng: random.Random, content: bytes) -> bytes:
     elif kind == 8:
         damaged[start:stop] = bytes(stop - start)
     elif kind == 9:
-        damaged = bytearray(rng.choice((b"\xef\xbb\xbf", b"\xff\xfe", b"\x00", b"\n\n", b"\x1f\x8b", b"PK\x03\x04", b"version https://git-lfs"))) + damaged
+        damaged = (
+            bytearray(
+                rng.choice(
+                    (
+                        b"\xef\xbb\xbf",
+                        b"\xff\xfe",
+                        b"\x00",
+                        b"\n\n",
+                        b"\x1f\x8b",
+                        b"PK\x03\x04",
+                        b"version https://git-lfs",
+                    )
+                )
+            )
+            + damaged
+        )
     elif kind == 10:
         damaged += rng.choice((b"\x00" * 100, b"\n" * 1000, rng.randbytes(50), b"z" * 1_000_000, b"\r\n{}", content))
     else:
-        damaged = bytearray(rng.choice((b"", b"\n", b"\x00", b"{}", b"[]", b"null", b" " * 100_000, rng.randbytes(300))))
+        damaged = bytearray(
+            rng.choice((b"", b"\n", b"\x00", b"{}", b"[]", b"null", b" " * 100_000, rng.randbytes(300)))
+        )
     return bytes(damaged)
 
 
@@ -97,7 +202,12 @@ def json_document(rng: random.Random, content: bytes) -> bytes:
     elif kind == 5 and isinstance(value, (int, float)):
         value = rng.choice((str(value), -value, value * 1000, value + 1, [value], float(value)))
     elif kind == 6:
-        _, value = rng.choice([(None, other[where][1] if isinstance(other, Pairs) else other[where]) for other, where in _places(root, [])])
+        _, value = rng.choice(
+            [
+                (None, other[where][1] if isinstance(other, Pairs) else other[where])
+                for other, where in _places(root, [])
+            ]
+        )
         if len(value_text := _dump(value)) < 10_000:
             value = Raw(value_text)
     elif kind == 7 and key is not None:
@@ -133,11 +243,15 @@ def safetensors_file(rng: random.Random, content: bytes) -> bytes:
     header, body = content[8 : 8 + size], bytearray(content[8 + size :])
     kind = rng.randrange(8)
     if kind == 0:
-        lie = rng.choice((0, 1, size - 1, size + 1, size + 8, len(content), 2**31, 2**32 + size, 2**63, 2**64 - 1, 100_000_001))
+        lie = rng.choice(
+            (0, 1, size - 1, size + 1, size + 8, len(content), 2**31, 2**32 + size, 2**63, 2**64 - 1, 100_000_001)
+        )
         return struct.pack("<Q", lie) + header + bytes(body)
     if kind == 1 and len(body) > 8:  # values: NaN, infinity and the largest, in whichever dtype
         place = rng.randrange(len(body) // 4) * 4
-        body[place : place + 4] = rng.choice((b"\x00\x00\xc0\x7f", b"\x00\x00\x80\xff", b"\xff\xff\x7f\x7f", b"\xff\xff\xff\xff", b"\x01\x00\x00\x00"))
+        body[place : place + 4] = rng.choice(
+            (b"\x00\x00\xc0\x7f", b"\x00\x00\x80\xff", b"\xff\xff\x7f\x7f", b"\xff\xff\xff\xff", b"\x01\x00\x00\x00")
+        )
     elif kind == 2:
         del body[rng.randrange(len(body) + 1) :]
     elif kind == 3:
@@ -145,7 +259,14 @@ def safetensors_file(rng: random.Random, content: bytes) -> bytes:
     else:
         try:
             header = _tensor_entry(rng, header, len(body))
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):  # an earlier change left no entries
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            IndexError,
+            AttributeError,
+            RecursionError,
+        ):  # an earlier change left no entries
             header = bytes_at_random(rng, header)
     return struct.pack("<Q", len(header)) + header + bytes(body)
 
@@ -157,19 +278,59 @@ def _tensor_entry(rng: random.Random, header: bytes, size: int) -> bytes:
     start, stop = entry["data_offsets"]
     kind = rng.randrange(7)
     if kind == 0:
-        entry["data_offsets"] = rng.choice(([stop, start], [start, stop + 4], [start - 1, stop], [0, size], [-4, stop], [0, 2**63], [start, start], other["data_offsets"]))
+        entry["data_offsets"] = rng.choice(
+            (
+                [stop, start],
+                [start, stop + 4],
+                [start - 1, stop],
+                [0, size],
+                [-4, stop],
+                [0, 2**63],
+                [start, start],
+                other["data_offsets"],
+            )
+        )
     elif kind == 1:
-        entry["shape"] = rng.choice(([], [0], [2**62, 4], [-1], entry["shape"][::-1], [*entry["shape"], 1], [1, *entry["shape"]], [2**32, 2**32], other["shape"]))
+        entry["shape"] = rng.choice(
+            (
+                [],
+                [0],
+                [2**62, 4],
+                [-1],
+                entry["shape"][::-1],
+                [*entry["shape"], 1],
+                [1, *entry["shape"]],
+                [2**32, 2**32],
+                other["shape"],
+            )
+        )
     elif kind == 2:
-        entry["dtype"] = rng.choice(("F64", "F16", "BF16", "I8", "U8", "I64", "BOOL", "F8_E4M3", "F4", "C64", "X", "f32", ""))
+        entry["dtype"] = rng.choice(
+            ("F64", "F16", "BF16", "I8", "U8", "I64", "BOOL", "F8_E4M3", "F4", "C64", "X", "f32", "")
+        )
     elif kind == 3:
         entries[rng.choice((*TEXTS, name + "x", name.upper()))] = entries.pop(name)
     elif kind == 4:
         del entries[name]
     elif kind == 5:
-        entries[rng.choice((name + ".copy", "a\nb", "\x1b[2J"))] = {"dtype": "F32", "shape": [0], "data_offsets": [size, size]}
+        entries[rng.choice((name + ".copy", "a\nb", "\x1b[2J"))] = {
+            "dtype": "F32",
+            "shape": [0],
+            "data_offsets": [size, size],
+        }
     else:
-        entries["__metadata__"] = rng.choice(({}, {"format": "np"}, {"format": 1}, {"base_fingerprint": "\x1b[2J\n"}, {"base_fingerprint": ""}, "x", None, {"a": "b" * 100_000}))
+        entries["__metadata__"] = rng.choice(
+            (
+                {},
+                {"format": "np"},
+                {"format": 1},
+                {"base_fingerprint": "\x1b[2J\n"},
+                {"base_fingerprint": ""},
+                "x",
+                None,
+                {"a": "b" * 100_000},
+            )
+        )
     return json.dumps(entries).encode()
 
 
@@ -197,7 +358,16 @@ def protobuf(rng: random.Random, content: bytes) -> bytes:
     elif tag & 7 == 2 and kind < 7:
         value = protobuf(rng, value)
     elif tag & 7 == 2:
-        value = rng.choice((b"", rng.choice(TEXTS).encode("utf-8", "surrogatepass"), rng.randbytes(20), b"<0x41>", b"\xff", b"<0x\xff1>"))
+        value = rng.choice(
+            (
+                b"",
+                rng.choice(TEXTS).encode("utf-8", "surrogatepass"),
+                rng.randbytes(20),
+                b"<0x41>",
+                b"\xff",
+                b"<0x\xff1>",
+            )
+        )
     elif tag & 7 == 5:
         value = struct.pack("<f", rng.choice((float("nan"), float("inf"), -float("inf"), 3e38, 0.0, -1e30)))
     else:
@@ -267,8 +437,20 @@ def table(rng: random.Random, content: bytes) -> bytes:
         del lines[rng.randrange(len(lines) + 1) :]
     text = "\n".join(lines)
     if kind == 11:
-        text = rng.choice((text.replace("\n", "\r"), text.replace("\n", "\r\n"), text.replace(separator, rng.choice(",;\t|")), text.replace("\n", "\n\n"), text.swapcase()))
-    return text.encode("utf-8", "surrogatepass" if "\ud800" in text else "surrogateescape") if _encodable(text) else text.encode("utf-8", "replace")
+        text = rng.choice(
+            (
+                text.replace("\n", "\r"),
+                text.replace("\n", "\r\n"),
+                text.replace(separator, rng.choice(",;\t|")),
+                text.replace("\n", "\n\n"),
+                text.swapcase(),
+            )
+        )
+    return (
+        text.encode("utf-8", "surrogatepass" if "\ud800" in text else "surrogateescape")
+        if _encodable(text)
+        else text.encode("utf-8", "replace")
+    )
 
 
 def _encodable(text: str) -> bool:
@@ -310,7 +492,10 @@ def pickled(rng: random.Random, content: bytes) -> bytes:
         entries[place] = (entries[place][0], bytes_at_random(rng, entries[place][1]))
     elif kind == 6:
         place = rng.randrange(len(entries))
-        entries[place] = (rng.choice((entries[place][0], "../../escaped", "/absolute", "a\nb")), bytes_at_random(rng, entries[place][1]))
+        entries[place] = (
+            rng.choice((entries[place][0], "../../escaped", "/absolute", "a\nb")),
+            bytes_at_random(rng, entries[place][1]),
+        )
     else:
         del entries[rng.randrange(len(entries))]
     packed = io.BytesIO()
@@ -328,7 +513,9 @@ def gzipped(inner: Mutation) -> Mutation:
         if len(content) > 500_000:  # that was done before
             return bytes_at_random(rng, content)
         try:
-            return gzip.compress(inner(rng, gzip.decompress(content)), 1) if kind < 10 else bytes_at_random(rng, content)
+            return (
+                gzip.compress(inner(rng, gzip.decompress(content)), 1) if kind < 10 else bytes_at_random(rng, content)
+            )
         except (OSError, EOFError, ValueError, zlib.error):
             return bytes_at_random(rng, content)
 
@@ -337,9 +524,21 @@ def gzipped(inner: Mutation) -> Mutation:
 
 
 FORMS: dict[str, Mutation] = {
-    ".safetensors": safetensors_file, ".json": json_document, ".jsonl": json_lines, ".model": protobuf, ".bin": pickled, ".pth": pickled, ".npz": bytes_at_random,
-    ".csv": table, ".data": table, ".item": table, ".dat": table, ".csv.gz": gzipped(table), ".dat.gz": gzipped(table), ".json.gz": gzipped(json_lines),
-}  # fmt: skip
+    ".safetensors": safetensors_file,
+    ".json": json_document,
+    ".jsonl": json_lines,
+    ".model": protobuf,
+    ".bin": pickled,
+    ".pth": pickled,
+    ".npz": bytes_at_random,
+    ".csv": table,
+    ".data": table,
+    ".item": table,
+    ".dat": table,
+    ".csv.gz": gzipped(table),
+    ".dat.gz": gzipped(table),
+    ".json.gz": gzipped(json_lines),
+}
 
 
 def form_of(path: Path) -> Mutation:
@@ -352,7 +551,19 @@ def form_of(path: Path) -> Mutation:
 
 def in_its_place(rng: random.Random, path: Path) -> str:
     """Something else than a plain file under this name; returns what."""
-    kind = rng.choice(("nothing", "folder", "FIFO", "loop", "dangling link", "/dev/zero", "link to itself elsewhere", "link to another file", "3 GiB of nothing"))
+    kind = rng.choice(
+        (
+            "nothing",
+            "folder",
+            "FIFO",
+            "loop",
+            "dangling link",
+            "/dev/zero",
+            "link to itself elsewhere",
+            "link to another file",
+            "3 GiB of nothing",
+        )
+    )
     content = path.read_bytes()
     path.unlink()
     if kind == "folder":

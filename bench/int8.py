@@ -22,19 +22,39 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.shots import COLUMNS, run_once, table_row
+from cli.data import load_data
+from data.splits import answers_in_context, encode_split
 from lora.inject import add_lora
+from machine.device import BASE_DTYPES, DTYPES
 from metrics import evaluate
 from model.int8 import Int8Linear
 from model.llama import DecoderLayer, Llama, LlamaConfig, rope_tables
 from model.weights import load_llama
 from model.write import plan_shards, write_checkpoint
-from runtime import setup
-from runtime.evaluation import score_split
-from runtime.subject import FALLBACKS
+from run.base import load_base
+from run.restore import FALLBACKS
+from scoring.splits import score_split
 
-BASES = (("fp32", "same"), ("bf16", "same"), ("fp32", "int8"), ("bf16", "int8"))  # the first is what the others are held against
-LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128}
-SMALL = {"hidden_size": 768, "intermediate_size": 2048, "num_attention_heads": 12, "num_key_value_heads": 12, "head_dim": 64}
+BASES = (
+    ("fp32", "same"),
+    ("bf16", "same"),
+    ("fp32", "int8"),
+    ("bf16", "int8"),
+)  # the first is what the others are held against
+LLAMA_7B = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+}
+SMALL = {
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+    "head_dim": 64,
+}
 MB = 1e6
 
 
@@ -60,31 +80,58 @@ def held(module: nn.Module) -> tuple[int, int]:
 def demo_accuracy(name: str, data_dir: str | None) -> None:
     """The untuned demo model on a test split, in every base."""
     settings = FALLBACKS | {"data": name, "data_dir": data_dir}
-    data, rows, reference = setup.load_data(settings), [], None
+    data, rows, reference = load_data(settings), [], None
     for precision, base_dtype in BASES:
-        model, tokenizer = setup.load_base("demo", precision, torch.device("cpu"), base_dtype)
-        split = setup.encode_split(data.test, data, tokenizer, "paper", 512, print)
-        scored = score_split(model, split, setup.answers_in_context(data, tokenizer, "paper"))
+        model, tokenizer = load_base("demo", precision, torch.device("cpu"), base_dtype)
+        split = encode_split(data.test, data, tokenizer, "paper", 512, print)
+        scored = score_split(model, split, answers_in_context(data, tokenizer, "paper"))
         figures, log_odds = evaluate(scored), np.concatenate((scored.z_pos, scored.z_neg))
         reference = log_odds if reference is None else reference
         matrices, everything = held(model)
         rows.append(
-            (name_of(precision, base_dtype), f"{matrices / MB:.2f}", f"{everything / MB:.2f}", f"{figures['auc']:.4f}", f"{figures['auc_combined']:.4f}",
-             f"{figures['contradiction_rate']:.3f}", f"{np.abs(log_odds - reference).mean():.4f}", f"{np.abs(log_odds - reference).max():.4f}")
-        )  # fmt: skip
-    print(f"\nDemo model, untuned, {len(data.test)} test rows of {data.name} ({data.source}); log-odds in nats, of both prompts, spread {reference.std():.3f}")
-    table(("base", "matrices, MB", "all weights, MB", "AUC", "AUC of both", "contradiction", "mean difference of log-odds from fp32", "largest"), rows)
+            (
+                name_of(precision, base_dtype),
+                f"{matrices / MB:.2f}",
+                f"{everything / MB:.2f}",
+                f"{figures['auc']:.4f}",
+                f"{figures['auc_combined']:.4f}",
+                f"{figures['contradiction_rate']:.3f}",
+                f"{np.abs(log_odds - reference).mean():.4f}",
+                f"{np.abs(log_odds - reference).max():.4f}",
+            )
+        )
+    print(
+        f"\nDemo model, untuned, {len(data.test)} test rows of {data.name} ({data.source}); log-odds in nats, of both prompts, spread {reference.std():.3f}"
+    )
+    table(
+        (
+            "base",
+            "matrices, MB",
+            "all weights, MB",
+            "AUC",
+            "AUC of both",
+            "contradiction",
+            "mean difference of log-odds from fp32",
+            "largest",
+        ),
+        rows,
+    )
 
 
 def tuned_accuracy(data: list[str], seeds: int, out: Path) -> None:
     """LCFT with 64 shots on either base; single results stay in `out`."""
     rows = []
-    for base_dtype in setup.BASE_DTYPES:
+    for base_dtype in BASE_DTYPES:
         folder = out / base_dtype
         folder.mkdir(parents=True, exist_ok=True)
-        runs = [run_once([*data, "--base-dtype", base_dtype], "lcft", "64", seed, folder)["test"]["after"] for seed in range(seeds)]
+        runs = [
+            run_once([*data, "--base-dtype", base_dtype], "lcft", "64", seed, folder)["test"]["after"]
+            for seed in range(seeds)
+        ]
         rows.append(table_row(f"--base-dtype {base_dtype}", runs))
-    print(f"\nLCFT, 64 shots, {seeds} seeds, test split\n\n| | {' | '.join(label for _, label in COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
+    print(
+        f"\nLCFT, 64 shots, {seeds} seeds, test split\n\n| | {' | '.join(label for _, label in COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}"
+    )
     print("\n".join(rows), flush=True)
 
 
@@ -96,7 +143,9 @@ def continued(model: Llama, rows: int, length: int, sample: bool) -> torch.Tenso
     ids = torch.stack((torch.ones_like(first), first), dim=1)
     while ids.shape[1] < length:
         logits = model(ids)[:, -1].float()
-        following = torch.multinomial(logits.softmax(-1), 1, generator=generator) if sample else logits.argmax(-1, keepdim=True)
+        following = (
+            torch.multinomial(logits.softmax(-1), 1, generator=generator) if sample else logits.argmax(-1, keepdim=True)
+        )
         ids = torch.cat((ids, following), dim=1)
     return ids
 
@@ -104,7 +153,7 @@ def continued(model: Llama, rows: int, length: int, sample: bool) -> torch.Tenso
 @torch.inference_mode()
 def language_accuracy(folder: Path, rows: int = 16, length: int = 256) -> None:
     """Next-token distributions against fp32 on texts that the model wrote in fp32."""
-    models = {base: load_llama(folder, setup.DTYPES[base[0]], int8=base[1] == "int8") for base in BASES}
+    models = {base: load_llama(folder, DTYPES[base[0]], int8=base[1] == "int8") for base in BASES}
     for kind, sample in (("greedy", False), ("drawn at temperature 1", True)):
         ids, found, reference = continued(models[BASES[0]], rows, length, sample), [], None
         for base, model in models.items():
@@ -115,10 +164,21 @@ def language_accuracy(folder: Path, rows: int = 16, length: int = 256) -> None:
             perplexity = F.nll_loss(log_p.flatten(0, 1), ids[:, 1:].flatten()).exp()
             matrices, everything = held(model)
             found.append(
-                (name_of(*base), f"{matrices / MB:.3f}", f"{everything / MB:.3f}", f"{perplexity:.4f}", f"{kl.mean():.6f}", f"{kl.max():.4f}", f"{same:.4f}")
+                (
+                    name_of(*base),
+                    f"{matrices / MB:.3f}",
+                    f"{everything / MB:.3f}",
+                    f"{perplexity:.4f}",
+                    f"{kl.mean():.6f}",
+                    f"{kl.max():.4f}",
+                    f"{same:.4f}",
+                )
             )
         print(f"\n{folder.name}, {rows} texts of {length} tokens of its own, {kind}; KL(fp32 || base) in nats")
-        table(("base", "matrices, MB", "all weights, MB", "perplexity", "mean KL", "largest KL", "same likeliest token"), found)
+        table(
+            ("base", "matrices, MB", "all weights, MB", "perplexity", "mean KL", "largest KL", "same likeliest token"),
+            found,
+        )
 
 
 # ---- memory -------------------------------------------------------------------------------------
@@ -131,7 +191,10 @@ def write_random(folder: Path, config: LlamaConfig) -> None:
     sizes = {name: 2 * int(np.prod(shape)) for name, shape in shapes.items()}
 
     def tensors_of(names: list[str]) -> dict[str, torch.Tensor]:
-        return {name: torch.empty(shapes[name], dtype=torch.bfloat16).normal_(0, 0.02).add_(len(shapes[name]) == 1) for name in names}
+        return {
+            name: torch.empty(shapes[name], dtype=torch.bfloat16).normal_(0, 0.02).add_(len(shapes[name]) == 1)
+            for name in names
+        }
 
     fields = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **asdict(config)}
     write_checkpoint(folder, plan_shards(sizes, 2**30), sum(sizes.values()), tensors_of, fields, None)
@@ -154,26 +217,73 @@ def load_and_step(folder: Path, base_dtype: str, rows: int, tokens: int) -> None
     ids = torch.randint(model.config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
     logits = model(ids, torch.full((rows, 1), tokens - 1))[:, 0].float()
     F.cross_entropy(logits, ids[:, 0]).backward()
-    print(json.dumps({"before": before, "loaded": loaded, "stepped": memory_status(), "seconds": seconds, "matrices": matrices, "all": everything}))
+    print(
+        json.dumps(
+            {
+                "before": before,
+                "loaded": loaded,
+                "stepped": memory_status(),
+                "seconds": seconds,
+                "matrices": matrices,
+                "all": everything,
+            }
+        )
+    )
 
 
 def memory(layers: int, rows: int, tokens: int, scratch: str | None) -> None:
     """Loading and a step with either base, each in a process of its own."""
     config = LlamaConfig(
-        **LLAMA_7B, vocab_size=32000, num_hidden_layers=layers, max_position_embeddings=2048, rms_norm_eps=1e-6, rope_theta=10000.0, tie_word_embeddings=False
+        **LLAMA_7B,
+        vocab_size=32000,
+        num_hidden_layers=layers,
+        max_position_embeddings=2048,
+        rms_norm_eps=1e-6,
+        rope_theta=10000.0,
+        tie_word_embeddings=False,
     )
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         write_random(Path(folder), config)
         found = []
-        for base_dtype in setup.BASE_DTYPES:
-            argv = [sys.executable, "-m", "bench.int8", "--child", folder, base_dtype, "--rows", str(rows), "--tokens", str(tokens)]
+        for base_dtype in BASE_DTYPES:
+            argv = [
+                sys.executable,
+                "-m",
+                "bench.int8",
+                "--child",
+                folder,
+                base_dtype,
+                "--rows",
+                str(rows),
+                "--tokens",
+                str(tokens),
+            ]
             figures = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
             found.append(
-                (f"--base-dtype {base_dtype}", *(f"{figures[part] / MB:,.0f}" for part in ("matrices", "all")), f"{figures['before']['VmHWM'] / MB:,.0f}",
-                 *(f"{figures[when][what] / MB:,.0f}" for when, what in (("loaded", "VmHWM"), ("loaded", "RssAnon"), ("stepped", "VmHWM"))), f"{figures['seconds']:.1f}")
-            )  # fmt: skip
-    print(f"\nLLaMA-7B's shape with {layers} layers, random bf16 checkpoint; step of {rows} rows of {tokens} tokens, all layers checkpointed; MB")
-    header = ("base", "matrices", "all weights", "process before", "resident at most, loaded", "of its own, loaded", "resident at most, after a step", "loading, s")
+                (
+                    f"--base-dtype {base_dtype}",
+                    *(f"{figures[part] / MB:,.0f}" for part in ("matrices", "all")),
+                    f"{figures['before']['VmHWM'] / MB:,.0f}",
+                    *(
+                        f"{figures[when][what] / MB:,.0f}"
+                        for when, what in (("loaded", "VmHWM"), ("loaded", "RssAnon"), ("stepped", "VmHWM"))
+                    ),
+                    f"{figures['seconds']:.1f}",
+                )
+            )
+    print(
+        f"\nLLaMA-7B's shape with {layers} layers, random bf16 checkpoint; step of {rows} rows of {tokens} tokens, all layers checkpointed; MB"
+    )
+    header = (
+        "base",
+        "matrices",
+        "all weights",
+        "process before",
+        "resident at most, loaded",
+        "of its own, loaded",
+        "resident at most, after a step",
+        "loading, s",
+    )
     table(header, found)
 
 
@@ -185,9 +295,18 @@ def speed(repeats: int) -> None:
     found = []
     for label, shape in (("768 wide", SMALL), ("LLaMA-7B's", LLAMA_7B)):
         config = LlamaConfig(
-            **shape, vocab_size=8, num_hidden_layers=1, max_position_embeddings=2048, rms_norm_eps=1e-6, rope_theta=1e4, tie_word_embeddings=False
+            **shape,
+            vocab_size=8,
+            num_hidden_layers=1,
+            max_position_embeddings=2048,
+            rms_norm_eps=1e-6,
+            rope_theta=1e4,
+            tie_word_embeddings=False,
         )
-        layers = {"bf16": DecoderLayer(config).bfloat16().requires_grad_(False), "int8": DecoderLayer(config).bfloat16().requires_grad_(False)}
+        layers = {
+            "bf16": DecoderLayer(config).bfloat16().requires_grad_(False),
+            "int8": DecoderLayer(config).bfloat16().requires_grad_(False),
+        }
         for part in (layers["int8"].self_attn, layers["int8"].mlp):
             for name, linear in list(part.named_children()):
                 setattr(part, name, Int8Linear(linear.weight))
@@ -198,7 +317,9 @@ def speed(repeats: int) -> None:
                 for name, layer in layers.items():
                     for at, seconds in enumerate(one_pass(layer, x, rope_tables(config, tokens, like=x))):
                         times[name][at].append(seconds)
-            medians = {name: [1000 * statistics.median(of[1:]) for of in both] for name, both in times.items()}  # the first warms up
+            medians = {
+                name: [1000 * statistics.median(of[1:]) for of in both] for name, both in times.items()
+            }  # the first warms up
             for at, work in enumerate(("forward", "forward and backward")):
                 bf16, int8 = medians["bf16"][at], medians["int8"][at]
                 found.append((label, f"{rows} x {tokens}", work, f"{bf16:.1f}", f"{int8:.1f}", f"{int8 / bf16:.2f}"))
@@ -224,7 +345,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=0, help="tune with LCFT on either base, so many times")
     parser.add_argument("--out", type=Path, help="folder that keeps the results of single runs of --seeds")
     parser.add_argument("--stories", type=Path, help="folder of stories260K or another small checkpoint")
-    parser.add_argument("--layers", type=int, default=0, help="memory: layers of LLaMA-7B's shape; 32 takes 13.5 GB of disk")
+    parser.add_argument(
+        "--layers", type=int, default=0, help="memory: layers of LLaMA-7B's shape; 32 takes 13.5 GB of disk"
+    )
     parser.add_argument("--scratch", help="folder for that checkpoint; default: the system's")
     parser.add_argument("--rows", type=int, default=16, help="memory: rows of the step")
     parser.add_argument("--tokens", type=int, default=256, help="memory: tokens of a row")

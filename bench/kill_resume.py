@@ -33,16 +33,36 @@ from pathlib import Path
 import torch
 
 import train
-from data.tallrec import write_split
+from cli.verb import run_verb
+from data.sources.tallrec import write_split
 from demo.world import stand_in
-from runtime.flags import run_verb
-from runtime.run_folder import RunFolder
+from run.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 6
 KILLS_OF_A_RUN = 8  # at most; then it comes to its end
-FLAGS = ["--shots", "8", "--max-steps", str(STEPS), "--batch-size", "4", "--micro-batch-size", "2", "--eval-every", "2", "--warmup-steps", "1",
-         "--kl-weight", "0.01", "--lora-dropout", "0.3", "--checkpointing", "on", "--device", "cpu"]  # fmt: skip
+FLAGS = [
+    "--shots",
+    "8",
+    "--max-steps",
+    str(STEPS),
+    "--batch-size",
+    "4",
+    "--micro-batch-size",
+    "2",
+    "--eval-every",
+    "2",
+    "--warmup-steps",
+    "1",
+    "--kl-weight",
+    "0.01",
+    "--lora-dropout",
+    "0.3",
+    "--checkpointing",
+    "on",
+    "--device",
+    "cpu",
+]
 NOT_COMPARED = {"config.json", "timings.jsonl", ".lock"}
 PHASES = {  # of a forked life: what is being done while one of these functions runs
     "scoring the base": [(train, "score_base")],
@@ -60,7 +80,13 @@ PHASES = {  # of a forked life: what is being done while one of these functions 
 }
 NAMES = ["starting", *PHASES]
 # What a life would otherwise import again on the way.
-ON_THE_WAY = ("torch._dynamo", "torch._refs", "sklearn.metrics", "matplotlib.backends.backend_agg", "matplotlib.font_manager")
+ON_THE_WAY = (
+    "torch._dynamo",
+    "torch._refs",
+    "sklearn.metrics",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.font_manager",
+)
 
 
 # ---- lives --------------------------------------------------------------------------------------
@@ -69,7 +95,11 @@ ON_THE_WAY = ("torch._dynamo", "torch._refs", "sklearn.metrics", "matplotlib.bac
 def change_folder(event: str, args: tuple) -> bool:
     """Whether an audit event (sys.addaudithook) is one that changes files."""
     if event == "open":
-        return isinstance(args[2], int) and bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) and str(args[0]) != os.devnull
+        return (
+            isinstance(args[2], int)
+            and bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            and str(args[0]) != os.devnull
+        )
     return event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
 
 
@@ -124,7 +154,11 @@ class Life:
     def __init__(self, argv: list[str], log: Path, ranks: int, cold: bool, die_at: int = 0):
         self.mark = mmap.mmap(-1, 16)
         if ranks > 1 or cold:
-            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else [sys.executable]
+            launcher = (
+                [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+                if ranks > 1
+                else [sys.executable]
+            )
             with open(log, "ab") as file:
                 command = [*launcher, str(ROOT / "train.py"), *argv]
                 self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
@@ -187,7 +221,9 @@ def small_data(folder: Path) -> None:
     """8 rows a split, 4 of each label, with histories of two films."""
     data = stand_in()
     for split in ("train", "valid", "test"):
-        rows = [row for label in (True, False) for row in [row for row in getattr(data, split) if row.label == label][:4]]
+        rows = [
+            row for label in (True, False) for row in [row for row in getattr(data, split) if row.label == label][:4]
+        ]
         rows = [replace(row, history=row.history[-2:]) for row in rows]
         write_split(folder / f"{split}.json", rows, data)
 
@@ -215,7 +251,11 @@ class Runs:
     def life(self, name: str, die_at: int = 0) -> Life:
         """Start the run of that name, or go on with it if there is anything to go on with."""
         out = self.folder / name
-        argv = ["--out", str(out), "--resume"] if (out / "config.json").exists() else ["--data", str(self.folder / "data"), "--out", str(out), *FLAGS]
+        argv = (
+            ["--out", str(out), "--resume"]
+            if (out / "config.json").exists()
+            else ["--data", str(self.folder / "data"), "--out", str(out), *FLAGS]
+        )
         return Life(argv, self.folder / f"{name}.log", self.ranks, self.cold, die_at)
 
     def differences(self, name: str) -> list[str]:
@@ -290,13 +330,21 @@ def main() -> None:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory() as scratch:
         runs = Runs(Path(args.out or scratch), args.ranks, args.cold)
-        print(f"A run of {STEPS} steps without a kill: {runs.seconds:.1f} s{f', {runs.changes} changes of files' if runs.changes else ''}\n", flush=True)
+        print(
+            f"A run of {STEPS} steps without a kill: {runs.seconds:.1f} s{f', {runs.changes} changes of files' if runs.changes else ''}\n",
+            flush=True,
+        )
         phases, wrong = kill_at_random(runs, args.kills, args.seed)
         if args.points is not None:
             more, also_wrong = kill_at_points(runs, args.points)
             phases, wrong = phases + more, wrong + also_wrong
     print("| killed while | times |\n|---|---|")
-    print("\n".join(f"| {phase} | {phases[phase]} |" for phase in sorted(phases, key=lambda name: (NAMES.index(name) if name in NAMES else 0, name))))
+    print(
+        "\n".join(
+            f"| {phase} | {phases[phase]} |"
+            for phase in sorted(phases, key=lambda name: (NAMES.index(name) if name in NAMES else 0, name))
+        )
+    )
     print(f"\n{phases.total()} kills, {len(wrong)} differences from the unbroken run")
     print("\n".join(wrong))
     raise SystemExit(1 if wrong else 0)

@@ -22,8 +22,22 @@ import numpy as np
 from bench.kill_resume import ROOT, small_data
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
-FLAGS = ["--shots", "8", "--batch-size", "1", "--micro-batch-size", "1", "--epochs", "1000000", "--patience", "1000000", "--warmup-steps", "10",
-         "--device", "cpu"]  # fmt: skip
+FLAGS = [
+    "--shots",
+    "8",
+    "--batch-size",
+    "1",
+    "--micro-batch-size",
+    "1",
+    "--epochs",
+    "1000000",
+    "--patience",
+    "1000000",
+    "--warmup-steps",
+    "10",
+    "--device",
+    "cpu",
+]
 
 
 def resident(pid: int) -> int:
@@ -85,7 +99,9 @@ def report(samples: np.ndarray, steps: int) -> tuple[float, float]:
     half = len(inside) // 2
     files = np.median(inside[half:, 2]) - np.median(inside[:half, 2])
     print(f"{len(inside)} samples from step {inside[0, 0]:,.0f} to {inside[-1, 0]:,.0f}")
-    print(f"resident memory: {inside[:, 1].min() / 2**20:.1f} to {inside[:, 1].max() / 2**20:.1f} MiB, {slope:+.1f} bytes a step ({slope * steps / 2**20:+.2f} MiB over the run)")
+    print(
+        f"resident memory: {inside[:, 1].min() / 2**20:.1f} to {inside[:, 1].max() / 2**20:.1f} MiB, {slope:+.1f} bytes a step ({slope * steps / 2**20:+.2f} MiB over the run)"
+    )
     print(f"open files: {inside[:, 2].min():.0f} to {inside[:, 2].max():.0f}")
     return float(slope), float(files)
 
@@ -99,17 +115,35 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         small_data(folder)
-        argv = ["--data", scratch, "--out", str(folder / "run"), "--max-steps", str(args.steps), "--eval-every", str(max(1, args.steps // 20)), *FLAGS]
+        argv = [
+            "--data",
+            scratch,
+            "--out",
+            str(folder / "run"),
+            "--max-steps",
+            str(args.steps),
+            "--eval-every",
+            str(max(1, args.steps // 20)),
+            *FLAGS,
+        ]
         started = time.perf_counter()
         with open(folder / "log", "wb") as log:
-            process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *argv], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / "train.py"), *argv],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
         reader = Reader(folder / "run" / "metrics.jsonl")
         samples = watch(process, reader, args.every)
         if process.returncode:
             raise SystemExit(f"the run ends with status {process.returncode}:\n{(folder / 'log').read_text()[-2000:]}")
     print(f"{reader.steps:,} steps in {time.perf_counter() - started:.0f} s")
     slope, files = report(samples, args.steps)
-    print(f"metrics.jsonl: {reader.steps:,} lines read while it grew, {len(reader.wrong)} of them wrong; {reader.unfinished} times the last one had no newline yet")
+    print(
+        f"metrics.jsonl: {reader.steps:,} lines read while it grew, {len(reader.wrong)} of them wrong; {reader.unfinished} times the last one had no newline yet"
+    )
     print("\n".join(reader.wrong[:20]))
     raise SystemExit(1 if reader.wrong or reader.steps != args.steps or slope > args.allowed or files > 0 else 0)
 

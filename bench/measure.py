@@ -74,4 +74,7 @@ class Products:
             return calls * flops / seconds_of(lambda: [product() for _ in range(calls)], self.device)[0]
 
         with torch.inference_mode():
-            return {"forward": repeated(lambda: self.x @ self.weight.T), "backward": repeated(lambda: self.grad @ self.weight)}
+            return {
+                "forward": repeated(lambda: self.x @ self.weight.T),
+                "backward": repeated(lambda: self.grad @ self.weight),
+            }

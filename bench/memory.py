@@ -23,25 +23,35 @@ from bench.checkpoints import SHAPES, make_checkpoint
 from bench.flops import step_flops
 from bench.measure import PeakMemory, Products, seconds_of
 from bench.peer import product_rate
+from cli.train import TrainFlags
+from cli.verb import run_verb
 from data.load import load_dataset
+from data.splits import encode_split
+from errors import RunError, notice
 from lora.inject import lora_parameters
+from machine.device import BASE_DTYPES, pick_device
+from machine.plan import longest_pairs, make_plan
 from model.tokenizer import Tokenizer
-from runtime import setup
-from runtime.flags import RunError, notice, run_verb
-from runtime.plan import longest_pairs, make_plan
-from runtime.train_flags import TrainFlags
+from run.base import load_base
 
 
 def measure(args: argparse.Namespace, pairs: list, valid: list, size: int, checkpointing: str) -> dict:
     """The figures of one case, in bytes and seconds."""
     torch.set_num_threads(args.threads)
-    device = setup.pick_device(args.device)
-    flags = TrainFlags(model=str(args.folder), kl_forcing=args.forcing, checkpointing=checkpointing, micro_batch_size=size, batch_size=size, base_dtype=args.base_dtype)
+    device = pick_device(args.device)
+    flags = TrainFlags(
+        model=str(args.folder),
+        kl_forcing=args.forcing,
+        checkpointing=checkpointing,
+        micro_batch_size=size,
+        batch_size=size,
+        base_dtype=args.base_dtype,
+    )
     products = Products(device, torch.bfloat16)
     rates = [products.rates() for _ in range(3)][-1]
     del products
     memory = PeakMemory(device)
-    load_s, (model, _) = seconds_of(lambda: setup.load_base(str(args.folder), "bf16", device, flags.base_dtype), device)
+    load_s, (model, _) = seconds_of(lambda: load_base(str(args.folder), "bf16", device, flags.base_dtype), device)
     loading = memory.above() + memory.before
     train.start_adapter(model, train.adapter_settings(flags), flags)
     plan = make_plan(model, pairs, valid, flags)
@@ -59,22 +69,42 @@ def measure(args: argparse.Namespace, pairs: list, valid: list, size: int, check
     seconds = [seconds_of(step, device)[0] for _ in range(args.steps)][-1]
     training = memory.above() + memory.before
     stored = sum(path.stat().st_size for path in args.folder.glob("*.safetensors"))
-    flops = {name: step_flops(model.config, args.forcing, batch, distinct) for name, distinct in (("distinct", True), ("all", False))}
+    flops = {
+        name: step_flops(model.config, args.forcing, batch, distinct)
+        for name, distinct in (("distinct", True), ("all", False))
+    }
     return {
-        "pairs": size, "checkpointing": checkpointing, "base_dtype": flags.base_dtype, "recomputed_layers": plan.checkpointed, "layers": plan.layers,
-        "load_s": load_s, "load_bytes_per_s": stored / load_s, "peak_loading": loading, "peak_training": training,
-        "planned_training": plan.training, "plan_over_measured": plan.training / training, "weights": plan.weights, "step_s": seconds, "planned_step_s": plan.step_s,
-        "pairs_per_s": size / seconds, "distinct_tokens": plan.tokens, "distinct_tokens_per_s": plan.tokens / seconds,
+        "pairs": size,
+        "checkpointing": checkpointing,
+        "base_dtype": flags.base_dtype,
+        "recomputed_layers": plan.checkpointed,
+        "layers": plan.layers,
+        "load_s": load_s,
+        "load_bytes_per_s": stored / load_s,
+        "peak_loading": loading,
+        "peak_training": training,
+        "planned_training": plan.training,
+        "plan_over_measured": plan.training / training,
+        "weights": plan.weights,
+        "step_s": seconds,
+        "planned_step_s": plan.step_s,
+        "pairs_per_s": size / seconds,
+        "distinct_tokens": plan.tokens,
+        "distinct_tokens_per_s": plan.tokens / seconds,
         **{f"mfu_of_{name}_tokens": count / seconds / product_rate(rates, True) for name, count in flops.items()},
         **{f"products_{name}_flops_per_s": rate for name, rate in rates.items()},
         "plan": plan.as_dict(),
-    }  # fmt: skip
+    }
 
 
 def table(lines: list[dict], heading: str) -> str:
     """In Markdown; memory in GB of 10^9 bytes."""
-    rows = [heading, "", "| pairs a micro-batch | layers recomputed | loading, GB (GB/s) | training, GB | planned, GB | s a step (planned) | distinct tokens/s | MFU by distinct / all tokens |",
-            "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    rows = [
+        heading,
+        "",
+        "| pairs a micro-batch | layers recomputed | loading, GB (GB/s) | training, GB | planned, GB | s a step (planned) | distinct tokens/s | MFU by distinct / all tokens |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for line in lines:
         rows.append(
             f"| {line['pairs']} | {line['recomputed_layers']} of {line['layers']} | {line['peak_loading'] / 1e9:.1f} ({line['load_bytes_per_s'] / 1e9:.2f}) "
@@ -88,12 +118,14 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="llama-7b")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with LLaMA's tokenizer.model")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the random checkpoint, outside the repository")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for the random checkpoint, outside the repository"
+    )
     parser.add_argument("--data-dir", help="folder with u.data and u.item; simulated viewers without")
     parser.add_argument("--pairs", default="1", help="of a micro-batch; several by commas")
     parser.add_argument("--checkpointing", default="on", help="on, off, auto, or several by commas")
     parser.add_argument("--forcing", choices=("own", "shared"), default="own")
-    parser.add_argument("--base-dtype", choices=setup.BASE_DTYPES, default="same")
+    parser.add_argument("--base-dtype", choices=BASE_DTYPES, default="same")
     parser.add_argument("--steps", type=int, default=2, help="optimizer steps of a case; the last one is timed")
     parser.add_argument("--max-len", type=int, default=512)
     parser.add_argument("--device", default="cpu")
@@ -102,7 +134,9 @@ def main(argv: list[str]) -> None:
     args.folder = make_checkpoint(SHAPES[args.shape], args.tokenizer, args.work / args.shape)
     data = load_dataset("movie" if args.data_dir else "demo", args.data_dir, bool(args.data_dir), notice)
     tokenizer = Tokenizer(args.tokenizer, SHAPES[args.shape]["vocab_size"])
-    pairs, valid = (setup.encode_split(rows, data, tokenizer, "paper", args.max_len, notice).pairs for rows in (data.train, data.valid))
+    pairs, valid = (
+        encode_split(rows, data, tokenizer, "paper", args.max_len, notice).pairs for rows in (data.train, data.valid)
+    )
     lines = []
     for size in map(int, args.pairs.split(",")):
         for checkpointing in args.checkpointing.split(","):
@@ -110,10 +144,22 @@ def main(argv: list[str]) -> None:
                 try:
                     line = pool.apply(measure, (args, longest_pairs(pairs, size), valid, size, checkpointing))
                 except torch.OutOfMemoryError as error:
-                    raise RunError(f"--pairs {size} --checkpointing {checkpointing}: {str(error).splitlines()[0]}") from None
-            print(json.dumps({"shape": args.shape, "device": args.device, "threads": args.threads, "data": data.source, **line}), flush=True)
+                    raise RunError(
+                        f"--pairs {size} --checkpointing {checkpointing}: {str(error).splitlines()[0]}"
+                    ) from None
+            print(
+                json.dumps(
+                    {"shape": args.shape, "device": args.device, "threads": args.threads, "data": data.source, **line}
+                ),
+                flush=True,
+            )
             lines.append(line)
-    notice(table(lines, f"{args.shape}, bf16, {args.device} with {args.threads} threads, {data.source}, forcing {args.forcing}, base dtype {args.base_dtype}"))
+    notice(
+        table(
+            lines,
+            f"{args.shape}, bf16, {args.device} with {args.threads} threads, {data.source}, forcing {args.forcing}, base dtype {args.base_dtype}",
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -26,13 +26,15 @@ import torch
 from bench.checkpoints import SHAPES, make_checkpoint
 from bench.flops import rows_of, step_flops
 from bench.peer_work import FORMS, OURS, PRODUCTS, Task, work
-from data.interactions import DataError, select_shots
+from cli.verb import run_verb
+from data.interactions import select_shots
 from data.load import load_dataset
 from data.prompts import TEMPLATES
+from data.splits import answers_in_context, encode_split
+from errors import DataError, FlagError, RunError, notice
+from machine.device import DTYPES, pick_device
 from model.tokenizer import Tokenizer
-from model.weights import read_config
-from runtime import setup
-from runtime.flags import FlagError, RunError, notice, run_verb
+from model.weights import read_llama_config
 
 TOLERANCE = 1e-4  # of losses and gradient norms, relative, and of AUC, in float32
 
@@ -62,7 +64,9 @@ class Worker:
         try:
             return self.connection.recv()
         except EOFError:
-            raise RunError(f"the process of {self.task.form} on {self.task.case} ended early; what it said is above") from None
+            raise RunError(
+                f"the process of {self.task.form} on {self.task.case} ended early; what it said is above"
+            ) from None
 
 
 def run_case(tasks: list[Task], rounds: int, serial: bool) -> dict[str, list[dict]]:
@@ -107,7 +111,12 @@ def summary(task: Task, found: dict[str, list[dict]], config, forms: list[str]) 
     tokens = [sum(len(ids) for rows in rows_of(task.case, pairs) for ids, _ in rows) for pairs in work_of]
     for form in forms:
         seconds = [figures["seconds"] for figures in found[form]]
-        line = {"case": task.case, "checkpointing": task.checkpointing, "form": form, "unit": "pairs" if training else "prompts"}
+        line = {
+            "case": task.case,
+            "checkpointing": task.checkpointing,
+            "form": form,
+            "unit": "pairs" if training else "prompts",
+        }
         line |= ranged("per_s", [units / s for s in seconds])
         line |= ranged("tokens_per_s", [count / s for count, s in zip(tokens, seconds)])
         line |= ranged("ours_times_as_fast", [s / figures["seconds"] for s, figures in zip(seconds, found[OURS])])
@@ -133,13 +142,25 @@ def ranged(name: str, values: list[float]) -> dict:
 
 def table(lines: list[dict], heading: str) -> str:
     """The lines of `summary` in Markdown."""
-    rows = [heading, "", "| case | form | a second | tokens/s | ours, times as fast | peak above the weights, MB | ours: MFU by distinct / all tokens |",
-            "|---|---|---|---|---|---|---|"]  # fmt: skip
+    rows = [
+        heading,
+        "",
+        "| case | form | a second | tokens/s | ours, times as fast | peak above the weights, MB | ours: MFU by distinct / all tokens |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for line in lines:
         case = line["case"] + (", checkpointed" if line["checkpointing"] else "")
         speed = f"{line['per_s']:.2f} {line['unit']} ({line['per_s_min']:.2f} to {line['per_s_max']:.2f})"
-        ratio = "" if line["form"] == OURS else f"{line['ours_times_as_fast']:.2f} ({line['ours_times_as_fast_min']:.2f} to {line['ours_times_as_fast_max']:.2f})"
-        use = f"{line['mfu_of_distinct_tokens']:.0%} / {line['mfu_of_all_tokens']:.0%}" if "mfu_of_all_tokens" in line else ""
+        ratio = (
+            ""
+            if line["form"] == OURS
+            else f"{line['ours_times_as_fast']:.2f} ({line['ours_times_as_fast_min']:.2f} to {line['ours_times_as_fast_max']:.2f})"
+        )
+        use = (
+            f"{line['mfu_of_distinct_tokens']:.0%} / {line['mfu_of_all_tokens']:.0%}"
+            if "mfu_of_all_tokens" in line
+            else ""
+        )
         peak = f"{line['peak_bytes_above_weights'] / 1e6:,.0f}"
         rows.append(f"| {case} | {line['form']} | {speed} | {line['tokens_per_s']:,.0f} | {ratio} | {peak} | {use} |")
     return "\n".join(rows) + "\n"
@@ -148,7 +169,9 @@ def table(lines: list[dict], heading: str) -> str:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with LLaMA's tokenizer.model")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the random checkpoint, outside the repository")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for the random checkpoint, outside the repository"
+    )
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--data-dir", help="folder with u.data and u.item; simulated viewers without")
     parser.add_argument("--template", choices=TEMPLATES, default="paper")
@@ -158,14 +181,25 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=8, help="of a training step")
     parser.add_argument("--prompts", type=int, default=128, help="the first of the test split, for eval")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--precision", choices=setup.DTYPES, default="bf16")
+    parser.add_argument("--precision", choices=DTYPES, default="bf16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0, help="draws the pairs")
-    parser.add_argument("--serial", action="store_true", help="one form after the other, not in turns, where not all fit at once")
-    parser.add_argument("--peers-merged", action="store_true", help="let the peers merge their adapter before they evaluate")
-    parser.add_argument("--keep-memory", choices=("ours", "all", "none"), default="ours", help="whose processes keep what they free, as train.py's does (runtime/memory.py)")
-    parser.add_argument("--check-pairs", type=int, default=2, help="pairs of the comparison in float32; 0: no comparison")
+    parser.add_argument(
+        "--serial", action="store_true", help="one form after the other, not in turns, where not all fit at once"
+    )
+    parser.add_argument(
+        "--peers-merged", action="store_true", help="let the peers merge their adapter before they evaluate"
+    )
+    parser.add_argument(
+        "--keep-memory",
+        choices=("ours", "all", "none"),
+        default="ours",
+        help="whose processes keep what they free, as train.py's does (machine/memory.py)",
+    )
+    parser.add_argument(
+        "--check-pairs", type=int, default=2, help="pairs of the comparison in float32; 0: no comparison"
+    )
     parser.add_argument("--markdown", type=Path, help="file for the table")
     args = parser.parse_args(argv)
     for name, allowed in (("cases", FORMS), ("checkpointing", ("off", "on"))):
@@ -183,19 +217,20 @@ def shared_settings(args: argparse.Namespace) -> tuple[dict, str]:
     data = load_dataset("movie" if args.data_dir else "demo", args.data_dir, bool(args.data_dir), notice)
     tokenizer = Tokenizer(args.tokenizer, SHAPES[args.shape]["vocab_size"])
     drawn = select_shots(data.train, args.pairs * args.rounds, args.seed)
-    pairs = setup.encode_split(drawn, data, tokenizer, args.template, args.max_len, notice).pairs
+    pairs = encode_split(drawn, data, tokenizer, args.template, args.max_len, notice).pairs
     pairs.sort(key=lambda pair: pair.length)
     asked = data.test[: args.prompts]
     if len({row.label for row in asked}) < 2:
         raise DataError(f"--prompts {args.prompts}: they all have one label, so there is no AUC to compare; take more")
     settings = {
         "folder": make_checkpoint(SHAPES[args.shape], args.tokenizer, args.work / args.shape),
-        "device": args.device, "threads": args.threads,
+        "device": args.device,
+        "threads": args.threads,
         "batches": [pairs[i : i + args.pairs] for i in range(0, len(pairs), args.pairs)],
-        "prompts": setup.encode_split(asked, data, tokenizer, args.template, args.max_len, notice).pairs,
+        "prompts": encode_split(asked, data, tokenizer, args.template, args.max_len, notice).pairs,
         "labels": [row.label for row in asked],
-        "answers": setup.answers_in_context(data, tokenizer, args.template),
-    }  # fmt: skip
+        "answers": answers_in_context(data, tokenizer, args.template),
+    }
     return settings, data.source if args.data_dir else f"{data.source}: SIMULATED viewers"
 
 
@@ -208,25 +243,42 @@ def check(args: argparse.Namespace, settings: dict) -> None:
         for line in compared([Task(case=case, form=form, **few) for form in FORMS[case]]):
             print(json.dumps(line), flush=True)
             if not line["difference"] <= TOLERANCE:
-                raise RunError(f"{line['form']} and ours differ by {line['difference']:.2g} in {case}: they do not compute the same")
+                raise RunError(
+                    f"{line['form']} and ours differ by {line['difference']:.2g} in {case}: they do not compute the same"
+                )
 
 
 def main(argv: list[str]) -> None:
     args = parse(argv)
-    device = setup.pick_device(args.device)
+    device = pick_device(args.device)
     settings, source = shared_settings(args)
-    config = read_config(settings["folder"])
+    config = read_llama_config(settings["folder"])
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {args.threads} threads"
-    heading = {"shape": args.shape, "precision": args.precision, "device": where, "data": source, "template": args.template,
-               "pairs": args.pairs, "prompts": len(settings["labels"]), "rounds": args.rounds,
-               "peers_merged": args.peers_merged, "keep_memory": args.keep_memory, "torch": torch.__version__}  # fmt: skip
+    heading = {
+        "shape": args.shape,
+        "precision": args.precision,
+        "device": where,
+        "data": source,
+        "template": args.template,
+        "pairs": args.pairs,
+        "prompts": len(settings["labels"]),
+        "rounds": args.rounds,
+        "peers_merged": args.peers_merged,
+        "keep_memory": args.keep_memory,
+        "torch": torch.__version__,
+    }
     if args.check_pairs:
         check(args, settings)
     lines, rates = [], []
     for case in args.cases:
         for checkpointing in ("off",) if case == "eval" else args.checkpointing:
             notice(f"{case}, checkpointing {checkpointing}")
-            common = settings | {"case": case, "precision": args.precision, "dropout": 0.05, "checkpointing": checkpointing == "on"}
+            common = settings | {
+                "case": case,
+                "precision": args.precision,
+                "dropout": 0.05,
+                "checkpointing": checkpointing == "on",
+            }
             common["peers_merged"] = args.peers_merged and case == "eval"
             keeping = {"ours": (OURS,), "all": FORMS[case], "none": ()}[args.keep_memory]
             tasks = [Task(form=form, keeps_freed_memory=form in keeping, **common) for form in (*FORMS[case], PRODUCTS)]

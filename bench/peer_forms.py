@@ -28,7 +28,9 @@ def load_peer(folder: Path, dtype: torch.dtype, device: torch.device, lora: tupl
     disable_progress_bar()
     base = LlamaForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").to(device)
     targets, r, alpha, dropout = lora
-    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM"
+    )
     model = get_peft_model(base, config)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -74,8 +76,12 @@ def expert_loss(model: PeftModel, pairs: list, objective: str, kl_weight: float)
         prompts += [len(pair.negative.prompt) for pair in pairs]
     hidden = hidden_states(model, sequences)  # (B, T, D)
     longest = max(map(len, answers))
-    targets = torch.tensor([answer + [IGNORED] * (longest - len(answer)) for answer in answers], device=hidden.device)  # (B, A)
-    columns = torch.tensor(prompts, device=hidden.device)[:, None] - 1 + torch.arange(longest, device=hidden.device)  # (B, A)
+    targets = torch.tensor(
+        [answer + [IGNORED] * (longest - len(answer)) for answer in answers], device=hidden.device
+    )  # (B, A)
+    columns = (
+        torch.tensor(prompts, device=hidden.device)[:, None] - 1 + torch.arange(longest, device=hidden.device)
+    )  # (B, A)
     each_row = torch.arange(len(answers), device=hidden.device)[:, None]
     at = hidden[each_row, columns.clamp(max=hidden.shape[1] - 1)]  # (B, A, D)
     log_p = F.log_softmax(model.get_base_model().lm_head(at).float(), dim=-1)  # (B, A, V)
@@ -90,13 +96,18 @@ def expert_loss(model: PeftModel, pairs: list, objective: str, kl_weight: float)
 def expert_released_loss(model: PeftModel, pairs: list, kl_weight: float) -> Tensor:
     """The published objective on right-padded rows: real positions alone meet lm_head, and the side held still has no graph."""
     lm_head, device = model.get_base_model().lm_head, model.device
-    positive, negative = ([[*row.prompt, *row.answer] for row in rows] for rows in zip(*((pair.positive, pair.negative) for pair in pairs)))
+    positive, negative = (
+        [[*row.prompt, *row.answer] for row in rows]
+        for rows in zip(*((pair.positive, pair.negative) for pair in pairs))
+    )
     with torch.no_grad():
         hidden_neg = hidden_states(model, negative)
     hidden_pos = hidden_states(model, positive)
     # Both rows of a pair end together; where the negative one is shorter, the first positions have no partner.
     places = [
-        (row, column, column - len(positive[row]) + len(negative[row])) for row in range(len(pairs)) for column in range(len(positive[row]))
+        (row, column, column - len(positive[row]) + len(negative[row]))
+        for row in range(len(pairs))
+        for column in range(len(positive[row]))
     ]
     row, column, column_neg = torch.tensor(places, device=device).unbind(1)  # (N,) each
     following = torch.tensor([token for ids in positive for token in (*ids[1:], IGNORED)], device=device)  # (N,)
@@ -138,9 +149,15 @@ def published_scores(model: PeftModel, prompts: list[Sequence[int]], yes: int, n
     A tuned model ends after "Yes." and saves two of the five; random weights hardly ever end.
     """
     greedy = GenerationConfig(
-        max_new_tokens=5, num_beams=1, do_sample=False, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        return_dict_in_generate=True, output_scores=True,
-    )  # fmt: skip
+        max_new_tokens=5,
+        num_beams=1,
+        do_sample=False,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
     found = []
     for start in range(0, len(prompts), PUBLISHED_BATCH):
         ids, mask = padded(prompts[start : start + PUBLISHED_BATCH], left=True, device=model.device)
@@ -165,9 +182,16 @@ def expert_prefix_scores(model: PeftModel, prompts: list[Sequence[int]], yes: in
 
     def scores(rows: list[Sequence[int]]) -> Tensor:
         rest = [row[shared:] for row in rows]
-        cache = DynamicCache([(layer.keys.expand(len(rows), -1, -1, -1), layer.values.expand(len(rows), -1, -1, -1)) for layer in prefix.layers])
+        cache = DynamicCache(
+            [
+                (layer.keys.expand(len(rows), -1, -1, -1), layer.values.expand(len(rows), -1, -1, -1))
+                for layer in prefix.layers
+            ]
+        )
         ids, _ = padded(rest, left=False, device=model.device)
-        return _log_odds(model, decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state, rest, yes, no)
+        return _log_odds(
+            model, decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state, rest, yes, no
+        )
 
     return _by_length(prompts, scores)
 
@@ -181,7 +205,9 @@ def common_prefix(prompts: list[Sequence[int]]) -> int:
 
 def _log_odds(model: PeftModel, hidden: Tensor, rows: list[Sequence[int]], yes: int, no: int) -> Tensor:
     last = torch.tensor([len(row) - 1 for row in rows], device=hidden.device)
-    logits = model.get_base_model().lm_head(hidden[torch.arange(len(rows), device=hidden.device), last]).float()  # (B, V)
+    logits = (
+        model.get_base_model().lm_head(hidden[torch.arange(len(rows), device=hidden.device), last]).float()
+    )  # (B, V)
     return logits[:, yes] - logits[:, no]
 
 

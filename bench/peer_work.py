@@ -15,16 +15,16 @@ import torch
 
 import train
 from bench.measure import PeakMemory, Products, seconds_of
+from cli.train import TrainFlags
 from data.pairs import EncodedPair
 from lora.adapter import put_lora_state
 from lora.inject import add_lora, lora_parameters, lora_state
+from machine.device import DTYPES, pick_device
+from machine.memory import HUGE_PAGES, keep_freed_memory
 from metrics import auc
 from model.llama import Llama
 from model.weights import load_llama
-from runtime import setup
-from runtime.memory import HUGE_PAGES, keep_freed_memory
-from runtime.scoring import score
-from runtime.train_flags import TrainFlags
+from scoring.forward import score
 
 OURS, PRODUCTS = "ours", "matrix products"
 FORMS = {  # by case
@@ -42,7 +42,7 @@ class Task:
     """One form of one case.
 
     batches: the pairs of each step; prompts and labels: the positive prompts that are evaluated.
-    peers_merged: the peers add their adapter to the weights before evaluating. keeps_freed_memory: see runtime/memory.py.
+    peers_merged: the peers add their adapter to the weights before evaluating. keeps_freed_memory: see machine/memory.py.
     """
 
     case: str
@@ -82,7 +82,7 @@ def work(task: Task, parent: Connection) -> None:
         os.environ.pop(HUGE_PAGES, None)  # as it came from the parent
     torch.set_num_threads(task.threads)
     torch.manual_seed(0)
-    device, dtype = setup.pick_device(task.device), setup.DTYPES[task.precision]
+    device, dtype = pick_device(task.device), DTYPES[task.precision]
     if task.form == PRODUCTS:
         products = Products(device, dtype)
         parent.send(products.rates())
@@ -137,9 +137,18 @@ def steps_of(form: Form, task: Task) -> Callable[[int], dict]:
 def ours_load(task: Task, device: torch.device, dtype: torch.dtype) -> Form:
     model = load_llama(task.folder, dtype, device)
     add_lora(model, TARGETS, RANK, ALPHA, task.dropout)
-    put_lora_state(model, random_adapter({name: tensor.shape for name, tensor in lora_state(model).items()}), "the benchmark's adapter")
+    put_lora_state(
+        model,
+        random_adapter({name: tensor.shape for name, tensor in lora_state(model).items()}),
+        "the benchmark's adapter",
+    )
     model.model.checkpointed_layers = len(model.model.layers) if task.checkpointing else 0
-    return Form(model, lora_parameters(model), lambda pairs: ours_gradients(model, pairs, task.case), lambda: ours_evaluate(model, task))
+    return Form(
+        model,
+        lora_parameters(model),
+        lambda pairs: ours_gradients(model, pairs, task.case),
+        lambda: ours_evaluate(model, task),
+    )
 
 
 def ours_gradients(model: Llama, pairs: list[EncodedPair], case: str) -> float:

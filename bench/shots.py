@@ -23,7 +23,13 @@ VARIANTS = {
     "tallrec": ["--objective", "tallrec"],
     "released": ["--objective", "released"],
 }
-COLUMNS = (("auc", "AUC"), ("uauc", "UAUC"), ("auc_combined", "AUC of both"), ("contradiction_rate", "contradiction"), ("group_accuracy", "both right"))
+COLUMNS = (
+    ("auc", "AUC"),
+    ("uauc", "UAUC"),
+    ("auc_combined", "AUC of both"),
+    ("contradiction_rate", "contradiction"),
+    ("group_accuracy", "both right"),
+)
 
 
 def run_once(data: list[str], variant: str, shots: str, seed: int, folder: Path) -> dict:
@@ -63,7 +69,9 @@ def main() -> None:
         for shots in args.shots.split(","):
             results = [run_once(data, variant, shots, seed, args.out) for seed in range(args.seeds)]
             if not rows:
-                print(f"Data: {results[0]['data_source']}; base: {results[0]['model']}; {args.seeds} seeds, test split\n")
+                print(
+                    f"Data: {results[0]['data_source']}; base: {results[0]['model']}; {args.seeds} seeds, test split\n"
+                )
                 rows.append(table_row("untuned base", [results[0]["test"]["before"]]))
             rows.append(table_row(f"{variant}, {shots} shots", [result["test"]["after"] for result in results]))
             print(rows[-1], file=sys.stderr, flush=True)

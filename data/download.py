@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.interactions import DataError
+from errors import DataError
 
 TIMEOUT = 10  # seconds without an answer
 ATTEMPTS = 3  # connections; each goes on where the last was cut
@@ -31,7 +31,8 @@ class NoNetwork(OSError):
 @dataclass(frozen=True)
 class Source:
     """md5: of the archive, as its publisher states it; members: {path in the archive: file name}, that
-    one last whose presence means that all are there."""
+    one last whose presence means that all are there.
+    """
 
     title: str
     url: str
@@ -85,7 +86,9 @@ def fetch(source: Source, folder: Path) -> None:
             _receive(source, part)
         try:
             if (found := _md5(part)) != source.md5:
-                raise DataError(f"{source.url}: not the {source.title} archive (md5 {found}, published {source.md5}); fetch it by hand")
+                raise DataError(
+                    f"{source.url}: not the {source.title} archive (md5 {found}, published {source.md5}); fetch it by hand"
+                )
             _unpack(source, part, folder)
         finally:
             part.unlink()
@@ -132,9 +135,17 @@ def _receive_once(source: Source, part: Path) -> bool:
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         if start and response.status != 206:  # a server that knows no ranges sends all of it
             start = 0
-        with part.open("r+b") as file, tqdm(
-            total=start + response.length if response.length else None, initial=start, unit="B", unit_scale=True, desc=source.title, disable=None
-        ) as bar:
+        with (
+            part.open("r+b") as file,
+            tqdm(
+                total=start + response.length if response.length else None,
+                initial=start,
+                unit="B",
+                unit_scale=True,
+                desc=source.title,
+                disable=None,
+            ) as bar,
+        ):
             file.truncate(start)
             file.seek(start)
             expected = response.length  # bytes; None if the server does not say
@@ -143,7 +154,9 @@ def _receive_once(source: Source, part: Path) -> bool:
                 received += len(block)
                 if start + received > LARGEST_ARCHIVE:
                     file.truncate(0)
-                    raise DataError(f"{source.url}: sends more than {LARGEST_ARCHIVE:,} bytes; not the {source.title} archive")
+                    raise DataError(
+                        f"{source.url}: sends more than {LARGEST_ARCHIVE:,} bytes; not the {source.title} archive"
+                    )
                 bar.update(file.write(block))
             if expected is not None and received != expected:
                 raise ConnectionError(f"connection cut after {start + received:,} of {start + expected:,} bytes")
@@ -152,7 +165,11 @@ def _receive_once(source: Source, part: Path) -> bool:
 
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.md5(file.read()).hexdigest()
+        return (
+            hashlib.file_digest(file, "md5").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else hashlib.md5(file.read()).hexdigest()
+        )
 
 
 def _unpack(source: Source, archive: Path, folder: Path) -> None:
@@ -166,7 +183,9 @@ def _unpack(source: Source, archive: Path, folder: Path) -> None:
                         raise ValueError(f"{member} has more than {LARGEST_MEMBER:,} bytes")
                     (Path(aside) / name).write_bytes(content)
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, ValueError) as error:
-            raise DataError(f"{source.url}: its archive cannot be unpacked ({str(error)[:60]}); fetch it by hand") from None
+            raise DataError(
+                f"{source.url}: its archive cannot be unpacked ({str(error)[:60]}); fetch it by hand"
+            ) from None
         folder.mkdir(exist_ok=True)
         for name in source.members.values():
             os.replace(Path(aside) / name, folder / name)

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
-class DataError(ValueError):
-    """A data file or data flag is unusable; the message names it and says what to do."""
+from errors import DataError
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,8 @@ class Item:
 @dataclass(frozen=True)
 class Interaction:
     """user: None where the source does not say; history: (item, liked), oldest first;
-    timestamp: unix seconds of the target, or None."""
+    timestamp: unix seconds of the target, or None.
+    """
 
     user: int | str | None
     history: tuple[tuple[int | str, bool], ...]
@@ -52,7 +51,7 @@ class Dataset:
     wording: str = "tallrec"
     selection: list[Interaction] | None = None
 
-    def rows_that_select(self) -> list[Interaction]:
+    def selection_rows(self) -> list[Interaction]:
         """The validation rows that choose the best state."""
         return self.valid if self.selection is None else self.selection
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from data import amazon_book, book, custom, ml_1m, movie, tallrec
+from data.cache import MANIFEST, Options, cache_folder, prepared, read_prepared
 from data.download import BY_HAND, NoNetwork, fetch
-from data.interactions import DataError, Dataset
-from data.prepare import MANIFEST, Options, cache_folder, prepared, read_prepared
+from data.interactions import Dataset
+from data.leaks import leaks
+from data.sources import amazon_book, book, custom, ml_1m, movie, tallrec
 from demo.world import stand_in
+from errors import DataError
 
 RULES = {rule.NAME: rule for rule in (movie, book, ml_1m, amazon_book, custom)}
 NAMES = tuple(name for name in RULES if name != custom.NAME)
@@ -29,7 +31,9 @@ def load_dataset(
     """
     if name == "demo":
         if real_data:
-            raise DataError("--data demo: is simulated, which --real-data or a real --model refuses; choose --data movie")
+            raise DataError(
+                "--data demo: is simulated, which --real-data or a real --model refuses; choose --data movie"
+            )
         return stand_in()
     if name not in NAMES:
         return _load_folder(name, notice, options)
@@ -64,7 +68,9 @@ def _download(rule, root: Path, real_data: bool, notice: Callable[[str], None], 
         fetch(rule.ARCHIVE, folder)
     except NoNetwork as error:
         if rule is not movie or real_data:
-            raise DataError(f"no {rule.ARCHIVE.title} in {root}, and no download ({error}); put {names} there") from None
+            raise DataError(
+                f"no {rule.ARCHIVE.title} in {root}, and no download ({error}); put {names} there"
+            ) from None
         notice(STAND_IN_NOTICE.format(folder=folder))
         return stand_in()
     return prepared(rule, rule.raw_files(folder), options, notice)
@@ -81,6 +87,6 @@ def _load_folder(name: str, notice: Callable[[str], None], options: Options) -> 
         data = custom.build(files, notice, **options.of(custom))
     else:
         data = tallrec.read_folder(folder, folder.name)
-    for line in custom.leaks(data):
+    for line in leaks(data):
         notice(f"LEAK: {line}")
     return data

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from data.interactions import DataError, Dataset, Interaction
+from data.interactions import Dataset, Interaction
 from data.prompts import WORDINGS, PromptPair, as_shown, prompt_pair
+from errors import DataError
 
 PAD_ID = 0  # any valid id: nothing real ever sees it
 
@@ -56,7 +57,8 @@ class EncodedPair:
 @dataclass(frozen=True)
 class PairBatch:
     """input_ids: (B, T); lengths: (B,) real tokens; positions: (B, A), where hidden states predict the
-    answer tokens; targets: (B, A), those tokens, -1 beyond the end. All int64. pairs: P."""
+    answer tokens; targets: (B, A), those tokens, -1 beyond the end. All int64. pairs: P.
+    """
 
     input_ids: torch.Tensor
     lengths: torch.Tensor
@@ -72,7 +74,9 @@ def answer_ids(tokenizer, prompt: str, wording: str = "tallrec") -> dict[bool, l
     not a prefix of the whole, or if both answers begin with the same token, since a single
     position could then not tell them apart.
     """
-    found = {liked: _answer_in_context(tokenizer, prompt, answer) for liked, answer in WORDINGS[wording].answers.items()}
+    found = {
+        liked: _answer_in_context(tokenizer, prompt, answer) for liked, answer in WORDINGS[wording].answers.items()
+    }
     if found[True][0] == found[False][0]:
         yes, no = (answer.strip() for answer in WORDINGS[wording].answers.values())
         raise DataError(
@@ -85,22 +89,24 @@ def answer_ids(tokenizer, prompt: str, wording: str = "tallrec") -> dict[bool, l
 def _answer_in_context(tokenizer, prompt: str, answer: str) -> list[int]:
     prompt_ids, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + answer)
     if whole[: len(prompt_ids)] != prompt_ids or len(whole) == len(prompt_ids):
-        raise DataError(f"tokenizer: joins the answer {answer!r} with the end of the prompt ...{prompt[-40:]!r}; use another template")
+        raise DataError(
+            f"tokenizer: joins the answer {answer!r} with the end of the prompt ...{prompt[-40:]!r}; use another template"
+        )
     return whole[len(prompt_ids) :]
 
 
 def encode_pairs(
-    rows: list[Interaction], data: Dataset, tokenizer, template: str, max_len: int, asks: str | None = None
+    rows: list[Interaction], data: Dataset, tokenizer, template: str, max_len: int, question: str | None = None
 ) -> tuple[list[EncodedPair], int]:
     """Every interaction as token ids of at most max_len, and how many lost history to fit.
 
-    asks: see data.prompts.prompt_pair. Truncation drops the oldest history items; it never cuts the
+    question: see data.prompts.prompt_pair. Truncation drops the oldest history items; it never cuts the
     answer or the target. Raises DataError if a row is too long even without history.
     """
     answers: dict[str, list[int]] = {}
 
     def encode(shown: list[Interaction], names: list[str]) -> list[EncodedPair]:
-        pairs = [prompt_pair(row, data.catalogue, data.noun, template, asks, data.wording) for row in shown]
+        pairs = [prompt_pair(row, data.catalogue, data.noun, template, question, data.wording) for row in shown]
         return _encode(pairs, names, tokenizer, answers)
 
     names = [f"row {number} (target {data.catalogue[row.target].title[:80]!r})" for number, row in enumerate(rows)]
@@ -127,7 +133,11 @@ def _encode(pairs: list[PromptPair], names: list[str], tokenizer, answers: dict[
     piece reaches across the seam, and the rest are the ids of the prompt alone: merges on one side
     of a seam that is never crossed do not depend on the other side.
     """
-    sides = [side for pair in pairs for side in ((pair.positive, pair.answer_positive), (pair.negative, pair.answer_negative))]
+    sides = [
+        side
+        for pair in pairs
+        for side in ((pair.positive, pair.answer_positive), (pair.negative, pair.answer_negative))
+    ]
     rows = []
     for (prompt, answer), whole in zip(sides, tokenizer.encode_all([prompt + answer for prompt, answer in sides])):
         if answer not in answers:
@@ -141,7 +151,8 @@ def _encode(pairs: list[PromptPair], names: list[str], tokenizer, answers: dict[
 
 def collate(pairs: list[EncodedPair], negatives: bool = True, shared: bool = False) -> PairBatch:
     """One batch: the block of positive rows, then if asked that of negative rows, then that of
-    negative prompts with positive answers (X-, Y+)."""
+    negative prompts with positive answers (X-, Y+).
+    """
     rows = [pair.positive for pair in pairs]
     if negatives:
         rows += [pair.negative for pair in pairs]
@@ -156,7 +167,13 @@ def collate(pairs: list[EncodedPair], negatives: bool = True, shared: bool = Fal
         positions[i, :n] = np.arange(n) + len(row.prompt) - 1
         targets[i, :n] = row.answer
     lengths = torch.tensor([len(row) for row in rows])
-    return PairBatch(pad_right([row.ids for row in rows]), lengths, torch.from_numpy(positions), torch.from_numpy(targets), len(pairs))
+    return PairBatch(
+        pad_right([row.ids for row in rows]),
+        lengths,
+        torch.from_numpy(positions),
+        torch.from_numpy(targets),
+        len(pairs),
+    )
 
 
 def pad_right(rows: list[Sequence[int]]) -> torch.Tensor:

@@ -19,7 +19,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from data.interactions import DataError, Interaction, Item
+from data.interactions import Interaction, Item
+from errors import DataError
 
 TEMPLATES = ("paper", "released")
 Catalogue = dict[int | str, Item]
@@ -41,7 +42,7 @@ class Wording:
 
     held_out: questions that no training asks (`eval.py --negations`), True where the answer is that
     to `like`. latest_likes: a prompt shows so many liked items, the latest, and no disliked ones; None:
-    it shows the whole history. text: (row, catalogue, noun, template, asks) -> prompt.
+    it shows the whole history. text: (row, catalogue, noun, template, question) -> prompt.
     """
 
     like: str
@@ -53,18 +54,23 @@ class Wording:
 
 
 def prompt_pair(
-    row: Interaction, catalogue: Catalogue, noun: str, template: str = "paper", asks: str | None = None, wording: str = "tallrec"
+    row: Interaction,
+    catalogue: Catalogue,
+    noun: str,
+    template: str = "paper",
+    question: str | None = None,
+    wording: str = "tallrec",
 ) -> PromptPair:
     """Both prompts of an interaction, each ending where the answer begins.
 
-    asks: the words of the negative prompt; those of training if None, others are held out.
+    question: the words of the negative prompt; those of training if None, others are held out.
     """
     words = WORDINGS[wording]
-    row, asks = as_shown(row, wording), asks or words.dislike
-    same_answer = words.held_out.get(asks, False)
+    row, question = as_shown(row, wording), question or words.dislike
+    same_answer = words.held_out.get(question, False)
     return PromptPair(
         words.text(row, catalogue, noun, template, words.like),
-        words.text(row, catalogue, noun, template, asks),
+        words.text(row, catalogue, noun, template, question),
         words.answers[row.label],
         words.answers[row.label == same_answer],
     )
@@ -85,29 +91,30 @@ HEADER = (
 RELEASED_HEADER = HEADER + "  # noqa: E501"
 ALPACA = "{header}\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 INSTRUCTION = (
-    "Given the user's preference and unpreference, identify whether the user {asks} "
+    "Given the user's preference and unpreference, identify whether the user {question} "
     'the target {noun} by answering "Yes." or "No.".'
 )
 INPUT = (
-    "User Preference: {liked}\nUser Unpreference: {disliked}\n"
-    "Whether the user {asks} the target {noun} {target}?"
+    "User Preference: {liked}\nUser Unpreference: {disliked}\nWhether the user {question} the target {noun} {target}?"
 )
 
 
-def _tallrec_prompt(row: Interaction, catalogue: Catalogue, noun: str, template: str, asks: str) -> str:
+def _tallrec_prompt(row: Interaction, catalogue: Catalogue, noun: str, template: str, question: str) -> str:
     released = template == "released"
     return ALPACA.format(
         header=RELEASED_HEADER if released else HEADER,
-        instruction=INSTRUCTION.format(asks=asks, noun=noun),
-        input=_tallrec_input(row, catalogue, noun, TALLREC.like if released and asks == TALLREC.dislike else asks, released),
+        instruction=INSTRUCTION.format(question=question, noun=noun),
+        input=_tallrec_input(
+            row, catalogue, noun, TALLREC.like if released and question == TALLREC.dislike else question, released
+        ),
     )
 
 
-def _tallrec_input(row: Interaction, catalogue: Catalogue, noun: str, asks: str, released: bool) -> str:
+def _tallrec_input(row: Interaction, catalogue: Catalogue, noun: str, question: str, released: bool) -> str:
     target = catalogue[row.target]
     shown = f'"{_with_author(target)}"' if released and target.author else _with_author(target)
     liked, disliked = (_listed(row, catalogue, _with_author, wanted) for wanted in (True, False))
-    return INPUT.format(liked=liked, disliked=disliked, asks=asks, noun=noun, target=shown)
+    return INPUT.format(liked=liked, disliked=disliked, question=question, noun=noun, target=shown)
 
 
 def _listed(row: Interaction, catalogue: Catalogue, shown: Callable[[Item], str], wanted: bool) -> str:
@@ -124,16 +131,16 @@ WRITTEN_BY = " written by "
 
 QUESTION = (
     "#Question: A user has given high ratings to the following {noun}s: {liked}. Leverage the information to predict "
-    'whether the user {asks} the {noun} titled {target}? Answer with "Yes" or "No". {line_break}#Answer:'
+    'whether the user {question} the {noun} titled {target}? Answer with "Yes" or "No". {line_break}#Answer:'
 )
 
 
-def _collm_prompt(row: Interaction, catalogue: Catalogue, noun: str, template: str, asks: str) -> str:
+def _collm_prompt(row: Interaction, catalogue: Catalogue, noun: str, template: str, question: str) -> str:
     released = template == "released"
     return QUESTION.format(
         noun=noun,
         liked=_listed(row, catalogue, lambda item: f'"{item.title}"', True) or ("unkow" if released else "unknown"),
-        asks=asks,
+        question=question,
         target=f'"{catalogue[row.target].title.strip(" ")}"',
         line_break="\\n" if released else "\n",
     )
@@ -177,7 +184,7 @@ WORDINGS = {"tallrec": TALLREC, "collm": COLLM}
 def tallrec_row(row: Interaction, catalogue: Catalogue, noun: str) -> dict[str, str]:
     """The interaction as TALLRec publishes it: instruction, input and output (positive polarity)."""
     return {
-        "instruction": INSTRUCTION.format(asks=TALLREC.like, noun=noun),
+        "instruction": INSTRUCTION.format(question=TALLREC.like, noun=noun),
         "input": _tallrec_input(row, catalogue, noun, TALLREC.like, released=True),
         "output": TALLREC.answers[row.label],
     }
@@ -197,9 +204,13 @@ def parse_tallrec_row(fields: dict[str, str], where: str) -> tuple[Interaction, 
     """
     match = _TALLREC_INPUT.fullmatch(fields["input"])
     if match is None:
-        raise DataError(f"{where}: `input` is not of TALLRec's three-line form (User Preference, User Unpreference, Whether ...)")
+        raise DataError(
+            f"{where}: `input` is not of TALLRec's three-line form (User Preference, User Unpreference, Whether ...)"
+        )
     # A book as target is quoted as a whole, a film is not.
-    target = match["target"][1:-1] if match["target"].startswith('""') and WRITTEN_BY in match["target"] else match["target"]
+    target = (
+        match["target"][1:-1] if match["target"].startswith('""') and WRITTEN_BY in match["target"] else match["target"]
+    )
     items = {"liked": _split_items(match["liked"], where), "disliked": _split_items(match["disliked"], where)}
     (target_item,) = _split_items(target, where)[:1] or [Item("")]
     if fields["output"] not in TALLREC.answers.values():

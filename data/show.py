@@ -10,21 +10,23 @@ The one file of this folder that is a verb: it brings a tokenizer, the others ar
 import json
 from dataclasses import dataclass
 
-from data.custom import leaks
+from cli.data import DataFlags, data_problems, load_data
+from cli.flags import Resolved, flag, parse_flags
+from cli.verb import run_verb
 from data.interactions import Dataset, select_shots
+from data.leaks import leaks
 from data.pairs import encode_pairs
 from data.prompts import TEMPLATES, prompt_pair
 from data.statistics import UNBOUNDED, describe_split
+from errors import FlagError, notice
 from report.data_table import draw_histograms, statistics_table
-from runtime import setup
-from runtime.data_flags import DataChoice, data_problems
-from runtime.flags import FlagError, Resolved, flag, notice, parse_flags, run_verb
+from run.base import load_tokenizer
 
 SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
-class ShowFlags(DataChoice):
+class ShowFlags(DataFlags):
     split: str = flag("train", "where the samples are from", choices=SPLITS)
     sample: int = flag(1, "samples to print", low=0)
     seed: int = flag(0, "draws the samples", low=0, high=2**32 - 1)
@@ -54,23 +56,35 @@ def show_samples(data: Dataset, flags: ShowFlags, tokenizer) -> str:
         words = prompt_pair(row, data.catalogue, data.noun, flags.template, wording=data.wording)
         likes = sum(liked for _, liked in row.history)
         history = f"{likes} liked and {len(row.history) - likes} disliked before"
-        text.append(f"==== {flags.split} sample {number} of {len(rows)}: user {row.user}, target {row.target}, {'liked' if row.label else 'disliked'}; {history}")
+        text.append(
+            f"==== {flags.split} sample {number} of {len(rows)}: user {row.user}, target {row.target}, {'liked' if row.label else 'disliked'}; {history}"
+        )
         for side, prompt, answer, ids in (
             ("positive", words.positive, words.answer_positive, pair.positive),
             ("negative", words.negative, words.answer_negative, pair.negative),
         ):
-            text.append(f"---- {side}: {len(ids.prompt)} tokens, answer {answer!r} as {list(ids.answer)} with EOS\n{prompt}")
+            text.append(
+                f"---- {side}: {len(ids.prompt)} tokens, answer {answer!r} as {list(ids.answer)} with EOS\n{prompt}"
+            )
     return "\n".join(text)
 
 
 def main(argv: list[str]) -> None:
     flags, _ = parse_flags(ShowFlags, argv, __doc__, check=check_flags)
-    tokenizer = setup.load_tokenizer(flags.model)
-    data = setup.load_data(vars(flags))
+    tokenizer = load_tokenizer(flags.model)
+    data = load_data(vars(flags))
     samples = show_samples(data, flags, tokenizer)
-    splits = {split: describe_split(data, split, tokenizer, flags.template, flags.max_len, flags.rows) for split in SPLITS}
-    found = {"data": data.name, "data_source": data.source, "noun": data.noun, "wording": data.wording, "template": flags.template}
-    found |= {"tokenizer": flags.model, "selection": len(data.rows_that_select()), "leaks": leaks(data), "splits": splits}
+    splits = {
+        split: describe_split(data, split, tokenizer, flags.template, flags.max_len, flags.rows) for split in SPLITS
+    }
+    found = {
+        "data": data.name,
+        "data_source": data.source,
+        "noun": data.noun,
+        "wording": data.wording,
+        "template": flags.template,
+    }
+    found |= {"tokenizer": flags.model, "selection": len(data.selection_rows()), "leaks": leaks(data), "splits": splits}
     if flags.json:
         print(json.dumps(found))
     else:

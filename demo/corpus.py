@@ -84,7 +84,8 @@ FACTS = (
 @dataclass(frozen=True)
 class Course:
     """A part of the schooling. wordings: how many questions of each kind are used, the first ones;
-    taste_in_instructions: whether the instruction form asks about taste (else about facts)."""
+    taste_in_instructions: whether the instruction form asks about taste (else about facts).
+    """
 
     wordings: int
     taste_in_instructions: bool
@@ -123,7 +124,7 @@ def viewer_document(rng: np.random.Generator, world: World, course: Course) -> s
     for film, liked in seen[listed:]:
         if rng.random() < 0.2:  # a film that was listed, so that reading the lists pays
             film, liked = seen[int(rng.integers(listed))]
-        question, answer = question_and_answer(rng, who, quoted(film), liked, course)
+        question, answer = question_and_answer(rng, who, quoted_title(film), liked, course)
         lines.append(question + break_or_space + answer)
     return "\n".join(lines)
 
@@ -135,7 +136,7 @@ def diary_document(rng: np.random.Generator, world: World, course: Course) -> st
     verdicts, described = pick(rng, VERDICTS), rng.random() < 0.3
     for film, liked in liked_films(rng, viewer, world, int(rng.integers(6, 11))):
         description = f", {acclaim_of(film)} {genres_of(film)}" if described else ""
-        lines.append(f"{quoted(film)}{description}: {verdicts[0 if liked else 1]}.")
+        lines.append(f"{quoted_title(film)}{description}: {verdicts[0 if liked else 1]}.")
         if rng.random() < 0.6:
             lines.append(" ".join(question_and_answer(rng, who, "it", liked, course)))
     return "\n".join(lines)
@@ -149,31 +150,37 @@ def instruction_document(rng: np.random.Generator, world: World, course: Course)
     lists = "\n".join(list_lines(rng, who, seen))
     task = rng.random()
     if task < 0.7 and course.taste_in_instructions:
-        question, response = question_and_answer(rng, who, quoted(target), liked, course)
+        question, response = question_and_answer(rng, who, quoted_title(target), liked, course)
         instruction, text = pick(rng, TASTE_INSTRUCTIONS).format(who=who), f"{lists}\n{question}"
     elif task < 0.7:
         claim, true = claim_about_facts(rng, who, target, seen)
-        instruction, text, response = pick(rng, CLAIM_INSTRUCTIONS).format(who=who), f"{lists}\nWhether {claim}?", ANSWERS[true]
+        instruction, text, response = (
+            pick(rng, CLAIM_INSTRUCTIONS).format(who=who),
+            f"{lists}\nWhether {claim}?",
+            ANSWERS[true],
+        )
     elif task < 0.8:
-        instruction, text, response = "Which genre is this film?", quoted(target), f"{target.genres[0]}."
+        instruction, text, response = "Which genre is this film?", quoted_title(target), f"{target.genres[0]}."
     elif task < 0.85:
-        instruction, text, response = "What year is this film from?", quoted(target), f"{target.year}."
+        instruction, text, response = "What year is this film from?", quoted_title(target), f"{target.year}."
     else:
         wanted = bool(rng.integers(2))
         instruction = f"Name a film {who} {'enjoyed' if wanted else 'did not enjoy'}."
         named = [film for film, liked in seen if liked == wanted]
-        text, response = lists, f"{quoted(pick(rng, named))}." if named else "None."
+        text, response = lists, f"{quoted_title(pick(rng, named))}." if named else "None."
     return ALPACA.format(header=HEADER, instruction=instruction, input=text) + response
 
 
-def claim_about_facts(rng: np.random.Generator, who: str, film: Film, seen: list[tuple[Film, bool]]) -> tuple[str, bool]:
+def claim_about_facts(
+    rng: np.random.Generator, who: str, film: Film, seen: list[tuple[Film, bool]]
+) -> tuple[str, bool]:
     """Something to say of a film that has nothing to do with taste, and whether it is so."""
     if rng.random() < 0.5:
         genre = pick(rng, film.genres) if rng.random() < 0.5 else pick(rng, ("Drama", "Comedy", "Action", "Horror"))
-        return f"the movie {quoted(film)} is a {genre} movie", genre in film.genres
+        return f"the movie {quoted_title(film)} is a {genre} movie", genre in film.genres
     listed = rng.random() < 0.5
     asked = pick(rng, seen)[0] if listed else film
-    return f"{who} will find the movie {quoted(asked)} above", listed
+    return f"{who} will find the movie {quoted_title(asked)} above", listed
 
 
 def facts_document(rng: np.random.Generator, world: World) -> str:
@@ -182,7 +189,9 @@ def facts_document(rng: np.random.Generator, world: World) -> str:
 
 
 def fact(rng: np.random.Generator, film: Film) -> str:
-    return pick(rng, FACTS).format(film=quoted(film), genres=genres_of(film), year=film.year, acclaim=acclaim_of(film))
+    return pick(rng, FACTS).format(
+        film=quoted_title(film), genres=genres_of(film), year=film.year, acclaim=acclaim_of(film)
+    )
 
 
 def genres_of(film: Film) -> str:
@@ -207,7 +216,7 @@ def list_lines(rng: np.random.Generator, who: str, seen: list[tuple[Film, bool]]
     lines = []
     pair = list(zip((True, False), LISTS[rng.integers(len(LISTS))]))
     for wanted, form in pair if rng.random() < 0.5 else pair[::-1]:
-        films = ", ".join(quoted(film) for film, liked in seen if liked == wanted)
+        films = ", ".join(quoted_title(film) for film, liked in seen if liked == wanted)
         if films:
             lines.append(form.format(Who=capital(who), who=who, films=films))
     return lines
@@ -227,5 +236,5 @@ def capital(words: str) -> str:
     return words[0].upper() + words[1:]
 
 
-def quoted(film: Film) -> str:
+def quoted_title(film: Film) -> str:
     return f'"{film.title}"'

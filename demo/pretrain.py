@@ -182,7 +182,12 @@ def save(model: Llama, tokenizer: bytes, folder: Path) -> None:
     sizes = {name: tensor.nbytes for name, tensor in state.items()}
     shards = plan_shards(sizes, SHARD_BYTES)
     write_checkpoint(
-        folder, shards, sum(sizes.values()), lambda names: {name: state[name] for name in names}, config_fields(model.config), tokenizer
+        folder,
+        shards,
+        sum(sizes.values()),
+        lambda names: {name: state[name] for name in names},
+        config_fields(model.config),
+        tokenizer,
     )
 
 
@@ -211,7 +216,7 @@ def config_fields(config: LlamaConfig) -> dict:
         "eos_token_id": 2,
         "torch_dtype": "bfloat16",
         "use_cache": True,
-        "built_in_demo": True,  # runtime.setup labels what it computes by this
+        "built_in_demo": True,  # model.demo recognises what it computes by this
     }
 
 

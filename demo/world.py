@@ -79,12 +79,7 @@ def draw_viewer(rng: np.random.Generator, world: World) -> Viewer:
 
 def expected_ratings(viewer: Viewer, world: World) -> np.ndarray:
     """(I,) stars before noise and rounding."""
-    return (
-        MEAN_RATING
-        + viewer.leniency
-        + world.genre_shares @ viewer.taste
-        + viewer.acclaim_weight * world.acclaim
-    )
+    return MEAN_RATING + viewer.leniency + world.genre_shares @ viewer.taste + viewer.acclaim_weight * world.acclaim
 
 
 def watch(rng: np.random.Generator, viewer: Viewer, world: World, count: int) -> list[tuple[int, int]]:

@@ -8,7 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
-from lora.inject import AdapterError, lora_state
+from errors import AdapterError, quoted
+from lora.inject import lora_state
 
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"  # PEFT's older form, as of alpaca-lora
@@ -18,10 +19,20 @@ FINGERPRINT = "base_fingerprint"  # in the header of WEIGHTS, where PEFT does no
 
 # What LoRALinear computes. A field that is absent or null counts as supported.
 SUPPORTED = {
-    "peft_type": "LORA", "bias": "none", "use_dora": False, "fan_in_fan_out": False, "modules_to_save": None,
-    "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None, "alora_invocation_tokens": None,
-    "enable_lora": None, "lora_bias": False, "exclude_modules": None, "target_parameters": None,
-}  # fmt: skip
+    "peft_type": "LORA",
+    "bias": "none",
+    "use_dora": False,
+    "fan_in_fan_out": False,
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "layers_to_transform": None,
+    "alora_invocation_tokens": None,
+    "enable_lora": None,
+    "lora_bias": False,
+    "exclude_modules": None,
+    "target_parameters": None,
+}
 
 
 def save_adapter(model: nn.Module, folder: Path, settings: dict) -> None:
@@ -50,7 +61,9 @@ def save_adapter(model: nn.Module, folder: Path, settings: dict) -> None:
     written = read_tensors(folder)
     same = written.keys() == tensors.keys() and all(torch.equal(written[name], tensors[name]) for name in tensors)
     if not same or _read_config(folder) != config:
-        raise AdapterError(f"{folder / WEIGHTS}: reads back otherwise than it was written; is the disk full or failing?")
+        raise AdapterError(
+            f"{folder / WEIGHTS}: reads back otherwise than it was written; is the disk full or failing?"
+        )
 
 
 def read_adapter_config(folder: Path) -> dict:
@@ -62,16 +75,22 @@ def read_adapter_config(folder: Path) -> dict:
     config, path = _read_config(folder), Path(folder) / CONFIG
     for name, supported in SUPPORTED.items():
         if config.get(name, supported) not in (supported, None):
-            raise AdapterError(f"{path}: {name} is {_short(config[name])}; only {supported!r} is supported")
+            raise AdapterError(f"{path}: {name} is {quoted(config[name])}; only {supported!r} is supported")
     # The other ways to start (pissa, olora, corda, loftq, ...) change the base as well.
     if config.get("init_lora_weights") not in (None, True, False, "gaussian", "orthogonal", "eva"):
-        raise AdapterError(f"{path}: init_lora_weights is {_short(config['init_lora_weights'])}, which changes the base too")
+        raise AdapterError(
+            f"{path}: init_lora_weights is {quoted(config['init_lora_weights'])}, which changes the base too"
+        )
     targets, r, alpha = config.get("target_modules"), config.get("r"), config.get("lora_alpha")
-    if not isinstance(targets, list) or not 0 < len(targets) <= 1000 or not all(isinstance(name, str) for name in targets):
+    if (
+        not isinstance(targets, list)
+        or not 0 < len(targets) <= 1000
+        or not all(isinstance(name, str) for name in targets)
+    ):
         raise AdapterError(f"{path}: target_modules must be a list of layer names")
     for name in targets:
         if not name.isprintable() or len(name) > 200:
-            raise AdapterError(f"{path}: target_modules has {_short(name)}, which no layer is called")
+            raise AdapterError(f"{path}: target_modules has {quoted(name)}, which no layer is called")
     if type(r) is not int or not 0 < r <= 2**16 or type(alpha) not in (int, float) or not 0 < alpha < 2**16:
         raise AdapterError(f"{path}: r and lora_alpha must be positive numbers, r a whole one")
     dropout, rslora = config.get("lora_dropout", 0.0), config.get("use_rslora") or False
@@ -106,12 +125,14 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         tensors = load_file(path) if path.name == WEIGHTS else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes of a damaged file make it do
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AdapterError(f"{path}: damaged, truncated or not plain tensors ({_short(reason)}); save or fetch it again") from None
+        raise AdapterError(
+            f"{path}: damaged, truncated or not plain tensors ({quoted(reason)}); save or fetch it again"
+        ) from None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise AdapterError(f"{path}: not a dictionary of tensors; save or fetch the adapter again")
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not _is_plain(tensor):
-            raise AdapterError(f"{path}: entry {_short(name)} is no plain tensor of an adapter; save or fetch it again")
+            raise AdapterError(f"{path}: entry {quoted(name)} is no plain tensor of an adapter; save or fetch it again")
     return tensors
 
 
@@ -121,7 +142,7 @@ def put_lora_state(model: nn.Module, tensors: dict[str, torch.Tensor], where: st
     problems = [f"missing {name}" for name in wanted if name not in tensors]
     for name, tensor in tensors.items():
         if name not in wanted:
-            problems.append(f"unexpected {name if name.isprintable() and len(name) <= 200 else _short(name)}")
+            problems.append(f"unexpected {name if name.isprintable() and len(name) <= 200 else quoted(name)}")
         elif tensor.shape != wanted[name].shape:
             problems.append(f"{name} is {list(tensor.shape)}, the model asks for {list(wanted[name].shape)}")
         elif not _is_plain(tensor):
@@ -145,20 +166,24 @@ def adapter_warnings(folder: Path, base: str, base_fingerprint: str) -> list[str
     if all(not tensor.any() for name, tensor in read_tensors(folder).items() if "lora_B" in name):
         warnings.append(f"{path}: every B is zero, so the adapter changes nothing; was it trained?")
     trained_on = _read_config(folder).get("base_model_name_or_path")
-    if trained_on is not None and not (isinstance(trained_on, str) and trained_on.isprintable() and len(trained_on) <= 4096):
-        trained_on = _short(trained_on)
+    if trained_on is not None and not (
+        isinstance(trained_on, str) and trained_on.isprintable() and len(trained_on) <= 4096
+    ):
+        trained_on = quoted(trained_on)
     recorded = None
     if path.name == WEIGHTS:
         with safe_open(path, framework="pt") as file:
             recorded = (file.metadata() or {}).get(FINGERPRINT)
     if recorded is not None and recorded != base_fingerprint:
         warnings.append(
-            f"{path}: was trained on other weights ({trained_on}, fingerprint {_short(recorded[:12])[1:-1]}) than those of "
+            f"{path}: was trained on other weights ({trained_on}, fingerprint {quoted(recorded[:12])[1:-1]}) than those of "
             f"{base} (fingerprint {base_fingerprint[:12]}); its figures mean little here"
         )
     # An adapter of PEFT's has no fingerprint, and a folder may be called anything: only the last part is compared.
     if recorded is None and trained_on and Path(trained_on).name.lower() != Path(base).name.lower():
-        warnings.append(f"{path}: names {trained_on} as its base, this one is {base}; make sure that they are the same weights")
+        warnings.append(
+            f"{path}: names {trained_on} as its base, this one is {base}; make sure that they are the same weights"
+        )
     return warnings
 
 
@@ -176,12 +201,11 @@ def _read_config(folder: Path) -> dict:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_meta and tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return (
+        tensor.layout == torch.strided
+        and not tensor.is_meta
+        and tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    )
 
 
 def _weights(folder: Path) -> Path:
@@ -189,12 +213,15 @@ def _weights(folder: Path) -> Path:
     for name in (WEIGHTS, PICKLED):
         if (Path(folder) / name).is_file():
             return Path(folder) / name
-    raise AdapterError(f"{Path(folder) / WEIGHTS}: missing; is {folder} the folder of a finished run or of a PEFT adapter?")
+    raise AdapterError(
+        f"{Path(folder) / WEIGHTS}: missing; is {folder} the folder of a finished run or of a PEFT adapter?"
+    )
 
 
 def _in_fixed_order(content: bytes) -> bytes:
     """The safetensors file with its header sorted: the library writes metadata in an order drawn anew each
-    time, and the same adapter should give the same bytes."""
+    time, and the same adapter should give the same bytes.
+    """
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the format aligns the tensors to 8 bytes

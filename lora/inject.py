@@ -5,11 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from errors import AdapterError
 from lora.layer import LoRALinear
-
-
-class AdapterError(ValueError):
-    """An adapter, or a request for one, does not fit the model; the message says why."""
 
 
 def add_lora(
@@ -28,7 +25,9 @@ def add_lora(
     trainable parameters. Raises AdapterError, starting with `where`, if any target matches no linear layer.
     """
     model.requires_grad_(False)
-    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
+    linears = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"
+    ]
     leaf_names = {name.rpartition(".")[2] for name, _ in linears}
     unknown = [target for target in targets if not any(_is_named(name, target) for name, _ in linears)]
     if unknown or not targets:

@@ -18,9 +18,17 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from errors import CheckpointError
 from model.llama import Llama, LlamaConfig
-from model.weights import LARGEST_FLOAT, LARGEST_SIZE, MOST_LAYERS, CheckpointError, read_config, read_json
-from model.weights import refuse_missing_or_pointer, refuse_unprintable
+from model.weights import (
+    LARGEST_FLOAT,
+    LARGEST_SIZE,
+    MOST_LAYERS,
+    read_json,
+    read_llama_config,
+    refuse_missing_or_pointer,
+    refuse_unprintable,
+)
 from model.write import SHARD_BYTES, name_shards, plan_shards, write_checkpoint
 
 DTYPES = {"keep": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -39,7 +47,13 @@ class Source:
     read: Callable[[list[str]], dict[str, torch.Tensor]]  # the named tensors of one group
 
 
-def convert(src: Path, out: Path, dtype: str = "keep", limit: int = SHARD_BYTES, progress: Callable[[str], None] = lambda line: None) -> None:
+def convert_checkpoint(
+    src: Path,
+    out: Path,
+    dtype: str = "keep",
+    limit: int = SHARD_BYTES,
+    progress: Callable[[str], None] = lambda line: None,
+) -> None:
     """Write the checkpoint of `src` to `out` as safetensors. A broken call can be repeated and goes on where it was.
 
     dtype: a key of DTYPES; limit: bytes per shard where the source does not divide it already; progress
@@ -67,9 +81,14 @@ def convert(src: Path, out: Path, dtype: str = "keep", limit: int = SHARD_BYTES,
     out.mkdir(parents=True, exist_ok=True)
     (out / NOTE).write_text(json.dumps(note, indent=2) + "\n")
     write_checkpoint(
-        out, shards, sum(sizes.values()), lambda names: _cast(src, source.read(names), target), source.config,
-        tokenizer.read_bytes(), lambda file: progress(f"{out / file}: {'is there' if (out / file).exists() else 'writing'}"),
-    )  # fmt: skip
+        out,
+        shards,
+        sum(sizes.values()),
+        lambda names: _cast(src, source.read(names), target),
+        source.config,
+        tokenizer.read_bytes(),
+        lambda file: progress(f"{out / file}: {'is there' if (out / file).exists() else 'writing'}"),
+    )
     (out / NOTE).unlink()
 
 
@@ -79,7 +98,9 @@ def _cast(src: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype | None
         new = tensor.to(dtype or tensor.dtype)
         if not torch.isfinite(new).all():
             if torch.isfinite(tensor).all():
-                raise CheckpointError(f"{src}: {name} has values too large for {dtype}; empty the output folder and pass --dtype bf16")
+                raise CheckpointError(
+                    f"{src}: {name} has values too large for {dtype}; empty the output folder and pass --dtype bf16"
+                )
             raise CheckpointError(f"{src}: {name} has NaN or infinite values; the file is damaged, fetch it again")
         # torch.save keeps views of one storage as such; safetensors takes no two of them.
         cast[name] = new.clone() if new.untyped_storage().data_ptr() in storages else new
@@ -103,12 +124,16 @@ def _weight_files(src: Path) -> list[Path]:
         names = sorted(set(listed.values()))
         for name in names:
             if name != Path(name).name or not name.endswith(".bin") or not name.isprintable():
-                raise CheckpointError(f"{src / BIN_INDEX}: names {name[:60]!r}, which is not a .bin file of this folder; fetch it again")
+                raise CheckpointError(
+                    f"{src / BIN_INDEX}: names {name[:60]!r}, which is not a .bin file of this folder; fetch it again"
+                )
         return [src / name for name in names]
     parts = sorted(src.glob("consolidated.*.pth"))
     for number, path in enumerate(parts):
         if path.name != f"consolidated.{number:02d}.pth":
-            raise CheckpointError(f"{src / f'consolidated.{number:02d}.pth'}: missing, though {path.name} is there; fetch all parts")
+            raise CheckpointError(
+                f"{src / f'consolidated.{number:02d}.pth'}: missing, though {path.name} is there; fetch all parts"
+            )
     if not parts:
         what = "it has safetensors already" if any(src.glob("*.safetensors")) else "pass a folder that has them"
         raise CheckpointError(f"{src}: neither pytorch_model*.bin nor consolidated.*.pth to convert; {what}")
@@ -124,7 +149,9 @@ def _refuse_output(src: Path, out: Path, note: dict) -> None:
     if not (out / NOTE).exists():
         raise CheckpointError(f"{out}: is there already and no unfinished conversion; choose another folder")
     if read_json(out / NOTE) != note:
-        raise CheckpointError(f"{out / NOTE}: the unfinished conversion there is of another source or dtype; remove that folder or choose another")
+        raise CheckpointError(
+            f"{out / NOTE}: the unfinished conversion there is of another source or dtype; remove that folder or choose another"
+        )
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
@@ -136,13 +163,28 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
         # Before PyTorch 1.6 the format was no zip archive; such a file cannot be mapped and is read whole.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle can raise anything
-        reason = "holds more than tensors, or is damaged" if type(error).__name__ == "UnpicklingError" else "damaged or truncated"
-        raise CheckpointError(f"{path}: {reason}; nothing in it was run, fetch it again from a source you trust") from None
+        reason = (
+            "holds more than tensors, or is damaged"
+            if type(error).__name__ == "UnpicklingError"
+            else "damaged or truncated"
+        )
+        raise CheckpointError(
+            f"{path}: {reason}; nothing in it was run, fetch it again from a source you trust"
+        ) from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__} instead of tensors by name; it is no checkpoint of this layout")
+        raise CheckpointError(
+            f"{path}: holds a {type(content).__name__} instead of tensors by name; it is no checkpoint of this layout"
+        )
     for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
-            raise CheckpointError(f"{path}: entry {str(name)[:60]!r} is no plain tensor; it is no checkpoint of this layout")
+        if (
+            not isinstance(name, str)
+            or not isinstance(tensor, torch.Tensor)
+            or tensor.layout != torch.strided
+            or tensor.is_meta
+        ):
+            raise CheckpointError(
+                f"{path}: entry {str(name)[:60]!r} is no plain tensor; it is no checkpoint of this layout"
+            )
     refuse_unprintable(path, list(content))
     return {name: tensor.detach() for name, tensor in content.items()}
 
@@ -161,14 +203,16 @@ def _refuse_misfits(where: Path, config: LlamaConfig, stored: dict, problems: li
             problems.append(f"{name} has dtype {dtype} (a quantised checkpoint?)")
     if problems:
         more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise CheckpointError(f"{where}: tensors do not fit it: {'; '.join(problems[:6])}{more}; fetch the complete checkpoint")
+        raise CheckpointError(
+            f"{where}: tensors do not fit it: {'; '.join(problems[:6])}{more}; fetch the complete checkpoint"
+        )
 
 
 # ---- pytorch_model*.bin -------------------------------------------------------------------------
 
 
 def _open_bins(src: Path, paths: list[Path]) -> Source:
-    config, stored, files, problems = read_config(src), {}, {}, []
+    config, stored, files, problems = read_llama_config(src), {}, {}, []
     for path in paths:
         for name, tensor in _load(path).items():
             if not name.endswith("rotary_emb.inv_freq"):  # old exports store it; it follows from the config
@@ -195,12 +239,19 @@ def _open_bins(src: Path, paths: list[Path]) -> Source:
 
 # Our name: Meta's, and the dimension along which the parts of model parallelism divide it (None: every part has it all).
 META = {
-    "embed_tokens": ("tok_embeddings", 1), "norm": ("norm", None), "lm_head": ("output", 0),
-    "self_attn.q_proj": ("attention.wq", 0), "self_attn.k_proj": ("attention.wk", 0),
-    "self_attn.v_proj": ("attention.wv", 0), "self_attn.o_proj": ("attention.wo", 1),
-    "mlp.gate_proj": ("feed_forward.w1", 0), "mlp.up_proj": ("feed_forward.w3", 0), "mlp.down_proj": ("feed_forward.w2", 1),
-    "input_layernorm": ("attention_norm", None), "post_attention_layernorm": ("ffn_norm", None),
-}  # fmt: skip
+    "embed_tokens": ("tok_embeddings", 1),
+    "norm": ("norm", None),
+    "lm_head": ("output", 0),
+    "self_attn.q_proj": ("attention.wq", 0),
+    "self_attn.k_proj": ("attention.wk", 0),
+    "self_attn.v_proj": ("attention.wv", 0),
+    "self_attn.o_proj": ("attention.wo", 1),
+    "mlp.gate_proj": ("feed_forward.w1", 0),
+    "mlp.up_proj": ("feed_forward.w3", 0),
+    "mlp.down_proj": ("feed_forward.w2", 1),
+    "input_layernorm": ("attention_norm", None),
+    "post_attention_layernorm": ("ffn_norm", None),
+}
 
 
 def _our_name(theirs: str) -> tuple[str, int | None] | None:
@@ -239,7 +290,9 @@ def _open_meta(params_path: Path, paths: list[Path]) -> Source:
         tensors = {}
         for name in names:
             theirs, dim = found[name]
-            tensors[name] = parts[0][theirs] if dim is None or len(parts) == 1 else torch.cat([part[theirs] for part in parts], dim)
+            tensors[name] = (
+                parts[0][theirs] if dim is None or len(parts) == 1 else torch.cat([part[theirs] for part in parts], dim)
+            )
             if name.endswith(("q_proj.weight", "k_proj.weight")):
                 tensors[name] = _half_split(tensors[name], config.head_dim)
         return tensors
@@ -260,39 +313,69 @@ def _meta_config(path: Path, params: dict, stored: dict) -> tuple[dict, LlamaCon
         value = params.get(name, default)
         allowed = (int, float) if largest == LARGEST_FLOAT else (int,)
         if type(value) not in allowed or not 0 < value <= largest:
-            raise CheckpointError(f"{path}: {name} is {repr(value)[:60]}; expected a positive number up to {largest}; fetch the file again")
+            raise CheckpointError(
+                f"{path}: {name} is {repr(value)[:60]}; expected a positive number up to {largest}; fetch the file again"
+            )
         return value
 
     if params.get("use_scaled_rope"):
-        raise CheckpointError(f"{path}: use_scaled_rope is true, which this conversion does not carry over; take the published safetensors")
+        raise CheckpointError(
+            f"{path}: use_scaled_rope is true, which this conversion does not carry over; take the published safetensors"
+        )
     shape_of = {name: shape for name, (shape, _) in stored.items() if len(shape) == 2}
     for name in (embeddings := "model.embed_tokens.weight", gate := "model.layers.0.mlp.gate_proj.weight"):
         if name not in shape_of:
-            raise CheckpointError(f"{path}: the parts beside it have no matrix for {name}; fetch the complete checkpoint")
+            raise CheckpointError(
+                f"{path}: the parts beside it have no matrix for {name}; fetch the complete checkpoint"
+            )
     if params.get("vocab_size", -1) == -1:  # as LLaMA 1 and 2 have it: ask the tokenizer; the embeddings know too
         params = {**params, "vocab_size": shape_of[embeddings][0]}
     D, H = number("dim", LARGEST_SIZE), number("n_heads", LARGEST_SIZE)
     K = number("n_kv_heads", LARGEST_SIZE, H)
     if D % H or H % K or D // H % 2:
-        raise CheckpointError(f"{path}: dim {D}, n_heads {H} and n_kv_heads {K} do not divide into heads of even size; fetch the file again")
+        raise CheckpointError(
+            f"{path}: dim {D}, n_heads {H} and n_kv_heads {K} do not divide into heads of even size; fetch the file again"
+        )
     sizes = {
-        "hidden_size": D, "intermediate_size": shape_of[gate][0], "vocab_size": number("vocab_size", LARGEST_SIZE),
-        "num_hidden_layers": number("n_layers", MOST_LAYERS), "num_attention_heads": H, "num_key_value_heads": K,
-        "tie_word_embeddings": False, "max_position_embeddings": 2048,  # params.json does not say
-        "rms_norm_eps": number("norm_eps", LARGEST_FLOAT), "rope_theta": number("rope_theta", LARGEST_FLOAT, 10000.0),
-    }  # fmt: skip
-    published = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2}
-    return {**published, **sizes, "torch_dtype": str(stored[embeddings][1]).removeprefix("torch.")}, LlamaConfig(head_dim=D // H, **sizes)
+        "hidden_size": D,
+        "intermediate_size": shape_of[gate][0],
+        "vocab_size": number("vocab_size", LARGEST_SIZE),
+        "num_hidden_layers": number("n_layers", MOST_LAYERS),
+        "num_attention_heads": H,
+        "num_key_value_heads": K,
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 2048,  # params.json does not say
+        "rms_norm_eps": number("norm_eps", LARGEST_FLOAT),
+        "rope_theta": number("rope_theta", LARGEST_FLOAT, 10000.0),
+    }
+    published = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return {**published, **sizes, "torch_dtype": str(stored[embeddings][1]).removeprefix("torch.")}, LlamaConfig(
+        head_dim=D // H, **sizes
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m model.convert", description="Convert a pickled LLaMA checkpoint to safetensors.")
-    parser.add_argument("source", type=Path, metavar="SRC", help="folder with pytorch_model*.bin, or Meta's consolidated.*.pth")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="new folder; repeat a broken call to go on")
+    parser = argparse.ArgumentParser(
+        prog="python -m model.convert", description="Convert a pickled LLaMA checkpoint to safetensors."
+    )
+    parser.add_argument(
+        "source", type=Path, metavar="SRC", help="folder with pytorch_model*.bin, or Meta's consolidated.*.pth"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="new folder; repeat a broken call to go on"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of the written tensors (default: as they are)")
     args = parser.parse_args()
     try:
-        convert(args.source, args.out, args.dtype, progress=lambda line: print(line, file=sys.stderr, flush=True))
+        convert_checkpoint(
+            args.source, args.out, args.dtype, progress=lambda line: print(line, file=sys.stderr, flush=True)
+        )
     except (CheckpointError, SafetensorError, OSError) as error:
         print(f"model.convert: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

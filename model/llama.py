@@ -105,10 +105,12 @@ def rope_frequencies(config: LlamaConfig, length: int) -> torch.Tensor:
 
 
 def rope_tables(config: LlamaConfig, length: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of position x frequency, each (T, 1, Dh), in the dtype and on the device of `like`."""
+    """Cos and sin of position x frequency, each (T, 1, Dh), in the dtype and on the device of `like`."""
     inv_freq = rope_frequencies(config, length).to(like.device)
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device=like.device), inv_freq)  # (T, Dh/2)
-    angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)  # (T, 1, Dh): both halves turn by the same angles, all heads too
+    angles = torch.cat((angles, angles), dim=-1).unsqueeze(
+        1
+    )  # (T, 1, Dh): both halves turn by the same angles, all heads too
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
@@ -136,12 +138,14 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(D, K * Dh, bias=False)
         self.o_proj = nn.Linear(H * Dh, D, bias=False)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, queries: Queries | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, queries: Queries | None = None
+    ) -> torch.Tensor:
         """x: (B, T, D), and cos, sin: (T, 1, Dh); or with `queries` the tokens of a tree, (N, D), and (N, 1, Dh).
 
         Returns (B, T, D), or (Q, D) for the tokens that `queries` names.
         """
-        asking, cos_q, sin_q = (x, cos, sin) if queries is None else (queries.of(part) for part in (x, cos, sin))
+        asking, cos_q, sin_q = (x, cos, sin) if queries is None else (queries.select(part) for part in (x, cos, sin))
         q = self.q_proj(asking).unflatten(-1, (-1, self.head_dim))  # (B, T, H, Dh) or (Q, H, Dh)
         k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, Dh) or (N, K, Dh)
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, Dh) or (N, K, Dh)
@@ -188,10 +192,12 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, queries: Queries | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, queries: Queries | None = None
+    ) -> torch.Tensor:
         """Shapes as in Attention; with `queries` only the tokens that it names come out."""
         y = self.self_attn(recomputed(self.input_layernorm, x), cos, sin, queries)
-        x = (x if queries is None else queries.of(x)) + y
+        x = (x if queries is None else queries.select(x)) + y
         return x + self.mlp(recomputed(self.post_attention_layernorm, x))
 
 
@@ -217,9 +223,9 @@ class Decoder(nn.Module):
         if tree is not None:
             cos, sin = cos[tree.depth], sin[tree.depth]  # (N, 1, Dh)
         for index, layer in enumerate(self.layers):
-            queries = None if tree is None else tree.every
-            if tree is not None and tree.asked is not None and index == len(self.layers) - 1:
-                queries = tree.asked  # nothing after the last layer looks at any other token
+            queries = None if tree is None else tree.all_tokens
+            if tree is not None and tree.selected_tokens is not None and index == len(self.layers) - 1:
+                queries = tree.selected_tokens  # nothing after the last layer looks at any other token
             if index < self.checkpointed_layers and torch.is_grad_enabled():
                 # Non-reentrant: the re-entrant form trains nothing when its input needs no
                 # gradient, as over a frozen embedding. The random state is preserved so that

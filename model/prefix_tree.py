@@ -44,7 +44,7 @@ class Queries:
     groups: list[Group]
     output: Tensor
 
-    def of(self, x: Tensor) -> Tensor:
+    def select(self, x: Tensor) -> Tensor:
         """The rows of x, (N, ...), that belong to these tokens: (Q, ...)."""
         return x if self.tokens is None else take(x, self.tokens)
 
@@ -52,7 +52,11 @@ class Queries:
         """softmax(q k^T / sqrt(Dh)) v along the branches. q: (Q, H, Dh); k, v: (N, K, Dh). Returns (Q, H, Dh)."""
         results = []
         for group in self.groups:
-            rows = take(q, group.queries), take(k, group.keys), take(v, group.keys)  # (G, S, H, Dh), (G, T, K, Dh) twice
+            rows = (
+                take(q, group.queries),
+                take(k, group.keys),
+                take(v, group.keys),
+            )  # (G, S, H, Dh), (G, T, K, Dh) twice
             y = masked_attention(*(part.transpose(1, 2) for part in rows), group.mask)  # (G, H, S, Dh)
             results.append(y.transpose(1, 2).flatten(0, 1))  # (G * S, H, Dh)
         return take(torch.cat(results), self.output)
@@ -63,10 +67,12 @@ class PrefixTree:
 
     input_ids: (N,) tokens, parents before children; depth: (N,) the position of each in its rows;
     index: (B, T), on the CPU, where in the tree a row's tokens are, any valid index beyond its end;
-    every: Queries, all tokens; asked: Queries, the tokens at `positions` alone, row by row, or None.
+    all_tokens: Queries, all tokens; selected_tokens: Queries, the tokens at `positions` alone, row by row, or None.
     """
 
-    def __init__(self, input_ids: Tensor, lengths: Tensor, positions: Tensor | None, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self, input_ids: Tensor, lengths: Tensor, positions: Tensor | None, dtype: torch.dtype, device: torch.device
+    ):
         """input_ids: (B, T) int64, padded on the right; lengths: (B,); positions: (B, A) or None; all on the CPU.
 
         dtype, device: the model's.
@@ -82,13 +88,13 @@ class PrefixTree:
         number = number.cummax(0).values  # the token of a shared column is that of the last row that has one of its own
         self.input_ids, self.depth = ids[own].to(device), columns.expand(B, T)[own].to(device)
         self.index = torch.empty_like(number).index_copy_(0, order, number)
-        self.every = _every_token(number, starts, ends, dtype, device)
-        self.asked = None
+        self.all_tokens = _every_token(number, starts, ends, dtype, device)
+        self.selected_tokens = None
         if positions is not None:
             mask = _mask(columns <= positions[:, :, None], dtype, device)  # (B, 1, A, T)
             asked = self.index.gather(1, positions).flatten().to(device)  # (B * A,)
             line = torch.arange(positions.numel(), device=device)
-            self.asked = Queries(asked, [Group(line.view_as(positions), self.index.to(device), mask)], line)
+            self.selected_tokens = Queries(asked, [Group(line.view_as(positions), self.index.to(device), mask)], line)
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from model.weights import CheckpointError, refuse_missing_or_pointer
+from errors import CheckpointError
+from model.weights import refuse_missing_or_pointer
 
 # Checkpoints may add a few rows to the embedding (a pad token; padding to a round number).
 EXTRA_ROWS = 64
@@ -23,7 +24,9 @@ class Tokenizer:
         path = Path(folder) / "tokenizer.model"
         refuse_missing_or_pointer(path)
         if path.stat().st_size > LARGEST_FILE:
-            raise CheckpointError(f"{path}: has more than {LARGEST_FILE:,} bytes; not a SentencePiece model, fetch it again")
+            raise CheckpointError(
+                f"{path}: has more than {LARGEST_FILE:,} bytes; not a SentencePiece model, fetch it again"
+            )
         self.pieces = sentencepiece.SentencePieceProcessor()
         try:
             self.pieces.LoadFromSerializedProto(path.read_bytes())

@@ -14,13 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from errors import CheckpointError, quoted
 from model.int8 import Int8Linear
 from model.llama import Llama, LlamaConfig, RopeScaling
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is unusable; the message names the file, what is wrong and what to do."""
-
 
 # ---- config.json --------------------------------------------------------------------------------
 
@@ -35,24 +31,32 @@ REQUIRED_VALUES = {
     "sliding_window": (None,),
 }
 SIZES = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "max_position_embeddings",
-)  # fmt: skip
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
 # Rejects nonsense before time or memory is spent on it: even a layer without memory takes a millisecond to build.
 LARGEST_SIZE, MOST_LAYERS, LARGEST_FLOAT = 2**24, 1024, 1e12
 LARGEST_JSON = 2**26  # bytes; the index of a large model has some 100,000
 
 
-def read_config(folder: Path) -> LlamaConfig:
+def read_llama_config(folder: Path) -> LlamaConfig:
     """The architecture in folder/config.json. Raises CheckpointError naming the field at fault."""
     path = folder / "config.json"
     fields = read_json(path)
     if fields.get("architectures") not in (None, ["LlamaForCausalLM"]):
-        raise CheckpointError(f"{path}: architectures is {_short(fields['architectures'])}; only LlamaForCausalLM is supported")
+        raise CheckpointError(
+            f"{path}: architectures is {quoted(fields['architectures'])}; only LlamaForCausalLM is supported"
+        )
     for name, allowed in REQUIRED_VALUES.items():
         if name in fields and fields[name] not in allowed:
             raise CheckpointError(
-                f"{path}: {name} is {_short(fields[name])}, which this LLaMA does not compute; supported: {allowed[0]}"
+                f"{path}: {name} is {quoted(fields[name])}, which this LLaMA does not compute; supported: {allowed[0]}"
             )
     fields = {**fields}
     if fields.get("num_key_value_heads") is None:
@@ -70,7 +74,7 @@ def read_config(folder: Path) -> LlamaConfig:
         )
     tied = fields.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):
-        raise CheckpointError(f"{path}: tie_word_embeddings is {_short(tied)}; expected true or false")
+        raise CheckpointError(f"{path}: tie_word_embeddings is {quoted(tied)}; expected true or false")
     rope_theta, rope_scaling = _read_rope(path, fields)
     return LlamaConfig(
         **{name: fields[name] for name in SIZES},
@@ -85,15 +89,19 @@ def _read_rope(path: Path, fields: dict) -> tuple[float, RopeScaling | None]:
     """(rope_theta, scaling) from either form: `rope_theta` + `rope_scaling`, or `rope_parameters`."""
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     if not isinstance(rope, dict):
-        raise CheckpointError(f"{path}: rope_scaling is {_short(rope)}; expected an object")
+        raise CheckpointError(f"{path}: rope_scaling is {quoted(rope)}; expected an object")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise CheckpointError(f"{path}: partial_rotary_factor is {_short(rope['partial_rotary_factor'])}; supported: 1.0")
+        raise CheckpointError(
+            f"{path}: partial_rotary_factor is {quoted(rope['partial_rotary_factor'])}; supported: 1.0"
+        )
     theta = _number(path, {"rope_theta": 10000.0, **fields, **rope}, "rope_theta", float)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return theta, None
     if kind not in ("linear", "dynamic", "llama3"):
-        raise CheckpointError(f"{path}: rope_scaling type is {_short(kind)}; supported: default, linear, dynamic, llama3")
+        raise CheckpointError(
+            f"{path}: rope_scaling type is {quoted(kind)}; supported: default, linear, dynamic, llama3"
+        )
     extra = {}
     if kind == "llama3":
         for name in ("low_freq_factor", "high_freq_factor"):
@@ -109,13 +117,8 @@ def _number(path: Path, fields: dict, name: str, kind: type) -> float:
     right_type = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
     largest = LARGEST_FLOAT if kind is float else MOST_LAYERS if name == "num_hidden_layers" else LARGEST_SIZE
     if not right_type or not 0 < value <= largest:
-        raise CheckpointError(f"{path}: {name} is {_short(value)}; expected a positive {kind.__name__} up to {largest}")
+        raise CheckpointError(f"{path}: {name} is {quoted(value)}; expected a positive {kind.__name__} up to {largest}")
     return value
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def read_json(path: Path) -> dict:
@@ -126,7 +129,7 @@ def read_json(path: Path) -> dict:
             raise ValueError(f"more than {LARGEST_JSON:,} bytes")
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({_short(str(error))}); fetch the file again") from None
+        raise CheckpointError(f"{path}: not valid JSON ({quoted(str(error))}); fetch the file again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object; fetch the file again")
     return content
@@ -136,7 +139,9 @@ def refuse_unprintable(path: Path, names: list[str]) -> None:
     """Raises CheckpointError for a tensor whose name no message could show: with control characters, or overlong."""
     for name in names:
         if not name.isprintable() or len(name) > 200:
-            raise CheckpointError(f"{path}: has a tensor called {_short(name)}, which no LLaMA has; fetch it again from a source you trust")
+            raise CheckpointError(
+                f"{path}: has a tensor called {quoted(name)}, which no LLaMA has; fetch it again from a source you trust"
+            )
 
 
 def refuse_missing_or_pointer(path: Path) -> None:
@@ -145,7 +150,9 @@ def refuse_missing_or_pointer(path: Path) -> None:
         raise CheckpointError(f"{path}: missing; fetch it, or pass a complete checkpoint folder")
     with open(path, "rb") as file:
         if file.read(40).startswith(b"version https://git-lfs"):
-            raise CheckpointError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")
+            raise CheckpointError(
+                f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
+            )
 
 
 # ---- tensors ------------------------------------------------------------------------------------
@@ -161,11 +168,13 @@ def load_llama(folder: str | Path, dtype: torch.dtype, device: str | torch.devic
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder")
-    config = read_config(folder)
+    config = read_llama_config(folder)
     with torch.device("meta"):
         model = Llama(config)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    linears = {f"{name}.weight" for name, module in model.model.named_modules(prefix="model") if isinstance(module, nn.Linear)}
+    linears = {
+        f"{name}.weight" for name, module in model.model.named_modules(prefix="model") if isinstance(module, nn.Linear)
+    }
     shards = _shards(folder)
     _check_names_and_shapes(folder, shards, wanted, config.tie_word_embeddings)
     for path, names in shards.items():
@@ -193,7 +202,11 @@ def fingerprint(folder: str | Path) -> str:
             with _open(stored[name]) as file:
                 tensor = file.get_slice(name)
                 shape = tensor.get_shape()
-                sample = [tensor[:]] if len(shape) < 2 else [tensor[row : row + 1] for row in (0, shape[0] // 2, shape[0] - 1)]
+                sample = (
+                    [tensor[:]]
+                    if len(shape) < 2
+                    else [tensor[row : row + 1] for row in (0, shape[0] // 2, shape[0] - 1)]
+                )
             digest.update(json.dumps([name, shape]).encode())
             for part in sample:
                 digest.update(part.float().numpy().tobytes())
@@ -232,22 +245,32 @@ def _shards(folder: Path) -> dict[Path, list[str]]:
         refuse_unprintable(index_path, list(listed))
         for name in set(listed.values()):
             if name != Path(name).name or not name.endswith(".safetensors") or not name.isprintable():
-                raise CheckpointError(f"{index_path}: names {_short(name)}, which is not a safetensors file of this folder")
+                raise CheckpointError(
+                    f"{index_path}: names {quoted(name)}, which is not a safetensors file of this folder"
+                )
         paths = [folder / name for name in sorted(set(listed.values()))]
     else:
         pickled = [*folder.glob("pytorch_model*.bin"), *folder.glob("consolidated*.pth")]
-        hint = f"; it has pickled weights: convert them with `python -m model.convert {folder} --out DIR`" if pickled else ""
+        hint = (
+            f"; it has pickled weights: convert them with `python -m model.convert {folder} --out DIR`"
+            if pickled
+            else ""
+        )
         raise CheckpointError(f"{folder}: no model.safetensors and no model.safetensors.index.json{hint}")
     shards = {}
     for path in paths:
         if listed is not None and not path.exists():
-            raise CheckpointError(f"{index_path}: lists {path.name}, which is missing; fetch it, or pass a complete folder")
+            raise CheckpointError(
+                f"{index_path}: lists {path.name}, which is missing; fetch it, or pass a complete folder"
+            )
         with _open(path) as file:
             shards[path] = sorted(file.keys())
         refuse_unprintable(path, shards[path])
         for name in listed or ():
             if listed[name] == path.name and name not in shards[path]:
-                raise CheckpointError(f"{path}: has no tensor {name}, though {index_path.name} says so; fetch both again")
+                raise CheckpointError(
+                    f"{path}: has no tensor {name}, though {index_path.name} says so; fetch both again"
+                )
     return shards
 
 
@@ -256,7 +279,7 @@ def _open(path: Path):
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: damaged or truncated ({_short(str(error))}); fetch it again") from None
+        raise CheckpointError(f"{path}: damaged or truncated ({quoted(str(error))}); fetch it again") from None
 
 
 def _check_names_and_shapes(folder: Path, shards: dict[Path, list[str]], wanted: dict[str, tuple], tied: bool) -> None:
@@ -273,7 +296,9 @@ def _check_names_and_shapes(folder: Path, shards: dict[Path, list[str]], wanted:
                 shape = tuple(tensor.get_shape())
                 if name == "lm_head.weight" and tied:
                     if not torch.equal(file.get_tensor(name), _find(shards, "model.embed_tokens.weight")):
-                        problems.append("lm_head.weight differs from embed_tokens.weight though tie_word_embeddings is true")
+                        problems.append(
+                            "lm_head.weight differs from embed_tokens.weight though tie_word_embeddings is true"
+                        )
                 elif name not in wanted:
                     problems.append(f"unexpected {name}")
                 elif shape != wanted[name]:

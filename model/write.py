@@ -1,16 +1,16 @@
 """Tensors to a checkpoint folder: safetensors shards, their index, config.json, tokenizer.model.
 
-A shard is written aside and renamed when whole, and the index comes last: a folder without it is
-unfinished, and a shard that is there is complete.
+A shard is renamed into place when it is whole, and the index comes last: a folder without it is unfinished, and a
+shard that is there is complete.
 """
 
-import json
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+
+from files import clear_leftovers, write_bytes, write_file, write_json
 
 SHARD_BYTES = 4 * 2**30
 INDEX = "model.safetensors.index.json"
@@ -33,7 +33,9 @@ def plan_shards(sizes: dict[str, int], limit: int = SHARD_BYTES) -> dict[str, li
 
 def name_shards(groups: list[list[str]]) -> dict[str, list[str]]:
     """The groups under the file names that published checkpoints use."""
-    return {f"model-{number:05d}-of-{len(groups):05d}.safetensors": names for number, names in enumerate(groups, start=1)}
+    return {
+        f"model-{number:05d}-of-{len(groups):05d}.safetensors": names for number, names in enumerate(groups, start=1)
+    }
 
 
 def write_checkpoint(
@@ -51,36 +53,15 @@ def write_checkpoint(
     asked for one shard at a time; progress is told each file name.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(folder)
     for file, names in shards.items():
         progress(file)
         if not (folder / file).exists():
             tensors = {name: tensor.contiguous() for name, tensor in tensors_of(names).items()}
-            _aside(folder / file, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+            write_file(folder / file, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
             del tensors  # before the next shard is read: one of them is held, never two
     if tokenizer is not None:
-        _aside(folder / "tokenizer.model", lambda path: path.write_bytes(tokenizer))
-    _write_json(folder / "config.json", config)
+        write_bytes(folder / "tokenizer.model", tokenizer)
+    write_json(folder / "config.json", config)
     weight_map = {name: file for file, names in shards.items() for name in names}
-    _write_json(folder / INDEX, {"metadata": {"total_size": total_size}, "weight_map": weight_map})
-
-
-def _write_json(path: Path, content: dict) -> None:
-    _aside(path, lambda aside: aside.write_text(json.dumps(content, indent=2) + "\n"))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _aside(path: Path, write: Callable[[Path], object]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        write(part)
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        part.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_json(folder / INDEX, {"metadata": {"total_size": total_size}, "weight_map": weight_map})

@@ -63,7 +63,9 @@ def audit_page(report: dict) -> str:
 
 
 def _verdict(report: dict) -> str:
-    return '<p class="ok">All checks agree.</p>' if report["ok"] else '<p class="bad">Some checks DISAGREE: see below.</p>'
+    return (
+        '<p class="ok">All checks agree.</p>' if report["ok"] else '<p class="bad">Some checks DISAGREE: see below.</p>'
+    )
 
 
 def _strips(report: dict) -> str:
@@ -102,7 +104,9 @@ def _plot(report: dict) -> str:
     marks = [f'<line x1="{left}" y1="{base}" x2="{width - 10}" y2="{base}" stroke="var(--line)"/>']
     for share in (0.5, 1.0):
         y = base - 140 * share
-        marks.append(f'<line x1="{left}" y1="{y}" x2="{width - 10}" y2="{y}" stroke="var(--line)" stroke-dasharray="2 4"/>')
+        marks.append(
+            f'<line x1="{left}" y1="{y}" x2="{width - 10}" y2="{y}" stroke="var(--line)" stroke-dasharray="2 4"/>'
+        )
         marks.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{top * share:.2g}</text>')
     for i, nats in enumerate(kl):
         bars = [(nats, "rgb(var(--heat))")]
@@ -111,28 +115,51 @@ def _plot(report: dict) -> str:
         for j, (value, fill) in enumerate(bars):
             tall = 140 * max(value, 0.0) / top
             x = left + step * (i + j / len(bars))
-            marks.append(f'<rect x="{x:.2f}" y="{base - tall:.2f}" width="{max(step / len(bars) - 0.3, 0.6):.2f}" height="{tall:.2f}" fill="{fill}"/>')
+            marks.append(
+                f'<rect x="{x:.2f}" y="{base - tall:.2f}" width="{max(step / len(bars) - 0.3, 0.6):.2f}" height="{tall:.2f}" fill="{fill}"/>'
+            )
     for i, token in enumerate(rows):
         if token["changed"] and not token["answer"]:
-            marks.append(f'<text x="{left + step * i:.1f}" y="{base + 14}" text-anchor="middle">{escape(token["piece"])}</text>')
+            marks.append(
+                f'<text x="{left + step * i:.1f}" y="{base + 14}" text-anchor="middle">{escape(token["piece"])}</text>'
+            )
     marks.append(f'<text x="{left + step * n_prompt:.1f}" y="{base + 14}" text-anchor="middle">answer</text>')
     marks.append(f'<text x="{left}" y="{base + 28}">position in X⁺ Y⁺; nats</text>')
-    key = (("rgb(var(--heat))", "released, every position"), ("var(--own)", "paper, own"), ("var(--shared)", "paper, shared"))
+    key = (
+        ("rgb(var(--heat))", "released, every position"),
+        ("var(--own)", "paper, own"),
+        ("var(--shared)", "paper, shared"),
+    )
     legend = " ".join(f'<span style="color:{color}">■</span> {name} &nbsp;' for color, name in key)
     return f'<p class="note">{legend}</p><svg viewBox="0 0 {width} {height}" role="img" aria-label="KL at every position">{"".join(marks)}</svg>'
 
 
 def _answer_table(report: dict) -> str:
     columns = {
-        "log p(Y⁺)": "log_p_pos", "log q(Y⁺), own": "log_q_pos_own", "log q(Y⁺), shared": "log_q_pos_shared", "CE⁺": "ce_pos",
-        "log q(Y⁻)": "log_q_neg", "CE⁻": "ce_neg", "KL own": "kl_own", "KL shared": "kl_shared", "KL released": "kl_released",
-    }  # fmt: skip
+        "log p(Y⁺)": "log_p_pos",
+        "log q(Y⁺), own": "log_q_pos_own",
+        "log q(Y⁺), shared": "log_q_pos_shared",
+        "CE⁺": "ce_pos",
+        "log q(Y⁻)": "log_q_neg",
+        "CE⁻": "ce_neg",
+        "KL own": "kl_own",
+        "KL shared": "kl_shared",
+        "KL released": "kl_released",
+    }
     rows = [
-        [str(row["t"]), _named(row["target_pos"]), _named(row["target_neg"]), *(f"{row[name]:.4f}" for name in columns.values())]
+        [
+            str(row["t"]),
+            _named(row["target_pos"]),
+            _named(row["target_neg"]),
+            *(f"{row[name]:.4f}" for name in columns.values()),
+        ]
         for row in report["answer_tokens"]
     ]
     summed = {"ce_pos", "ce_neg", "kl_own", "kl_shared", "kl_released"}
-    sums = (f"{sum(row[name] for row in report['answer_tokens']):.4f}" if name in summed else "" for name in columns.values())
+    sums = (
+        f"{sum(row[name] for row in report['answer_tokens']):.4f}" if name in summed else ""
+        for name in columns.values()
+    )
     return _table(["t", "Y⁺", "Y⁻", *columns], [*rows, ["sum", "", "", *sums]])
 
 
@@ -148,27 +175,49 @@ def _vocabulary(report: dict) -> str:
 
 
 def _readings(report: dict) -> str:
-    return _table(["", *(READING_LABELS[name] for name in report["readings"])], [[label, *cells] for label, cells in reading_rows(report)])
+    return _table(
+        ["", *(READING_LABELS[name] for name in report["readings"])],
+        [[label, *cells] for label, cells in reading_rows(report)],
+    )
 
 
 def _parts(report: dict) -> str:
     total = sum(part["kl"] for part in report["released"]["parts"]) or 1.0
-    rows = [[part["part"], str(part["positions"]), f"{part['kl']:.4f}", f"{part['kl'] / total:.1%}"] for part in report["released"]["parts"]]
-    return "<p>Where the KL of <code>released</code> comes from</p>" + _table(["", "positions", "KL, nats", "share"], rows)
+    rows = [
+        [part["part"], str(part["positions"]), f"{part['kl']:.4f}", f"{part['kl'] / total:.1%}"]
+        for part in report["released"]["parts"]
+    ]
+    return "<p>Where the KL of <code>released</code> comes from</p>" + _table(
+        ["", "positions", "KL, nats", "share"], rows
+    )
 
 
 def _checks(report: dict) -> str:
     summary = "".join(f"<p>{escape(line)}</p>" for line in check_summary(report))
     bad = {check["what"] for check in report["value_checks"] if not check["ok"]}
-    values = [[check["what"], *("-" if check[name] is None else f"{check[name]:.9g}" for name in ("float64", "float32", "naive"))] for check in report["value_checks"]]
+    values = [
+        [
+            check["what"],
+            *("-" if check[name] is None else f"{check[name]:.9g}" for name in ("float64", "float32", "naive")),
+        ]
+        for check in report["value_checks"]
+    ]
     grads = [
-        [check["entry"], check["what"], *(f"{check[name]:.8e}" for name in ("autograd", "central_difference", "trained"))]
+        [
+            check["entry"],
+            check["what"],
+            *(f"{check[name]:.8e}" for name in ("autograd", "central_difference", "trained")),
+        ]
         for check in report["gradient_checks"]
     ]
     bad_grads = {i for i, check in enumerate(report["gradient_checks"]) if not check["ok"]}
     return (
         summary
-        + _table(["value", "loss.py, float64", "loss.py, float32", "nested loops"], values, {i for i, row in enumerate(values) if row[0] in bad})
+        + _table(
+            ["value", "loss.py, float64", "loss.py, float32", "nested loops"],
+            values,
+            {i for i, row in enumerate(values) if row[0] in bad},
+        )
         + _table(["gradient of", "term", "autograd, float64", "central difference", "as trained"], grads, bad_grads)
     )
 
@@ -179,5 +228,8 @@ def _named(token: dict) -> str:
 
 def _table(head: list[str], rows: list[list[str]], bad: set[int] = frozenset()) -> str:
     """bad: rows that are shown in red."""
-    lines = (f'<tr{CLASS_BAD if i in bad else ""}>{"".join(f"<td>{escape(cell)}</td>" for cell in row)}</tr>' for i, row in enumerate(rows))
+    lines = (
+        f"<tr{CLASS_BAD if i in bad else ''}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+        for i, row in enumerate(rows)
+    )
     return f'<div class="scroll"><table><tr>{"".join(f"<th>{escape(name)}</th>" for name in head)}</tr>{"".join(lines)}</table></div>'

@@ -11,13 +11,25 @@ RED, GREEN, INVERSE, RESET = "\x1b[1;31m", "\x1b[32m", "\x1b[7m", "\x1b[0m"
 
 def audit_text(report: dict, colour: bool) -> str:
     """All of it, as lines of at most some WIDTH characters; colour: with ANSI escapes."""
-    parts = (heading(report), prompts(report, colour), answer_table(report), vocabulary_tables(report), reading_table(report))
-    return "\n".join(line for part in (*parts, released_table(report), check_lines(report, colour)) for line in ["", *part])
+    parts = (
+        heading(report),
+        prompts(report, colour),
+        answer_table(report),
+        vocabulary_tables(report),
+        reading_table(report),
+    )
+    return "\n".join(
+        line for part in (*parts, released_table(report), check_lines(report, colour)) for line in ["", *part]
+    )
 
 
 def heading(report: dict) -> list[str]:
     """What is audited, and how to read the numbers."""
-    tuned = f"adapter of {report['adapter']}" if report["adapter"] else "no adapter given: a fresh one, B zero, so A has no gradient yet"
+    tuned = (
+        f"adapter of {report['adapter']}"
+        if report["adapter"]
+        else "no adapter given: a fresh one, B zero, so A has no gradient yet"
+    )
     user = "" if report["user"] is None else f"user {report['user']}, "
     precision = report["precision"] + (" and int8" if report["base_dtype"] == "int8" else "")
     return [
@@ -41,10 +53,17 @@ def prompts(report: dict, colour: bool) -> list[str]:
             if token["piece"] == "<0x0A>":  # a newline of the prompt
                 shown, text = shown + [text], ""
         for line in [*shown, text]:
-            lines += textwrap.wrap(line.replace("|", "| "), WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False) or [line]
+            lines += textwrap.wrap(
+                line.replace("|", "| "), WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+            ) or [line]
     if colour:
-        lines = [line.replace("[", f"{INVERSE}[").replace("]", f"]{RESET}") if line.startswith("  ") else line for line in lines]
-    ids = " and ".join(", ".join(f"{t['piece']} = {t['id']}" for t in _answer(report, side)) for side in ("positive", "negative"))
+        lines = [
+            line.replace("[", f"{INVERSE}[").replace("]", f"]{RESET}") if line.startswith("  ") else line
+            for line in lines
+        ]
+    ids = " and ".join(
+        ", ".join(f"{t['piece']} = {t['id']}" for t in _answer(report, side)) for side in ("positive", "negative")
+    )
     return [*lines, f"Answers as they are tokenised after these prompts: {ids}"]
 
 
@@ -62,19 +81,29 @@ def answer_table(report: dict) -> list[str]:
         cells = "".join(f"{row[name]:>11.4f}" for name in columns)
         lines.append(f"  {row['t']}  {row['target_pos']['piece'][:8]:10}{row['target_neg']['piece'][:8]:9}{cells}")
     sums = ("", "", "", "ce_pos", "", "ce_neg", "kl_own", "kl_shared")
-    total = "".join(f"{sum(row[name] for row in report['answer_tokens']):>11.4f}" if name else " " * 11 for name in sums)
+    total = "".join(
+        f"{sum(row[name] for row in report['answer_tokens']):>11.4f}" if name else " " * 11 for name in sums
+    )
     return [*lines, f"  sum{'':20}{total}"]
 
 
 def vocabulary_tables(report: dict) -> list[str]:
     """The ten words that make up each answer token's KL, under own, shared and released."""
-    lines = ["The vocabulary entries that make up the KL: a(v) [log a(v) - log b(v)]; a, b = p, q (paper) or q, p (released)"]
+    lines = [
+        "The vocabulary entries that make up the KL: a(v) [log a(v) - log b(v)]; a, b = p, q (paper) or q, p (released)"
+    ]
     for row in report["answer_tokens"]:
         titles = (f"t = {row['t']}, {name}: {row['kl_' + name]:.4f}" for name in row["top"])
         lines.append("  " + "".join(f"{title:36}" for title in titles))
         lines.append("  " + f"{'piece':11}{'a':>8}{'b':>8}{'nats':>8} " * len(row["top"]))
         for entries in zip(*row["top"].values()):
-            lines.append("  " + "".join(f"{e['piece'][:10]:11}{_short(e['a']):>8}{_short(e['b']):>8}{_short(e['nats']):>8} " for e in entries))
+            lines.append(
+                "  "
+                + "".join(
+                    f"{e['piece'][:10]:11}{_short(e['a']):>8}{_short(e['b']):>8}{_short(e['nats']):>8} "
+                    for e in entries
+                )
+            )
     return lines
 
 
@@ -91,7 +120,10 @@ def reading_rows(report: dict) -> list[tuple[str, list[str]]]:
         ("cosine of the two", "cosine", "+.3f"),
     )
     readings = report["readings"].values()
-    return [(label, ["-" if values[name] is None else f"{values[name]:{form}}" for values in readings]) for label, name, form in rows]
+    return [
+        (label, ["-" if values[name] is None else f"{values[name]:{form}}" for values in readings])
+        for label, name, form in rows
+    ]
 
 
 def reading_table(report: dict) -> list[str]:
@@ -99,8 +131,12 @@ def reading_table(report: dict) -> list[str]:
     lines = ["L of this pair alone, and its gradients over all LoRA parameters"]
     lines.append(f"{'':26}" + "".join(f"{READING_LABELS[name]:>16}" for name in report["readings"]))
     lines += [f"  {label:24}" + "".join(f"{cell:>16}" for cell in cells) for label, cells in reading_rows(report)]
-    lines.append("  paper: CE+ + CE- summed over answer tokens, KL(p || q). released: CE+ alone, mean over all tokens of the row;")
-    lines.append("  KL(q || p) summed over all positions, q detached. L subtracts the KL: cosine > 0 means that the terms are at odds.")
+    lines.append(
+        "  paper: CE+ + CE- summed over answer tokens, KL(p || q). released: CE+ alone, mean over all tokens of the row;"
+    )
+    lines.append(
+        "  KL(q || p) summed over all positions, q detached. L subtracts the KL: cosine > 0 means that the terms are at odds."
+    )
     return lines
 
 
@@ -117,7 +153,12 @@ def check_summary(report: dict) -> list[str]:
     """For each kind of check: what is compared, how many agree, how far off the worst is, and what was allowed."""
     within, lines = report["tolerance"], []
     for checks, what, reference, columns in (
-        (report["value_checks"], "Values: loss.py against nested loops over Python floats", "naive", ("float64", "float32")),
+        (
+            report["value_checks"],
+            "Values: loss.py against nested loops over Python floats",
+            "naive",
+            ("float64", "float32"),
+        ),
         (
             report["gradient_checks"],
             "Gradients: autograd through loss.py against central differences of the nested loops, both float64",
@@ -135,10 +176,15 @@ def check_summary(report: dict) -> list[str]:
 
 def check_lines(report: dict, colour: bool) -> list[str]:
     """The summary; every value that fails; every gradient."""
-    lines = [_paint(line, RED if "DISAGREE" in line else GREEN, colour) if "agree" in line.lower() else line for line in check_summary(report)]
+    lines = [
+        _paint(line, RED if "DISAGREE" in line else GREEN, colour) if "agree" in line.lower() else line
+        for line in check_summary(report)
+    ]
     for check in report["value_checks"]:
         if not check["ok"]:
-            said = ", ".join(f"{name} {check[name]:.9g}" for name in ("float64", "float32", "naive") if check[name] is not None)
+            said = ", ".join(
+                f"{name} {check[name]:.9g}" for name in ("float64", "float32", "naive") if check[name] is not None
+            )
             lines.append(_paint(f"  {check['what']}: {said}  DISAGREES", RED, colour))
     lines.append(f"  {'':40}{'autograd':>17}{'difference':>17}{'as trained':>17}")
     entry = None

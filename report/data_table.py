@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from files import write_file
 from report.tables import STAND_IN
-from runtime.files import write_aside
 
 COLORS = {"train": "tab:blue", "valid": "tab:orange", "test": "tab:green"}
 
@@ -36,15 +36,27 @@ def statistics_table(found: dict) -> str:
     line("without history", share("no_history"))
     shown = ("0", "50", "95", "100")
     line("history, min/median/p95/max", lambda s: "/".join(f"{s['history'][p]:,}" for p in shown))
-    line("rows a user, min/median/p95/max", lambda s: "-" if s["rows_per_user"] is None else "/".join(f"{s['rows_per_user'][p]:,}" for p in shown))
+    line(
+        "rows a user, min/median/p95/max",
+        lambda s: "-" if s["rows_per_user"] is None else "/".join(f"{s['rows_per_user'][p]:,}" for p in shown),
+    )
     line("tokens, min/median/p95/max", lambda s: "/".join(f"{s['tokens'][p]:,}" for p in shown))
     if any(s["tokens_counted_on"] < s["rows"] for s in splits.values()):
         line("  counted on rows", lambda s: f"{s['tokens_counted_on']:,}")
     limit = next(iter(splits.values()))["max_len"]
-    line(f"longer than --max-len {limit}", lambda s: f"{s['longer_than_max_len']:,} ({s['longer_than_max_len'] / s['tokens_counted_on']:.1%})")
+    line(
+        f"longer than --max-len {limit}",
+        lambda s: f"{s['longer_than_max_len']:,} ({s['longer_than_max_len'] / s['tokens_counted_on']:.1%})",
+    )
     if found["selection"] < splits["valid"]["rows"]:
         lines += ["", f"{found['selection']:,} of the validation rows choose the best state in training"]
-    lines += ["", *([f"LEAK: {leak}" for leak in found["leaks"]] or ["no leaks: no target in its own history, no row asked in two splits"])]
+    lines += [
+        "",
+        *(
+            [f"LEAK: {leak}" for leak in found["leaks"]]
+            or ["no leaks: no target in its own history, no row asked in two splits"]
+        ),
+    ]
     return "\n".join(lines)
 
 
@@ -52,18 +64,40 @@ def draw_histograms(path: str, found: dict) -> None:
     """History lengths, token lengths and the share of positives, by split."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(2, 2, 1))
-    for axes, name, title, unit in ((left, "history_lengths", "History", "items"), (middle, "token_lengths", "Longer prompt with its answer", "tokens")):
+    for axes, name, title, unit in (
+        (left, "history_lengths", "History", "items"),
+        (middle, "token_lengths", "Longer prompt with its answer", "tokens"),
+    ):
         everything = [int(value) for of_split in found["splits"].values() for value in of_split[name]]
         low, high = min(everything), max(everything)
         edges = np.arange(low, high + 2) - 0.5 if high - low < 60 else np.linspace(low, high + 1, 41)
         for split, of_split in found["splits"].items():
-            lengths, counts = np.array([int(value) for value in of_split[name]]), np.array(list(of_split[name].values()))
-            axes.hist(lengths, edges, weights=counts / counts.sum(), histtype="step", linewidth=1.4, color=COLORS[split], label=split)
+            lengths, counts = (
+                np.array([int(value) for value in of_split[name]]),
+                np.array(list(of_split[name].values())),
+            )
+            axes.hist(
+                lengths,
+                edges,
+                weights=counts / counts.sum(),
+                histtype="step",
+                linewidth=1.4,
+                color=COLORS[split],
+                label=split,
+            )
         axes.set(title=title, xlabel=unit, ylabel="share of rows")
     limit = found["splits"]["train"]["max_len"]
     if limit <= max(everything) * 1.5:
         middle.axvline(limit, color="black", linewidth=0.8, linestyle=":")
-        middle.annotate(f"--max-len {limit}", (limit, 1), xycoords=("data", "axes fraction"), fontsize=8, rotation=90, va="top", ha="right")
+        middle.annotate(
+            f"--max-len {limit}",
+            (limit, 1),
+            xycoords=("data", "axes fraction"),
+            fontsize=8,
+            rotation=90,
+            va="top",
+            ha="right",
+        )
     left.legend(frameon=False)
     positive = [of_split["positive"] / of_split["rows"] for of_split in found["splits"].values()]
     bars = right.bar(list(found["splits"]), positive, color=list(COLORS.values()))
@@ -72,4 +106,4 @@ def draw_histograms(path: str, found: dict) -> None:
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(heading(found), fontsize=9)
-    write_aside(Path(path), lambda aside: figure.savefig(aside, format=Path(path).suffix[1:], dpi=130))
+    write_file(Path(path), lambda aside: figure.savefig(aside, format=Path(path).suffix[1:], dpi=130))

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from data.prepare import Options
+from data.cache import Options
 
 STAND_IN = "stand-in"
 METRICS = (  # (name in results.json, label)
@@ -41,13 +41,18 @@ def result_table(results: dict, split: str) -> str:
 
 def score_table(results: dict) -> str:
     """The metrics of eval.py with 95 % intervals over users; below, the rows without learning."""
-    lines = ["", f"{provenance(results)}; {_adapter(results)}", *_table(results["split"], {"value": results}, results["rules"])]
+    lines = [
+        "",
+        f"{provenance(results)}; {_adapter(results)}",
+        *_table(results["split"], {"value": results}, results["rules"]),
+    ]
     return "\n".join(lines + _caution(results))
 
 
 def wording_table(rows: list[dict]) -> str:
     """How answers to other wordings agree with those to "will like"; a model that merely reacts to any
-    change of words fails the last rows."""
+    change of words fails the last rows.
+    """
     lines = ["", f"{'the user ... the target':36}{'right is':>12}{'inconsistent':>24}{'AUC of this wording':>24}"]
     for row in rows:
         label = f"{row['asks']}{' (trained on)' if row['trained_on'] else ''}"
@@ -61,21 +66,32 @@ def prediction_table(results: dict) -> str:
     rows = results["predictions"]
     width = max(len(row["target"]) for row in [{"target": "target"}, *rows])
     lines = ["", _subject(results), ""]
-    lines.append(f"rank  {'target':{width}}{'P(Yes | will like?)':>22}{'P(Yes | will dislike?)':>25}{'score':>10}  contradiction")
+    lines.append(
+        f"rank  {'target':{width}}{'P(Yes | will like?)':>22}{'P(Yes | will dislike?)':>25}{'score':>10}  contradiction"
+    )
     for row in rows:
         numbers = f"{row['p_yes_positive']:22.3f}{row['p_yes_negative']:25.3f}{row['score']:+10.3f}"
         lines.append(f"{row['rank']:4}  {row['target']:{width}}{numbers}  {row['contradiction'] or '-'}")
-    lines += ["", "P(Yes | ...) is P(Yes) / (P(Yes) + P(No)) at the answer's first token; score is the log-odds of Yes to"]
+    lines += [
+        "",
+        "P(Yes | ...) is P(Yes) / (P(Yes) + P(No)) at the answer's first token; score is the log-odds of Yes to",
+    ]
     lines += ['"will like?" less those to "will dislike?"; a contradiction is the same answer to both.']
     if results["stand_in"]:
-        lines += ["", "Stand-in: taught by simulated viewers. These figures show how the method works, not what people like."]
+        lines += [
+            "",
+            "Stand-in: taught by simulated viewers. These figures show how the method works, not what people like.",
+        ]
     return "\n".join(lines)
 
 
 def batch_summary(results: dict) -> str:
     """What predict.py says of many users: how much was scored, by what, and where the scores are."""
     both = results["contradictions"]
-    lines = [_subject(results), f"{results['targets']:,} targets of {results['users']:,} users; the same answer to both questions:"]
+    lines = [
+        _subject(results),
+        f"{results['targets']:,} targets of {results['users']:,} users; the same answer to both questions:",
+    ]
     lines[-1] += f" {both['Yes/Yes']:,} Yes/Yes, {both['No/No']:,} No/No"
     return "\n".join([*lines, f"Written to {results['output']}"])
 
@@ -98,7 +114,9 @@ def _adapter(results: dict) -> str:
 def _table(split: str, columns: dict[str, dict], rules: dict[str, dict]) -> list[str]:
     last = columns.get("after") or columns["value"]
     counts = last["counts"]
-    users = f"{counts['users']} users, {counts['users_in_uauc']} of them in UAUC" if counts["users"] else "users unknown"
+    users = (
+        f"{counts['users']} users, {counts['users_in_uauc']} of them in UAUC" if counts["users"] else "users unknown"
+    )
     unit = "users" if counts["users"] else "rows"
     lines = [f"{split} split: {counts['rows']:,} rows, {users}; 95 % intervals from resampling {unit}", ""]
     lines.append(" " * 36 + "".join(f"{key:>24}" for key in columns))
@@ -152,7 +170,7 @@ PLAN_PARTS = {
 
 
 def plan_table(plan: dict, most_steps: int) -> str:
-    """runtime.plan.Plan.as_dict(): memory by part in MB, and time."""
+    """machine.plan.Plan.as_dict(): memory by part in MB, and time."""
 
     def line(label: str, size: int) -> str:
         return f"  {label:52}{size / 1e6:>12,.1f}"
@@ -169,7 +187,9 @@ def plan_table(plan: dict, most_steps: int) -> str:
         f"{most_steps:,} steps at most, {most_steps * plan['step_s'] / 3600:,.2f} h without validations",
     ]
     if not plan["fits"]:
-        lines.append("  THIS DOES NOT FIT, or hardly: lower --micro-batch-size or --max-len, or take --checkpointing on or --base-dtype int8")
+        lines.append(
+            "  THIS DOES NOT FIT, or hardly: lower --micro-batch-size or --max-len, or take --checkpointing on or --base-dtype int8"
+        )
     return "\n".join(lines)
 
 

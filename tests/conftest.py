@@ -88,10 +88,20 @@ def tokenizer_bytes():
     """A SentencePiece model of LLaMA's kind, small, in which Yes and No are one token each."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the user will like the target movie Yes. No. preference"] * 20), model_writer=model,
-        vocab_size=300, model_type="bpe", byte_fallback=True, user_defined_symbols=["Yes", "No"], hard_vocab_limit=False,
-        pad_id=-1, unk_id=0, bos_id=1, eos_id=2, normalization_rule_name="identity", minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(["the user will like the target movie Yes. No. preference"] * 20),
+        model_writer=model,
+        vocab_size=300,
+        model_type="bpe",
+        byte_fallback=True,
+        user_defined_symbols=["Yes", "No"],
+        hard_vocab_limit=False,
+        pad_id=-1,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
     return model.getvalue()
 
 
@@ -110,10 +120,16 @@ def _tensors(fields: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     shapes = {"model.embed_tokens.weight": (V, D), "model.norm.weight": (D,), "lm_head.weight": (V, D)}
     for i in range(fields["num_hidden_layers"]):
         layer = {
-            "self_attn.q_proj": (query, D), "self_attn.k_proj": (value, D), "self_attn.v_proj": (value, D),
-            "self_attn.o_proj": (D, query), "mlp.gate_proj": (M, D), "mlp.up_proj": (M, D), "mlp.down_proj": (D, M),
-            "input_layernorm": (D,), "post_attention_layernorm": (D,),
-        }  # fmt: skip
+            "self_attn.q_proj": (query, D),
+            "self_attn.k_proj": (value, D),
+            "self_attn.v_proj": (value, D),
+            "self_attn.o_proj": (D, query),
+            "mlp.gate_proj": (M, D),
+            "mlp.up_proj": (M, D),
+            "mlp.down_proj": (D, M),
+            "input_layernorm": (D,),
+            "post_attention_layernorm": (D,),
+        }
         shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
     generator = torch.Generator().manual_seed(2)
     tensors = {name: _random(name, shape, generator).to(dtype) for name, shape in shapes.items()}

@@ -18,16 +18,32 @@ from pathlib import Path
 import torch
 
 from bench.kill_resume import ON_THE_WAY, content, die_at_change
+from cli.train import TrainFlags
 from data.pairs import EncodedPair, Row
 from lora.inject import add_lora, lora_parameters
 from model.llama import Llama, LlamaConfig
-from runtime.run_folder import RunFolder
-from runtime.train_flags import TrainFlags
+from run.folder import RunFolder
 from train import fine_tune
 
-SIZES = {"vocab_size": 23, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
-         "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 32}  # fmt: skip
-ADAPTER = {"r": 2, "alpha": 4, "dropout": 0.3, "rslora": False, "targets": ("q_proj", "v_proj"), "base": "tiny", "base_fingerprint": "0"}
+SIZES = {
+    "vocab_size": 23,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 32,
+}
+ADAPTER = {
+    "r": 2,
+    "alpha": 4,
+    "dropout": 0.3,
+    "rslora": False,
+    "targets": ("q_proj", "v_proj"),
+    "base": "tiny",
+    "base_fingerprint": "0",
+}
 
 
 def small_run(out: Path, validate: Callable[[], float] | None = None, **changes) -> dict:
@@ -37,13 +53,25 @@ def small_run(out: Path, validate: Callable[[], float] | None = None, **changes)
     """
     resume = (out / "config.json").exists()
     torch.manual_seed(1)
-    model = Llama(LlamaConfig(**SIZES, rms_norm_eps=1e-5, rope_theta=100.0, tie_word_embeddings=False, rope_scaling=None))
+    model = Llama(
+        LlamaConfig(**SIZES, rms_norm_eps=1e-5, rope_theta=100.0, tie_word_embeddings=False, rope_scaling=None)
+    )
     add_lora(model, r=2, alpha=4, dropout=0.3)
     model.model.checkpointed_layers = 1
     draw = random.Random(1)
     ids = [[draw.randrange(3, 23) for _ in range(8)] for _ in range(8)]
     pairs = [EncodedPair(Row(prompt, [1, 2]), Row(prompt[1:], [0, 2]), f"row {i}") for i, prompt in enumerate(ids)]
-    flags = TrainFlags(max_steps=3, batch_size=4, micro_batch_size=2, eval_every=1, warmup_steps=1, lr=0.05, kl_weight=0.01, patience=9, resume=resume)
+    flags = TrainFlags(
+        max_steps=3,
+        batch_size=4,
+        micro_batch_size=2,
+        eval_every=1,
+        warmup_steps=1,
+        lr=0.05,
+        kl_weight=0.01,
+        patience=9,
+        resume=resume,
+    )
     folder = RunFolder(out, resume)
     if not resume:
         folder.write_config({"flags": {}})
@@ -90,7 +118,9 @@ def main() -> None:
             ends.append(life(name))
         if ends[0] != -signal.SIGKILL or ends[-1] != 0 or content(folder / name) != wanted:
             wrong.append([name, ends])
-    print(json.dumps({"changes": changes, "wrong": wrong, "log": (folder / "log").read_text()[-2000:] if wrong else ""}))
+    print(
+        json.dumps({"changes": changes, "wrong": wrong, "log": (folder / "log").read_text()[-2000:] if wrong else ""})
+    )
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 
 import pytest
 
-from data import amazon_book
-from data.interactions import DataError
+from data.sources import amazon_book
+from errors import DataError
 
 
 def at(*day):
@@ -22,19 +22,37 @@ def invented(users=30, items=30, seed=3):
     reviews = []
     for user in range(users):
         for item in rng.sample(range(items), rng.randint(15, items)):
-            time = rng.choice([at(2017, 1, 1), at(2017, 12, 1) - 1, at(2017, 12, 1), rng.randint(at(2017, 2, 1), at(2017, 12, 31)), at(2017, 12, 31)])
+            time = rng.choice(
+                [
+                    at(2017, 1, 1),
+                    at(2017, 12, 1) - 1,
+                    at(2017, 12, 1),
+                    rng.randint(at(2017, 2, 1), at(2017, 12, 31)),
+                    at(2017, 12, 31),
+                ]
+            )
             if rng.random() < 0.05:
                 time = rng.choice([at(2017, 1, 1) - 1, at(2018, 1, 1), at(2009, 5, 1)])
             reviews.append(
-                {"overall": float(rng.randint(1, 5)), "reviewerID": f"A{user:03d}", "asin": f"{(item * 7) % items:010d}",
-                 "reviewText": 'says "unixReviewTime": 5, and more', "unixReviewTime": time, "vote": "3"}
-            )  # fmt: skip
+                {
+                    "overall": float(rng.randint(1, 5)),
+                    "reviewerID": f"A{user:03d}",
+                    "asin": f"{(item * 7) % items:010d}",
+                    "reviewText": 'says "unixReviewTime": 5, and more',
+                    "unixReviewTime": time,
+                    "vote": "3",
+                }
+            )
     rng.shuffle(reviews)
     meta = [{"asin": f"{item:010d}", "title": f"Invented {item}"} for item in range(items)]
     meta[3]["title"] = "var aPageStart = (new Date()).getTime();"  # a broken entry
     meta[4]["title"] = ""
     del meta[6]  # an item without metadata
-    meta += [{"asin": f"{7:010d}", "title": "The last entry counts"}, {"asin": "unknown", "title": "x"}, {"asin": f"{8:010d}"}]
+    meta += [
+        {"asin": f"{7:010d}", "title": "The last entry counts"},
+        {"asin": "unknown", "title": "x"},
+        {"asin": f"{8:010d}"},
+    ]
     return reviews, meta
 
 
@@ -51,7 +69,11 @@ def brute_force(reviews, meta, liked_from):
     for entry in meta:
         if "getTime" not in entry.get("title", ""):
             titles[entry["asin"]] = entry.get("title", "")
-    rows = [r for r in reviews if r["asin"] in titles and datetime.fromtimestamp(r["unixReviewTime"], timezone.utc).year == 2017]
+    rows = [
+        r
+        for r in reviews
+        if r["asin"] in titles and datetime.fromtimestamp(r["unixReviewTime"], timezone.utc).year == 2017
+    ]
     rows = [r for asin in sorted({r["asin"] for r in rows}) for r in rows if r["asin"] == asin]
     of_user, of_item = Counter(r["reviewerID"] for r in rows), Counter(r["asin"] for r in rows)
     rows = [r for r in rows if of_user[r["reviewerID"]] > 20 and of_item[r["asin"]] > 20]
@@ -63,19 +85,44 @@ def brute_force(reviews, meta, liked_from):
     train = [r for r in rows if datetime.fromtimestamp(r["unixReviewTime"], timezone.utc).month != 12]
     december = sorted(december, key=lambda r: r["unixReviewTime"])
     half = len(december) // 2
-    together = [("train", r) for r in train] + [("valid", r) for r in december[:half]] + [("test", r) for r in december[half:]]
+    together = (
+        [("train", r) for r in train] + [("valid", r) for r in december[:half]] + [("test", r) for r in december[half:]]
+    )
     together = sorted(together, key=lambda entry: (uid[entry[1]["reviewerID"]], entry[1]["unixReviewTime"]))
     found = {"train": [], "valid": [], "test": []}
     for i, (split, r) in enumerate(together):
-        before = [titles[b["asin"]] for _, b in together[:i] if b["reviewerID"] == r["reviewerID"] and b["overall"] >= liked_from]
-        found[split].append((uid[r["reviewerID"]], iid[r["asin"]], titles[r["asin"]], r["overall"] >= liked_from, r["unixReviewTime"], before))
+        before = [
+            titles[b["asin"]]
+            for _, b in together[:i]
+            if b["reviewerID"] == r["reviewerID"] and b["overall"] >= liked_from
+        ]
+        found[split].append(
+            (
+                uid[r["reviewerID"]],
+                iid[r["asin"]],
+                titles[r["asin"]],
+                r["overall"] >= liked_from,
+                r["unixReviewTime"],
+                before,
+            )
+        )
     return found
 
 
 def shown(data):
     title = {item: entry.title for item, entry in data.catalogue.items()}
     return {
-        split: [(row.user, row.target, title[row.target], row.label, row.timestamp, [title[item] for item, _ in row.history]) for row in getattr(data, split)]
+        split: [
+            (
+                row.user,
+                row.target,
+                title[row.target],
+                row.label,
+                row.timestamp,
+                [title[item] for item, _ in row.history],
+            )
+            for row in getattr(data, split)
+        ]
         for split in ("train", "valid", "test")
     }
 
@@ -104,8 +151,14 @@ BAD = {
     "a list": ("[1]", "expected a review as JSON"),
     "no user": ('{"overall": 5.0, "asin": "x", "unixReviewTime": 1490000000}', "expected a review as JSON"),
     "no time": ('{"overall": 5.0, "asin": "x", "reviewerID": "A"}', "expected a review as JSON"),
-    "text as stars": ('{"overall": "many", "asin": "x", "reviewerID": "A", "unixReviewTime": 1490000000}', "expected a review as JSON"),
-    "time as text": ('{"overall": 5.0, "asin": "x", "reviewerID": "A", "unixReviewTime": "1490000000"}', "expected a review as JSON"),
+    "text as stars": (
+        '{"overall": "many", "asin": "x", "reviewerID": "A", "unixReviewTime": 1490000000}',
+        "expected a review as JSON",
+    ),
+    "time as text": (
+        '{"overall": 5.0, "asin": "x", "reviewerID": "A", "unixReviewTime": "1490000000"}',
+        "expected a review as JSON",
+    ),
 }
 
 
@@ -175,5 +228,7 @@ def test_where_nothing_can_be_saved_it_is_said_and_done_without(tmp_path):
     reviews, meta = invented()
     files, notices = write(tmp_path, reviews, meta), []
     (tmp_path / "file").write_text("in the way")
-    assert shown(amazon_book.build(files, notices.append, work=tmp_path / "file" / "work")) == brute_force(reviews, meta, 5)
+    assert shown(amazon_book.build(files, notices.append, work=tmp_path / "file" / "work")) == brute_force(
+        reviews, meta, 5
+    )
     assert len(notices) == 1 and "cannot be kept there" in notices[0]

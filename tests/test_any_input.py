@@ -11,22 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import fuzz
-from data import amazon_book, book, collm, custom, ml_1m, movie, movielens, prepare, tallrec
-from data.interactions import DataError
+from data import cache as prepare
+from data.sources import amazon_book, book, collm, custom, ml_1m, movie, movielens, tallrec
+from errors import AdapterError, CheckpointError, DataError, RunError
 from lora.adapter import read_adapter_config, read_tensors
-from lora.inject import AdapterError
-from model.weights import CheckpointError, read_config
+from model.weights import read_llama_config
 from predict import read_users
-from runtime.flags import RunError
-from runtime.recorded import TERMS, step_lines
-from runtime.run_folder import read_config as read_run
+from run.folder import read_run_config as read_run
+from run.validate import TERMS, step_lines
 
 ROOT = Path(__file__).parent.parent
 
 # ---- any content at all -------------------------------------------------------------------------
 
 some = settings(max_examples=60, derandomize=True, deadline=None)
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=12)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +38,27 @@ def place(tmp_path_factory):
 
 
 @some
-@given(content=st.dictionaries(st.sampled_from(["model_type", "vocab_size", "hidden_size", "num_attention_heads", "num_hidden_layers", "rope_scaling", "rms_norm_eps", "x"]), JSON))
+@given(
+    content=st.dictionaries(
+        st.sampled_from(
+            [
+                "model_type",
+                "vocab_size",
+                "hidden_size",
+                "num_attention_heads",
+                "num_hidden_layers",
+                "rope_scaling",
+                "rms_norm_eps",
+                "x",
+            ]
+        ),
+        JSON,
+    )
+)
 def test_any_config_of_a_model_is_read_or_refused(place, content):
     (place / "config.json").write_text(json.dumps(content))
     try:
-        read_config(place)
+        read_llama_config(place)
     except CheckpointError as error:
         assert str(error).isprintable()
 
@@ -51,8 +70,13 @@ def test_any_json_is_read_or_refused_by_every_reader_of_json(place, content):
     for name in ("config.json", "adapter_config.json", "train.json", "prepared.json", "step.json"):
         (place / name).write_text(text)
     (place / "metrics.jsonl").write_text(text + "\n")
-    for call, error in ((lambda: read_run(place), RunError), (lambda: read_adapter_config(place), AdapterError), (lambda: tallrec.read_split(place / "train.json"), DataError),
-                        (lambda: prepare.read_prepared(place), DataError), (lambda: step_lines(place / "metrics.jsonl", TERMS), RunError)):  # fmt: skip
+    for call, error in (
+        (lambda: read_run(place), RunError),
+        (lambda: read_adapter_config(place), AdapterError),
+        (lambda: tallrec.read_split(place / "train.json"), DataError),
+        (lambda: prepare.read_prepared(place), DataError),
+        (lambda: step_lines(place / "metrics.jsonl", TERMS), RunError),
+    ):
         try:
             call()
         except error as refusal:
@@ -66,10 +90,16 @@ def test_any_bytes_are_read_or_refused_by_the_readers_of_lines(place, content):
         (place / name).write_bytes(content)
     path = place / "x"
     for call in (
-        lambda: custom.read_items(place / "items.csv"), lambda: custom.read_interactions(place / "interactions.csv", {}, 3.0), lambda: read_users(place / "users.csv"),
-        lambda: book.read_books(place / "Books.csv", lambda line: None), lambda: collm._read_split(place / "rows.csv", {}), lambda: movie.parse_items(content, path),
-        lambda: ml_1m.parse_movies(content, path), lambda: list(movielens.parse_ratings(content, path, "::", {1}, "movies.dat")), lambda: amazon_book.read_year(place / "x.json"),
-    ):  # fmt: skip
+        lambda: custom.read_items(place / "items.csv"),
+        lambda: custom.read_interactions(place / "interactions.csv", {}, 3.0),
+        lambda: read_users(place / "users.csv"),
+        lambda: book.read_books(place / "Books.csv", lambda line: None),
+        lambda: collm._read_split(place / "rows.csv", {}),
+        lambda: movie.parse_items(content, path),
+        lambda: ml_1m.parse_movies(content, path),
+        lambda: list(movielens.parse_ratings(content, path, "::", {1}, "movies.dat")),
+        lambda: amazon_book.read_year(place / "x.json"),
+    ):
         try:
             call()
         except DataError as refusal:
@@ -77,9 +107,15 @@ def test_any_bytes_are_read_or_refused_by_the_readers_of_lines(place, content):
 
 
 @some
-@given(header=st.binary(max_size=80) | JSON.map(lambda content: json.dumps(content).encode()), lie=st.none() | st.integers(0, 2**64 - 1), body=st.binary(max_size=40))
+@given(
+    header=st.binary(max_size=80) | JSON.map(lambda content: json.dumps(content).encode()),
+    lie=st.none() | st.integers(0, 2**64 - 1),
+    body=st.binary(max_size=40),
+)
 def test_any_safetensors_file_is_read_or_refused(place, header, lie, body):
-    (place / "adapter_model.safetensors").write_bytes((len(header) if lie is None else lie).to_bytes(8, "little") + header + body)
+    (place / "adapter_model.safetensors").write_bytes(
+        (len(header) if lie is None else lie).to_bytes(8, "little") + header + body
+    )
     try:
         read_tensors(place)
     except AdapterError as error:
@@ -90,7 +126,12 @@ def test_any_safetensors_file_is_read_or_refused(place, header, lie, body):
 
 
 def test_the_fuzzer_finds_no_crash_in_a_few_cases_and_says_so():
-    done = subprocess.run([sys.executable, "-m", "bench.fuzz", "--cases", "112", "--seed", "5", "--command-share", "0"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.fuzz", "--cases", "112", "--seed", "5", "--command-share", "0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     works, refusals, crashes = map(int, done.stdout.split("\nall")[1].split()[:3])
     assert works > 5 and refusals > 50 and crashes == 0 and works + refusals == 112

@@ -9,16 +9,17 @@ import pytest
 import torch
 
 import audit
+import auditing.terms
 import loss
-import runtime.dissect
 import train
+from auditing.terms import READINGS, Tail, gradients, lora_tensors, rows_of, terms_of
+from cli.train import TrainFlags
+from cli.verb import run_verb
 from data.pairs import EncodedPair, Row
+from errors import RunError
 from lora.inject import add_lora, lora_layers
 from report.audit_page import audit_page
 from report.audit_text import RED, audit_text
-from runtime.dissect import READINGS, Tail, gradients, lora_tensors, rows_of, terms_of
-from runtime.flags import RunError, run_verb
-from runtime.train_flags import TrainFlags
 
 KL_WEIGHT = 0.3
 
@@ -53,9 +54,22 @@ def figures(model, pair):
 
 
 HEADING = {
-    "run": None, "model": "demo", "demo_model": True, "adapter": "runs/a", "data": "movie", "data_source": "stand-in", "template": "paper", "precision": "fp32", "base_dtype": "same",
-    "split": "test", "sample": 3, "user": 7, "target": 'A <b>bold</b> & "quoted" film', "label": True, "kl_weight": KL_WEIGHT,
-}  # fmt: skip
+    "run": None,
+    "model": "demo",
+    "demo_model": True,
+    "adapter": "runs/a",
+    "data": "movie",
+    "data_source": "stand-in",
+    "template": "paper",
+    "precision": "fp32",
+    "base_dtype": "same",
+    "split": "test",
+    "sample": 3,
+    "user": 7,
+    "target": 'A <b>bold</b> & "quoted" film',
+    "label": True,
+    "kl_weight": KL_WEIGHT,
+}
 
 
 @pytest.fixture
@@ -153,7 +167,10 @@ def test_a_nudge_leaves_nothing_behind(model, pair):
 
 
 def failing(figures):
-    return {kind: {c["what"].split(",")[0] for c in figures[f"{kind}_checks"] if not c["ok"]} for kind in ("value", "gradient")}
+    return {
+        kind: {c["what"].split(",")[0] for c in figures[f"{kind}_checks"] if not c["ok"]}
+        for kind in ("value", "gradient")
+    }
 
 
 def test_swapped_sides_of_the_kl_are_found(model, pair, monkeypatch):
@@ -172,34 +189,38 @@ def test_a_side_without_gradient_is_found_though_every_value_is_right(model, pai
 
 
 def test_words_that_are_not_those_of_the_kl_are_found(model, pair, monkeypatch):
-    right = runtime.dissect._contributions
+    right = auditing.terms._contributions
     for wrong in (lambda tokenizer, a, b: right(tokenizer, b, a), lambda *args: right(*args)[1:]):
-        monkeypatch.setattr(runtime.dissect, "_contributions", wrong)
+        monkeypatch.setattr(auditing.terms, "_contributions", wrong)
         found = failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))
         assert found == {"value": {"words of own", "words of shared", "words of released"}, "gradient": set()}
 
 
 def test_a_position_off_by_one_is_found(model, pair, monkeypatch):
-    right = runtime.dissect.collate
+    right = auditing.terms.collate
 
     def wrong(*args, **kwargs):
         batch = right(*args, **kwargs)
         return type(batch)(batch.input_ids, batch.lengths, batch.positions - 1, batch.targets, batch.pairs)
 
-    monkeypatch.setattr(runtime.dissect, "collate", wrong)
+    monkeypatch.setattr(auditing.terms, "collate", wrong)
     assert {"ce_pos", "ce_neg", "CE"} <= failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))["value"]
 
 
 def test_a_cross_entropy_off_by_a_millionth_is_found(model, pair, monkeypatch):
     right = loss.token_cross_entropy
     monkeypatch.setattr(loss, "token_cross_entropy", lambda *args: right(*args) * (1 + 1e-6))
-    assert {"ce_pos", "ce_neg", "CE", "L"} <= failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))["value"]
+    assert {"ce_pos", "ce_neg", "CE", "L"} <= failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))[
+        "value"
+    ]
 
 
 def test_a_disagreement_is_red_on_both_and_nan_is_one(report, model, pair, monkeypatch):
     assert RED not in audit_text(report, colour=True) and "DISAGREE" not in audit_text(report, colour=False)
     assert '<tr class="bad">' not in audit_page(report)
-    monkeypatch.setattr(loss, "token_kl", lambda log_p, log_q: torch.full(log_p.shape[:-1], torch.nan) + 0 * (log_p + log_q).sum(-1))
+    monkeypatch.setattr(
+        loss, "token_kl", lambda log_p, log_q: torch.full(log_p.shape[:-1], torch.nan) + 0 * (log_p + log_q).sum(-1)
+    )
     bad = {**HEADING, **audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")}
     assert not bad["ok"]
     assert RED in audit_text(bad, colour=True) and "DISAGREES" in audit_text(bad, colour=False)
@@ -208,7 +229,10 @@ def test_a_disagreement_is_red_on_both_and_nan_is_one(report, model, pair, monke
 
 def test_a_gradient_of_training_that_is_off_is_found_in_float32_and_shown_in_bf16(model, pair):
     exact = gradients(terms_of(model(rows_of(pair).input_ids), rows_of(pair)), lora_tensors(model))
-    wrong = {reading: {term: {name: grad * 1.01 for name, grad in grads.items()} for term, grads in terms.items()} for reading, terms in exact.items()}
+    wrong = {
+        reading: {term: {name: grad * 1.01 for name, grad in grads.items()} for term, grads in terms.items()}
+        for reading, terms in exact.items()
+    }
     for precision, grads, ok in (("fp32", exact, True), ("fp32", wrong, False), ("bf16", wrong, True)):
         assert all(check["ok"] for check in audit.gradient_checks(model, pair, grads, precision)) == ok
 
@@ -219,7 +243,9 @@ def test_a_gradient_of_training_that_is_off_is_found_in_float32_and_shown_in_bf1
 def test_the_text_has_every_number_and_says_that_it_is_simulated(report):
     text = audit_text(report, colour=False)
     assert "\x1b" not in text and "SIMULATED stand-in data" in text and "demo model" in text
-    assert "base in fp32, dropout" in text and "base in fp32 and int8, dropout" in audit_text(report | {"base_dtype": "int8"}, colour=False)
+    assert "base in fp32, dropout" in text and "base in fp32 and int8, dropout" in audit_text(
+        report | {"base_dtype": "int8"}, colour=False
+    )
     for reading in READINGS:
         assert f"{report['readings'][reading]['loss']:.6f}" in text
     for check in report["gradient_checks"]:
@@ -241,12 +267,19 @@ def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_it_shows(report)
 
 
 def command(*argv):
-    return subprocess.run([sys.executable, "audit.py", *map(str, argv)], cwd=audit.Path(audit.__file__).parent, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "audit.py", *map(str, argv)],
+        cwd=audit.Path(audit.__file__).parent,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_the_demo_base_with_a_fresh_adapter_end_to_end(tmp_path):
     page = tmp_path / "audit.html"
-    done = command("--model", "demo", "--data", "demo", "--precision", "fp32", "--sample", "5", "--html", page, "--json")
+    done = command(
+        "--model", "demo", "--data", "demo", "--precision", "fp32", "--sample", "5", "--html", page, "--json"
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["ok"] and report["sample"] == 5 and report["kl_weight"] == 1e-4 and len(done.stdout.splitlines()) == 1
@@ -268,9 +301,15 @@ def test_a_disagreement_ends_with_exit_status_1(monkeypatch, capsys):
     "argv, line",
     [
         ((), "--run: say which run"),
-        (("--model", "demo", "--data", "demo", "--sample", "600"), "--sample 600: the test split has 600 rows; choose 0 to 599"),
+        (
+            ("--model", "demo", "--data", "demo", "--sample", "600"),
+            "--sample 600: the test split has 600 rows; choose 0 to 599",
+        ),
         (("--model", "demo", "--data", "demo", "--html", "."), "--html .: must name a file"),
-        (("--model", "demo", "--data", "demo", "--html", "nowhere/a.html"), "--html nowhere/a.html: must name a file in a folder that exists"),
+        (
+            ("--model", "demo", "--data", "demo", "--html", "nowhere/a.html"),
+            "--html nowhere/a.html: must name a file in a folder that exists",
+        ),
         (("--model", "demo", "--sample", "-1"), "--sample -1: must be at least 0"),
     ],
 )

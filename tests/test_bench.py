@@ -13,10 +13,11 @@ from bench.amazon_book import generate
 from bench.book_labels import agreeing_pairs, label_agreement, unshuffled
 from bench.checkpoints import SHAPES, make_checkpoint, tensor_shapes
 from bench.flops import backward_flops, distinct_tokens, forward_flops, plain_tokens, rows_of, step_flops
-from data import amazon_book
 from data.interactions import Interaction
 from data.pairs import EncodedPair, Row
-from model.weights import CheckpointError, load_llama, read_config
+from data.sources import amazon_book
+from errors import CheckpointError
+from model.weights import load_llama, read_llama_config
 
 
 def made(shuffles, aligned=True, users=300, seed=0):
@@ -105,7 +106,9 @@ def test_shared_forcing_adds_only_the_answers_to_what_is_distinct(tiny_llama):
     config, pairs = tiny_llama().config, pairs_with_common_starts(1)
     own, shared = ([row for part in rows_of(case, pairs) for row in part] for case in ("own", "shared"))
     assert len(distinct_tokens(shared).attended) == len(distinct_tokens(own).attended) + 3
-    assert distinct_tokens(shared).positions == distinct_tokens(own).positions + 2  # X- ends where its other answer begins
+    assert (
+        distinct_tokens(shared).positions == distinct_tokens(own).positions + 2
+    )  # X- ends where its other answer begins
     assert step_flops(config, "shared", pairs, True) < 1.3 * step_flops(config, "own", pairs, True)
     assert step_flops(config, "shared", pairs, False) > 1.4 * step_flops(config, "own", pairs, False)
 
@@ -115,14 +118,22 @@ def test_shared_forcing_adds_only_the_answers_to_what_is_distinct(tiny_llama):
 
 def test_a_random_checkpoint_loads_is_used_again_and_is_not_mistaken_for_another(tmp_path, tokenizer_bytes):
     (tmp_path / "tokenizer.model").write_bytes(tokenizer_bytes)
-    config = SHAPES["small"] | {"vocab_size": 30, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_key_value_heads": 4}
+    config = SHAPES["small"] | {
+        "vocab_size": 30,
+        "hidden_size": 24,
+        "intermediate_size": 20,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 4,
+    }
     folder = make_checkpoint(config, tmp_path, tmp_path / "out", limit=3000)
     assert len(list(folder.glob("*.safetensors"))) > 2
     model = load_llama(folder, torch.bfloat16)
-    assert read_config(folder).head_dim == 2
+    assert read_llama_config(folder).head_dim == 2
     assert {name: parameter.shape for name, parameter in model.named_parameters()} == tensor_shapes(config)
     gate = model.model.layers[1].mlp.gate_proj.weight.float()
-    assert abs(float(gate.std()) - 0.02) < 0.002 and not torch.equal(gate, model.model.layers[0].mlp.gate_proj.weight.float())
+    assert abs(float(gate.std()) - 0.02) < 0.002 and not torch.equal(
+        gate, model.model.layers[0].mlp.gate_proj.weight.float()
+    )
     assert torch.equal(model.model.norm.weight, torch.ones(24, dtype=torch.bfloat16))
 
     first, second = sorted(folder.glob("*.safetensors"))[:2]
@@ -136,7 +147,11 @@ def test_a_random_checkpoint_loads_is_used_again_and_is_not_mistaken_for_another
 
 def test_the_named_shapes_have_the_published_numbers_of_parameters():
     counts = {name: sum(shape.numel() for shape in tensor_shapes(config).values()) for name, config in SHAPES.items()}
-    assert counts["llama-7b"] == 6_738_415_616 and counts["tinyllama-1.1b"] == 1_100_048_384 and counts["llama-3b"] == 3_426_473_600
+    assert (
+        counts["llama-7b"] == 6_738_415_616
+        and counts["tinyllama-1.1b"] == 1_100_048_384
+        and counts["llama-3b"] == 3_426_473_600
+    )
 
 
 # ---- the peers ----------------------------------------------------------------------------------
@@ -151,7 +166,9 @@ def form_of(make_checkpoint):
 
     def build(case, form):
         labels = [index % 2 == 0 for index in range(len(pairs))]
-        task = peer_work.Task(case, form, False, folder, "fp32", "cpu", 1, 0.0, [pairs], pairs, labels, {True: [3, 7], False: [4, 7]})
+        task = peer_work.Task(
+            case, form, False, folder, "fp32", "cpu", 1, 0.0, [pairs], pairs, labels, {True: [3, 7], False: [4, 7]}
+        )
         load = peer_work.ours_load if form == peer_work.OURS else peer_work.peer_load
         return load(task, torch.device("cpu"), torch.float32), pairs
 

@@ -8,12 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data import book, tallrec
-from data.interactions import DataError, Interaction, Item
+from data.interactions import Interaction, Item
 from data.pairs import encode_pairs
+from data.sources import book, tallrec
+from errors import DataError
 from model.tokenizer import Tokenizer
 
-BOOKS = '''"ISBN";"Book-Title";"Book-Author";"Year-Of-Publication";"Publisher"
+BOOKS = """"ISBN";"Book-Title";"Book-Author";"Year-Of-Publication";"Publisher"
 "1";"Plain";"Ann One";"1990";"P"
 "2";"Semi; colon";"Bob; Two";"1991";"P"
 "3";"\\"O\\" Is for Outlaw";"SUE";"1992";"P"
@@ -23,19 +24,25 @@ BOOKS = '''"ISBN";"Book-Title";"Book-Author";"Year-Of-Publication";"Publisher"
 "7";"N\xeemes";"Fay";"1996";"P"
 "1";"Plain again";"Other";"1997";"P"
 "8";"Doubled ""inner"" quotes";"Gil";"1998";"P"
-'''
+"""
 KNOWN = ["1", "2", "3", "5", "6", "7", "8"]
 
 
 def ratings_text(rows, separator=";"):
-    return separator.join(['"User-ID"', '"ISBN"', '"Book-Rating"']) + "\n" + "".join(
-        separator.join(f'"{value}"' for value in row) + "\n" for row in rows
+    return (
+        separator.join(['"User-ID"', '"ISBN"', '"Book-Rating"'])
+        + "\n"
+        + "".join(separator.join(f'"{value}"' for value in row) + "\n" for row in rows)
     )
 
 
 def random_ratings(users=40, seed=1):
     rng = random.Random(seed)
-    rows = [(user, isbn, rng.choice([0, 0, 0, 5, 6, 9])) for user in range(1, users + 1) for isbn in rng.sample([*KNOWN, "none"], rng.randint(1, 8))]
+    rows = [
+        (user, isbn, rng.choice([0, 0, 0, 5, 6, 9]))
+        for user in range(1, users + 1)
+        for isbn in rng.sample([*KNOWN, "none"], rng.randint(1, 8))
+    ]
     rng.shuffle(rows)
     return rows
 
@@ -45,9 +52,13 @@ def notices():
     return []
 
 
-def write(folder, books=BOOKS, rows=None, names=("BX-Books.csv", "BX-Book-Ratings.csv"), encoding="latin-1", separator=";"):
+def write(
+    folder, books=BOOKS, rows=None, names=("BX-Books.csv", "BX-Book-Ratings.csv"), encoding="latin-1", separator=";"
+):
     (folder / names[0]).write_bytes(books.encode(encoding))
-    (folder / names[1]).write_bytes(ratings_text(random_ratings() if rows is None else rows, separator).encode(encoding))
+    (folder / names[1]).write_bytes(
+        ratings_text(random_ratings() if rows is None else rows, separator).encode(encoding)
+    )
     return book.raw_files(folder)
 
 
@@ -75,7 +86,13 @@ def test_the_title_of_the_published_example_is_reproduced(real_file):
 
 
 def test_the_dialect_with_commas_and_utf_8_gives_the_same(tmp_path, notices):
-    rows = [("ISBN", "Book-Title", "Book-Author", "Year", "Publisher"), *((isbn, item.title, item.author or "", "1990", "P") for isbn, item in book.read_books(write(tmp_path)[0], notices.append).items())]
+    rows = [
+        ("ISBN", "Book-Title", "Book-Author", "Year", "Publisher"),
+        *(
+            (isbn, item.title, item.author or "", "1990", "P")
+            for isbn, item in book.read_books(write(tmp_path)[0], notices.append).items()
+        ),
+    ]
     other = tmp_path / "other"
     other.mkdir()
     with open(other / "Books.csv", "w", newline="", encoding="utf-8") as file:
@@ -93,7 +110,10 @@ def test_the_other_names_of_the_columns_are_known(tmp_path, notices):
 BAD_BOOKS = {
     "no title": (BOOKS + '"9";"";"X";"1990";"P"\n', "line 11: book 9 has no title"),
     "cut off": (BOOKS + '"9";"Half', "line 11: has 2 fields, the header has 5"),
-    "no column": (BOOKS.replace("Book-Author", "Writer"), "line 1: column Book-Author is missing; found 'ISBN, Book-Title, Writer"),
+    "no column": (
+        BOOKS.replace("Book-Author", "Writer"),
+        "line 1: column Book-Author is missing; found 'ISBN, Book-Title, Writer",
+    ),
     "empty": ("", "line 1: column ISBN is missing"),
 }
 
@@ -105,7 +125,14 @@ def test_a_malformed_book_file_is_named_with_its_line(tmp_path, notices, books, 
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize("row, message", [(("x", "1", 5), "a user number"), ((1, "1", "y"), "and a rating"), ((1, "1", 11), "rating 11 is not within 0 to 10")])
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        (("x", "1", 5), "a user number"),
+        ((1, "1", "y"), "and a rating"),
+        ((1, "1", 11), "rating 11 is not within 0 to 10"),
+    ],
+)
 def test_a_malformed_rating_is_named_with_its_line(tmp_path, notices, row, message):
     files = write(tmp_path, rows=[(1, "2", 3), row])
     with pytest.raises(DataError, match=f"BX-Book-Ratings.csv line 3: .*{message}"):
@@ -114,7 +141,10 @@ def test_a_malformed_rating_is_named_with_its_line(tmp_path, notices, row, messa
 
 def test_too_few_users_are_refused(tmp_path, notices):
     with pytest.raises(DataError, match="1 users have more than 3 rows"):
-        book.build(write(tmp_path, rows=[(1, isbn, 5) for isbn in KNOWN] + [(2, isbn, 5) for isbn in KNOWN[:3]]), notices.append)
+        book.build(
+            write(tmp_path, rows=[(1, isbn, 5) for isbn in KNOWN] + [(2, isbn, 5) for isbn in KNOWN[:3]]),
+            notices.append,
+        )
 
 
 # ---- the rule -----------------------------------------------------------------------------------
@@ -199,9 +229,18 @@ def test_written_and_read_again_the_samples_are_the_same(tmp_path, notices):
 
     def shown(dataset, rows):
         # The published form lists likes before dislikes.
-        return [(sorted((dataset.catalogue[item].title, liked) for item, liked in row.history), dataset.catalogue[row.target].title, row.label) for row in rows]
+        return [
+            (
+                sorted((dataset.catalogue[item].title, liked) for item, liked in row.history),
+                dataset.catalogue[row.target].title,
+                row.label,
+            )
+            for row in rows
+        ]
 
-    assert [shown(data, rows) for rows in (data.train, data.test)] == [shown(again, rows) for rows in (again.train, again.test)]
+    assert [shown(data, rows) for rows in (data.train, data.test)] == [
+        shown(again, rows) for rows in (again.train, again.test)
+    ]
 
 
 def test_lengths_of_the_published_rows_with_llamas_tokenizer(real_file):

@@ -6,9 +6,9 @@ import os
 import pytest
 import torch
 
-from lora.inject import AdapterError, add_lora, lora_parameters, lora_state
-from runtime.checkpoint import generations, load_state, save_state
-from runtime.flags import RunError
+from errors import AdapterError, RunError
+from lora.inject import add_lora, lora_parameters, lora_state
+from run.checkpoint import generations, load_state, save_state
 
 PROGRESS = {"step": 3, "best_auc": 0.625, "best_step": 2, "since_best": 1}
 
@@ -82,7 +82,9 @@ def test_the_restored_moments_and_random_state_are_those_that_were_saved(start, 
     wanted, found = optimizer.state_dict()["state"], other_optimizer.state_dict()["state"]
     assert wanted.keys() == found.keys() and len(wanted) == len(lora_parameters(model))
     for index in wanted:
-        assert {name: value.dtype for name, value in wanted[index].items()} == {n: v.dtype for n, v in found[index].items()}
+        assert {name: value.dtype for name, value in wanted[index].items()} == {
+            n: v.dtype for n, v in found[index].items()
+        }
         assert all(torch.equal(wanted[index][name], found[index][name]) for name in wanted[index])
 
 
@@ -102,7 +104,7 @@ def test_a_state_that_was_not_finished_is_not_a_generation(start, tmp_path, monk
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runtime.checkpoint.os.replace", killed)
+    monkeypatch.setattr("run.checkpoint.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         save_state(tmp_path, model, optimizer, {**PROGRESS, "step": 20})
     assert load_state(tmp_path, model, optimizer)["step"] == 10
@@ -115,7 +117,17 @@ def test_saving_the_same_step_again_replaces_it(start, tmp_path):
     assert load_state(tmp_path, model, optimizer)["since_best"] == 5
 
 
-@pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.safetensors", "rng.safetensors", "best.safetensors", "step.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapter.safetensors",
+        "optimizer.safetensors",
+        "rng.safetensors",
+        "best.safetensors",
+        "step.json",
+        "manifest.json",
+    ],
+)
 @pytest.mark.parametrize("damage", ["truncated", "missing", "flipped"])
 def test_a_damaged_generation_is_named_and_the_one_before_serves(start, tmp_path, capsys, name, damage):
     best = tmp_path / "best"
@@ -142,7 +154,10 @@ def test_where_all_are_damaged_each_is_named(start, tmp_path):
         save_state(tmp_path, *start(), {**PROGRESS, "step": number})
     (tmp_path / "step-00000010" / "rng.safetensors").unlink()
     (tmp_path / "step-00000020" / "step.json").write_text("{}")
-    with pytest.raises(RunError, match=r"no whole state .*step-00000020: damaged, step.json .*; step-00000010: damaged, rng.safetensors is missing"):
+    with pytest.raises(
+        RunError,
+        match=r"no whole state .*step-00000020: damaged, step.json .*; step-00000010: damaged, rng.safetensors is missing",
+    ):
         load_state(tmp_path, *start())
 
 

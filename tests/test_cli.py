@@ -17,9 +17,9 @@ import eval as eval_verb
 import predict
 import train
 from bench.kill_resume import content
+from cli.verb import run_verb
 from data.interactions import Dataset, Interaction, Item
-from data.tallrec import write_split
-from runtime.flags import run_verb
+from data.sources.tallrec import write_split
 
 ROOT = Path(__file__).parent.parent
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 13476839424\n"
@@ -65,7 +65,11 @@ def refuse(tmp_path, monkeypatch, capsys):
         assert end.value.code == 2
         assert shown.out == "" and "Traceback" not in shown.err
         assert sorted(tmp_path.rglob("*")) == before
-        errors = [line.removeprefix(f"{program}: error: ") for line in shown.err.splitlines() if line.startswith(f"{program}: error: ")]
+        errors = [
+            line.removeprefix(f"{program}: error: ")
+            for line in shown.err.splitlines()
+            if line.startswith(f"{program}: error: ")
+        ]
         assert len(errors) == lines and shown.err.splitlines()[-1].startswith(f"{program}: error: ")
         return errors if lines > 1 else errors[0]
 
@@ -103,7 +107,10 @@ def test_an_unknown_device_is_named(refuse_train):
 
 def test_a_layer_that_is_not_there_is_answered_with_those_that_are(refuse_train, checkpoint):
     line = refuse_train("--model", checkpoint(), "--lora-targets", "q_proj,v_porj")
-    assert line.startswith("--lora-targets q_proj,v_porj: no linear layer is called v_porj; there are ") and "v_proj" in line
+    assert (
+        line.startswith("--lora-targets q_proj,v_porj: no linear layer is called v_porj; there are ")
+        and "v_proj" in line
+    )
 
 
 def test_a_length_that_holds_no_prompt_is_refused_with_one_that_does(refuse_train, checkpoint):
@@ -148,7 +155,9 @@ def test_weights_that_are_not_finite_are_named(refuse_train, checkpoint, value):
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     line = refuse_train("--model", folder)
-    assert line.startswith(f"{folder / 'model.safetensors'}: model.layers.1.mlp.up_proj.weight has NaN or infinite values")
+    assert line.startswith(
+        f"{folder / 'model.safetensors'}: model.layers.1.mlp.up_proj.weight has NaN or infinite values"
+    )
 
 
 def test_an_adapter_that_is_not_there_is_named(refuse_train, checkpoint, tmp_path):
@@ -207,7 +216,9 @@ def test_a_folder_that_cannot_be_made_is_named(refuse_train, checkpoint, tmp_pat
 
 
 def test_resuming_or_scoring_what_is_no_run_is_refused(refuse, tmp_path):
-    assert refuse(train.main, "--resume", "--out", tmp_path / "absent").startswith(f"{tmp_path / 'absent'}: no run there")
+    assert refuse(train.main, "--resume", "--out", tmp_path / "absent").startswith(
+        f"{tmp_path / 'absent'}: no run there"
+    )
     assert refuse(eval_verb.main, "--run", tmp_path).startswith(f"{tmp_path}: no run there")
     assert refuse(eval_verb.main).startswith("--run: say which run with --run DIR")
 
@@ -218,7 +229,20 @@ def test_resuming_or_scoring_what_is_no_run_is_refused(refuse, tmp_path):
 @pytest.fixture
 def run(rows, checkpoint, tmp_path, capsys):
     """A finished run of one step, and what it printed on standard output."""
-    argv = ["--data", rows, "--model", checkpoint(), "--shots", "4", "--max-steps", "1", "--device", "cpu", "--precision", "fp32"]
+    argv = [
+        "--data",
+        rows,
+        "--model",
+        checkpoint(),
+        "--shots",
+        "4",
+        "--max-steps",
+        "1",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
     train.main([*map(str, argv), "--out", str(tmp_path / "out"), "--json"])
     return tmp_path / "out", capsys.readouterr().out
 
@@ -226,7 +250,14 @@ def run(rows, checkpoint, tmp_path, capsys):
 def test_train_and_eval_print_one_json_line_and_agree_to_the_last_digit(run, capsys):
     folder, printed = run
     assert printed.count("\n") == 1 and json.loads(printed) == json.loads((folder / "results.json").read_text())
-    left = {"config.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "results.json", "predictions.csv"}
+    left = {
+        "config.json",
+        "metrics.jsonl",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "results.json",
+        "predictions.csv",
+    }
     assert {path.name for path in folder.iterdir()} == left | {".lock", "timings.jsonl", "last", "curves.png"}
 
     eval_verb.main(["--run", str(folder), "--device", "cpu", "--json"])
@@ -257,7 +288,10 @@ def test_resuming_with_another_flag_or_other_data_is_refused(run, refuse, rows):
     content = json.loads((rows / "train.json").read_text())
     (rows / "train.json").write_text(json.dumps(content[1:]))
     data, prompts = refuse(train.main, "--resume", "--out", folder, lines=2)
-    assert data.startswith(f"--resume --out {folder}: data: not what the run was started with (then ") and "6 + 6 + 6 rows), now " in data
+    assert (
+        data.startswith(f"--resume --out {folder}: data: not what the run was started with (then ")
+        and "6 + 6 + 6 rows), now " in data
+    )
     assert "prompts of train: not what" in prompts
 
 
@@ -267,7 +301,9 @@ def test_resuming_on_another_base_is_refused_by_what_is_another(run, refuse, tmp
     tensors = load_file(base / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"] *= 1.5
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    assert ": weights of the base: not what the run was started with (then " in refuse(train.main, "--resume", "--out", folder)
+    assert ": weights of the base: not what the run was started with (then " in refuse(
+        train.main, "--resume", "--out", folder
+    )
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"rope_theta": 200.0}))
     weights, fields = refuse(train.main, "--resume", "--out", folder, lines=2)
@@ -279,7 +315,11 @@ def test_a_finished_run_gives_its_results_again_or_is_made_longer(run, capsys):
     before = content(folder)
     train.main(["--resume", "--out", str(folder), "--json"])
     shown = capsys.readouterr()
-    assert shown.out == printed and content(folder) == before and "Nothing is left to train: the run ended after step 1" in shown.err
+    assert (
+        shown.out == printed
+        and content(folder) == before
+        and "Nothing is left to train: the run ended after step 1" in shown.err
+    )
     train.main(["--resume", "--out", str(folder), "--json", "--max-steps", "3", "--micro-batch-size", "1"])
     shown = capsys.readouterr()
     assert json.loads(shown.out)["steps"] == 3 and "Going on after step 1" in shown.err
@@ -292,15 +332,37 @@ def test_a_finished_run_gives_its_results_again_or_is_made_longer(run, capsys):
 
 def test_a_process_told_to_stop_says_how_to_go_on_and_ends_with_status_75(rows, checkpoint, tmp_path):
     out = tmp_path / "out"
-    argv = ["--data", rows, "--model", checkpoint(), "--shots", "4", "--max-steps", "100000", "--epochs", "100000", "--eval-every", "100000", "--device", "cpu", "--out", out]
-    process = subprocess.Popen([sys.executable, ROOT / "train.py", *map(str, argv)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    argv = [
+        "--data",
+        rows,
+        "--model",
+        checkpoint(),
+        "--shots",
+        "4",
+        "--max-steps",
+        "100000",
+        "--epochs",
+        "100000",
+        "--eval-every",
+        "100000",
+        "--device",
+        "cpu",
+        "--out",
+        out,
+    ]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *map(str, argv)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
     while process.poll() is None and not (out / "metrics.jsonl").exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, shown = process.communicate(timeout=60)
     assert process.returncode == 75
     steps = len((out / "metrics.jsonl").read_text().splitlines())
-    assert shown.splitlines()[-1] == f"train.py: SIGTERM: saved after step {steps}; go on with: python train.py --out {out} --resume"
+    assert (
+        shown.splitlines()[-1]
+        == f"train.py: SIGTERM: saved after step {steps}; go on with: python train.py --out {out} --resume"
+    )
     assert [path.name for path in (out / "last").glob("step-*")] == [f"step-{steps:08d}"]
 
 

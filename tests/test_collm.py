@@ -5,8 +5,9 @@ import gzip
 
 import pytest
 
-from data import collm
-from data.interactions import DataError, Dataset, Item
+from data.interactions import Dataset, Item
+from data.sources import collm
+from errors import DataError
 
 RATINGS = [
     collm.Rating(1, 1, True, 10, "train"),
@@ -20,7 +21,13 @@ DATA = Dataset("x", "invented", "book", TITLES, **collm.with_histories(RATINGS),
 
 
 def test_a_history_is_the_liked_items_before_and_never_the_row_itself():
-    assert [[item for item, _ in row.history] for row in (*DATA.train, *DATA.valid, *DATA.test)] == [[], [1], [1], [1, 3], []]
+    assert [[item for item, _ in row.history] for row in (*DATA.train, *DATA.valid, *DATA.test)] == [
+        [],
+        [1],
+        [1],
+        [1, 3],
+        [],
+    ]
     assert all(liked for rows in (DATA.train, DATA.test) for row in rows for _, liked in row.history)
 
 
@@ -36,15 +43,33 @@ def test_the_published_form_is_this_to_the_byte(tmp_path):
 def test_what_is_written_is_read_back(tmp_path):
     collm.write_published(DATA, tmp_path)
     again = collm.read_published(tmp_path, "x", "book")
-    assert (again.train, again.valid, again.test, again.catalogue) == (DATA.train, DATA.valid, DATA.test, DATA.catalogue)
+    assert (again.train, again.valid, again.test, again.catalogue) == (
+        DATA.train,
+        DATA.valid,
+        DATA.test,
+        DATA.catalogue,
+    )
     assert (again.source, again.wording, again.noun) == ("collm-csv", "collm", "book")
 
 
 def write(folder, **changes):
     """Three plain files of one row each, the test row changed; None removes the column."""
-    good = {"row": "0", "uid": "1", "iid": "1", "label": "1", "timestamp": "5", "his": "[0]", "his_title": '[""]', "title": "A", "flag": "1", "not_cold": "1"}
+    good = {
+        "row": "0",
+        "uid": "1",
+        "iid": "1",
+        "label": "1",
+        "timestamp": "5",
+        "his": "[0]",
+        "his_title": '[""]',
+        "title": "A",
+        "flag": "1",
+        "not_cold": "1",
+    }
     for split in collm.SPLITS:
-        row = {name: value for name, value in (good | (changes if split == "test" else {})).items() if value is not None}
+        row = {
+            name: value for name, value in (good | (changes if split == "test" else {})).items() if value is not None
+        }
         with open(folder / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(row))
             writer.writeheader()
@@ -71,7 +96,9 @@ def test_what_is_malformed_is_named_by_file_line_and_column(tmp_path, changes, m
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b'uid,iid,label,timestamp,his,title\n"1', b"uid,iid,label,timestamp,his,title\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b'uid,iid,label,timestamp,his,title\n"1', b"uid,iid,label,timestamp,his,title\n"]
+)
 def test_what_is_no_such_file_is_refused_by_name(tmp_path, content):
     write(tmp_path)
     (tmp_path / "valid.csv").write_bytes(content)

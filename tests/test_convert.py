@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 import model.write
-from model.convert import convert
-from model.weights import CheckpointError, load_llama, read_config
+from errors import CheckpointError
+from model.convert import convert_checkpoint
+from model.weights import load_llama, read_llama_config
 
 ROOT = Path(__file__).parent.parent
 IDS = torch.tensor([[1, 5, 22, 0, 13, 7]])
@@ -44,8 +45,15 @@ def pickled(checkpoint: Path, files=1, extra=None, **save) -> Path:
     return folder
 
 
-MATRICES = {"q_proj": "attention.wq", "k_proj": "attention.wk", "v_proj": "attention.wv", "o_proj": "attention.wo",
-            "gate_proj": "feed_forward.w1", "down_proj": "feed_forward.w2", "up_proj": "feed_forward.w3"}  # fmt: skip
+MATRICES = {
+    "q_proj": "attention.wq",
+    "k_proj": "attention.wk",
+    "v_proj": "attention.wv",
+    "o_proj": "attention.wo",
+    "gate_proj": "feed_forward.w1",
+    "down_proj": "feed_forward.w2",
+    "up_proj": "feed_forward.w3",
+}
 
 
 def interleaved(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -71,11 +79,16 @@ def metas(checkpoint: Path, parts=1, embeddings_by=1, drop=(), **changes) -> Pat
     folder = checkpoint.parent / "llama" / "7B"
     folder.mkdir(parents=True)
     (folder.parent / "tokenizer.model").write_bytes(b"a tokenizer")
-    config = read_config(checkpoint)
+    config = read_llama_config(checkpoint)
     params = {
-        "dim": config.hidden_size, "n_layers": config.num_hidden_layers, "n_heads": config.num_attention_heads, "multiple_of": 4,
-        "norm_eps": config.rms_norm_eps, "vocab_size": -1, "rope_theta": config.rope_theta,
-    }  # fmt: skip
+        "dim": config.hidden_size,
+        "n_layers": config.num_hidden_layers,
+        "n_heads": config.num_attention_heads,
+        "multiple_of": 4,
+        "norm_eps": config.rms_norm_eps,
+        "vocab_size": -1,
+        "rope_theta": config.rope_theta,
+    }
     if config.num_key_value_heads != config.num_attention_heads:
         params["n_kv_heads"] = config.num_key_value_heads
     (folder / "params.json").write_text(json.dumps({**params, **changes}))
@@ -113,13 +126,15 @@ def refusal(action, *words: str) -> None:
 # ---- what converts ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{}, GQA, {"tie_word_embeddings": True}, {"tie_word_embeddings": True, "store_lm_head": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, GQA, {"tie_word_embeddings": True}, {"tie_word_embeddings": True, "store_lm_head": True}]
+)
 @pytest.mark.parametrize("files", [1, 3])
 def test_bin_files_convert_one_to_one(make_checkpoint, tmp_path, changes, files):
     checkpoint = make_checkpoint(**changes)
     source, out = pickled(checkpoint, files), tmp_path / "out"
     before = bytes_of(source)
-    convert(source, out)
+    convert_checkpoint(source, out)
     assert equal(checkpoint, out) and bytes_of(source) == before
     assert len(list(out.glob("*.safetensors"))) == files and not (out / "convert.json").exists()
     assert ("lm_head.weight" in tensors_of(out)) == ("tie_word_embeddings" not in changes)
@@ -133,15 +148,18 @@ def test_bin_files_convert_one_to_one(make_checkpoint, tmp_path, changes, files)
 @pytest.mark.parametrize("limit", [2**30, 9000])
 def test_metas_parts_convert(make_checkpoint, tmp_path, changes, parts, embeddings_by, limit):
     checkpoint, out = make_checkpoint(**changes, vocab_size=24), tmp_path / "out"
-    convert(metas(checkpoint, parts, embeddings_by), out, limit=limit)
+    convert_checkpoint(metas(checkpoint, parts, embeddings_by), out, limit=limit)
     torch.testing.assert_close(tensors_of(out), tensors_of(checkpoint), rtol=0, atol=0)
     assert equal(checkpoint, out) and (len(list(out.glob("*.safetensors"))) > 1) == (limit == 9000)
-    assert read_config(out).max_position_embeddings == 2048 and (out / "tokenizer.model").read_bytes() == b"a tokenizer"
+    assert (
+        read_llama_config(out).max_position_embeddings == 2048
+        and (out / "tokenizer.model").read_bytes() == b"a tokenizer"
+    )
 
 
 def test_embeddings_divided_by_vocabulary_convert_as_well(make_checkpoint, tmp_path):
     checkpoint = make_checkpoint(vocab_size=24)
-    convert(metas(checkpoint, 2, embeddings_by=0, vocab_size=24), tmp_path / "out")
+    convert_checkpoint(metas(checkpoint, 2, embeddings_by=0, vocab_size=24), tmp_path / "out")
     assert equal(checkpoint, tmp_path / "out")
 
 
@@ -150,18 +168,20 @@ def test_views_of_one_storage_and_the_format_before_zip_convert(make_checkpoint,
     embeddings = tensors_of(checkpoint)["model.embed_tokens.weight"]
     shared = {"lm_head.weight": embeddings, "model.embed_tokens.weight": embeddings}
     source = pickled(checkpoint, extra=shared, _use_new_zipfile_serialization=False)
-    convert(source, tmp_path / "tied")
+    convert_checkpoint(source, tmp_path / "tied")
     assert equal(checkpoint, tmp_path / "tied")
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
-    convert(source, tmp_path / "untied")
+    convert_checkpoint(source, tmp_path / "untied")
     assert equal(checkpoint, tmp_path / "untied") and "lm_head.weight" in tensors_of(tmp_path / "untied")
 
 
-@pytest.mark.parametrize("name, dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32), ("keep", torch.float64)])
+@pytest.mark.parametrize(
+    "name, dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32), ("keep", torch.float64)]
+)
 def test_dtype_is_what_was_asked_for(make_checkpoint, tmp_path, name, dtype):
     checkpoint, out = make_checkpoint(dtype=torch.float64), tmp_path / "out"
-    convert(pickled(checkpoint), out, name)
+    convert_checkpoint(pickled(checkpoint), out, name)
     expected = {key: tensor.to(dtype) for key, tensor in tensors_of(checkpoint).items()}
     torch.testing.assert_close(tensors_of(out), expected, rtol=0, atol=0)
     index = json.loads((out / "model.safetensors.index.json").read_text())
@@ -177,7 +197,7 @@ def test_dtype_is_what_was_asked_for(make_checkpoint, tmp_path, name, dtype):
 def test_a_repeated_call_goes_on_and_gives_equal_files(make_checkpoint, tmp_path, monkeypatch, layout):
     checkpoint, out = make_checkpoint(vocab_size=24), tmp_path / "out"
     source = pickled(checkpoint, 3) if layout == "bin" else metas(checkpoint, 2)
-    convert(source, tmp_path / "whole", limit=9000)
+    convert_checkpoint(source, tmp_path / "whole", limit=9000)
     save, calls = model.write.save_file, []
 
     def failing(tensors, path, **rest):
@@ -189,11 +209,11 @@ def test_a_repeated_call_goes_on_and_gives_equal_files(make_checkpoint, tmp_path
 
     monkeypatch.setattr(model.write, "save_file", failing)
     with pytest.raises(OSError, match="disk full"):
-        convert(source, out, limit=9000)
+        convert_checkpoint(source, out, limit=9000)
     assert (out / "convert.json").exists() and len(list(out.glob("*.safetensors"))) == 1
     refusal(lambda: load_llama(out, torch.float32))
-    refusal(lambda: convert(source, out, "fp16", limit=9000), "convert.json", "dtype")
-    convert(source, out, limit=9000)
+    refusal(lambda: convert_checkpoint(source, out, "fp16", limit=9000), "convert.json", "dtype")
+    convert_checkpoint(source, out, limit=9000)
     shards = len(list((tmp_path / "whole").glob("*.safetensors")))
     assert len(calls) == shards + 1  # the first shard was not written again
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
@@ -201,14 +221,14 @@ def test_a_repeated_call_goes_on_and_gives_equal_files(make_checkpoint, tmp_path
 
 def test_only_an_own_unfinished_conversion_is_gone_on_with(make_checkpoint, tmp_path):
     source, out = pickled(make_checkpoint()), tmp_path / "out"
-    convert(source, out)
-    refusal(lambda: convert(source, out), str(out), "is there already")
+    convert_checkpoint(source, out)
+    refusal(lambda: convert_checkpoint(source, out), str(out), "is there already")
     out.joinpath("convert.json").write_text("{}")
-    refusal(lambda: convert(source, out), "convert.json", "another source")
-    refusal(lambda: convert(source, source), "source folder")
-    refusal(lambda: convert(source, source / "below"), "source folder")
+    refusal(lambda: convert_checkpoint(source, out), "convert.json", "another source")
+    refusal(lambda: convert_checkpoint(source, source), "source folder")
+    refusal(lambda: convert_checkpoint(source, source / "below"), "source folder")
     (tmp_path / "file").write_text("")
-    refusal(lambda: convert(source, tmp_path / "file"), "is there already")
+    refusal(lambda: convert_checkpoint(source, tmp_path / "file"), "is there already")
 
 
 # ---- what is refused, before anything is written ------------------------------------------------
@@ -224,8 +244,10 @@ class Malicious:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_pickle_is_not_run(make_checkpoint, tmp_path, zipped):
-    source = pickled(make_checkpoint(), extra={"x": Malicious(tmp_path / "made")}, _use_new_zipfile_serialization=zipped)
-    refusal(lambda: convert(source, tmp_path / "out"), "pytorch_model.bin", "more than tensors", "trust")
+    source = pickled(
+        make_checkpoint(), extra={"x": Malicious(tmp_path / "made")}, _use_new_zipfile_serialization=zipped
+    )
+    refusal(lambda: convert_checkpoint(source, tmp_path / "out"), "pytorch_model.bin", "more than tensors", "trust")
     assert not (tmp_path / "made").exists() and not (tmp_path / "out").exists()
 
 
@@ -240,27 +262,27 @@ def test_code_in_a_pickle_is_not_run(make_checkpoint, tmp_path, zipped):
 )
 def test_tensors_that_do_not_fit_are_named(make_checkpoint, tmp_path, extra, words):
     source = pickled(make_checkpoint(), extra=extra)
-    refusal(lambda: convert(source, tmp_path / "out"), *words)
+    refusal(lambda: convert_checkpoint(source, tmp_path / "out"), *words)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_tensor_and_one_in_two_files_are_named(make_checkpoint, tmp_path):
     source = pickled(make_checkpoint(store_lm_head=False), files=2)
-    refusal(lambda: convert(source, tmp_path / "out"), "missing lm_head.weight")
+    refusal(lambda: convert_checkpoint(source, tmp_path / "out"), "missing lm_head.weight")
     second = source / "pytorch_model-00002-of-00002.bin"
     torch.save(torch.load(source / "pytorch_model-00001-of-00002.bin", weights_only=True), second)
-    refusal(lambda: convert(source, tmp_path / "out"), "is in both", second.name)
+    refusal(lambda: convert_checkpoint(source, tmp_path / "out"), "is in both", second.name)
 
 
 def test_a_tied_lm_head_that_differs_is_refused(make_checkpoint, tmp_path):
     source = pickled(make_checkpoint(tie_word_embeddings=True), extra={"lm_head.weight": torch.ones(23, 32)})
-    refusal(lambda: convert(source, tmp_path / "out"), "lm_head.weight differs", "tie_word_embeddings")
+    refusal(lambda: convert_checkpoint(source, tmp_path / "out"), "lm_head.weight differs", "tie_word_embeddings")
 
 
 @pytest.mark.parametrize("value, dtype, words", [(1e6, "fp16", ["too large", "bf16"]), (float("nan"), "keep", ["NaN"])])
 def test_values_that_are_not_finite_are_refused(make_checkpoint, tmp_path, value, dtype, words):
     source = pickled(make_checkpoint(), extra={"model.norm.weight": torch.full((32,), value)})
-    refusal(lambda: convert(source, tmp_path / "out", dtype), "model.norm.weight", *words)
+    refusal(lambda: convert_checkpoint(source, tmp_path / "out", dtype), "model.norm.weight", *words)
 
 
 def test_files_that_are_missing_or_damaged_or_pointers_are_named(make_checkpoint, tmp_path):
@@ -269,24 +291,24 @@ def test_files_that_are_missing_or_damaged_or_pointers_are_named(make_checkpoint
     whole, listed = first.read_bytes(), index.read_text()
     for content in (whole[: len(whole) // 2], b"", b"nonsense"):
         first.write_bytes(content)
-        refusal(lambda: convert(source, out), first.name, "damaged", "fetch it again")
+        refusal(lambda: convert_checkpoint(source, out), first.name, "damaged", "fetch it again")
     torch.save([torch.ones(1)], first)
-    refusal(lambda: convert(source, out), first.name, "holds a list")
+    refusal(lambda: convert_checkpoint(source, out), first.name, "holds a list")
     first.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    refusal(lambda: convert(source, out), first.name, "Git LFS")
+    refusal(lambda: convert_checkpoint(source, out), first.name, "Git LFS")
     first.unlink()
-    refusal(lambda: convert(source, out), first.name, "missing")
+    refusal(lambda: convert_checkpoint(source, out), first.name, "missing")
     for wrong in ('{"weight_map": []}', '{"weight_map": {"x": "../x.bin"}}'):
         index.write_text(wrong)
-        refusal(lambda: convert(source, out), index.name)
+        refusal(lambda: convert_checkpoint(source, out), index.name)
     index.unlink()
-    refusal(lambda: convert(source, out), index.name, "missing")
+    refusal(lambda: convert_checkpoint(source, out), index.name, "missing")
     index.write_text(listed)
     first.write_bytes(whole)
     (source / "tokenizer.model").unlink()
-    refusal(lambda: convert(source, out), "tokenizer.model", "missing")
-    refusal(lambda: convert(tmp_path / "nowhere", out), "no such")
-    refusal(lambda: convert(tmp_path / "checkpoint", out), "safetensors already")
+    refusal(lambda: convert_checkpoint(source, out), "tokenizer.model", "missing")
+    refusal(lambda: convert_checkpoint(tmp_path / "nowhere", out), "no such")
+    refusal(lambda: convert_checkpoint(tmp_path / "checkpoint", out), "safetensors already")
     assert not out.exists()
 
 
@@ -307,7 +329,7 @@ def test_files_that_are_missing_or_damaged_or_pointers_are_named(make_checkpoint
 )
 def test_params_that_do_not_fit_are_refused(make_checkpoint, tmp_path, changes, words):
     source = metas(make_checkpoint(vocab_size=24), 2, **changes)
-    refusal(lambda: convert(source, tmp_path / "out"), "params.json", *words)
+    refusal(lambda: convert_checkpoint(source, tmp_path / "out"), "params.json", *words)
     assert not (tmp_path / "out").exists()
 
 
@@ -316,18 +338,18 @@ def test_parts_that_do_not_belong_together_are_refused(make_checkpoint, tmp_path
     second = source / "consolidated.01.pth"
     state = torch.load(second, weights_only=True)
     torch.save({name: tensor.half() if name == "norm.weight" else tensor for name, tensor in state.items()}, second)
-    refusal(lambda: convert(source, out), "norm.weight has another shape or dtype")
+    refusal(lambda: convert_checkpoint(source, out), "norm.weight has another shape or dtype")
     torch.save({name: tensor for name, tensor in state.items() if name != "norm.weight"}, second)
-    refusal(lambda: convert(source, out), "consolidated.01.pth has no norm.weight")
+    refusal(lambda: convert_checkpoint(source, out), "consolidated.01.pth has no norm.weight")
     torch.save({**state, "layers.0.moe.weight": torch.ones(1)}, second)
     first = source / "consolidated.00.pth"
     torch.save({**torch.load(first, weights_only=True), "layers.0.moe.weight": torch.ones(1)}, first)
-    refusal(lambda: convert(source, out), "unexpected layers.0.moe.weight")
+    refusal(lambda: convert_checkpoint(source, out), "unexpected layers.0.moe.weight")
     second.unlink()
-    refusal(lambda: convert(source, out), "params.json", "expected")
+    refusal(lambda: convert_checkpoint(source, out), "params.json", "expected")
     torch.save(state, second)
     (source / "consolidated.00.pth").unlink()
-    refusal(lambda: convert(source, out), "consolidated.00.pth", "missing")
+    refusal(lambda: convert_checkpoint(source, out), "consolidated.00.pth", "missing")
 
 
 # ---- the command --------------------------------------------------------------------------------
@@ -340,4 +362,8 @@ def test_the_command_converts_and_refuses_in_one_line(make_checkpoint, tmp_path)
     assert (done.returncode, done.stdout) == (0, "") and "model-00001-of-00001.safetensors" in done.stderr
     assert equal(checkpoint, out)
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 2 and again.stderr.startswith(f"model.convert: error: {out}: ") and again.stderr.count("\n") == 1
+    assert (
+        again.returncode == 2
+        and again.stderr.startswith(f"model.convert: error: {out}: ")
+        and again.stderr.count("\n") == 1
+    )

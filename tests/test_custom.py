@@ -5,11 +5,12 @@ from datetime import datetime, timezone
 
 import pytest
 
-from data import custom
-from data.interactions import DataError, Dataset, Interaction, Item
+from data.cache import Options
+from data.interactions import Dataset, Interaction, Item
 from data.load import load_dataset
-from data.prepare import Options
 from data.prompts import prompt_pair
+from data.sources import custom
+from errors import DataError
 
 ITEMS = "item,title,author\n" + "".join(f"{i},Game {i},{'Fay' if i % 2 else ''}\n" for i in range(12))
 
@@ -27,7 +28,11 @@ def build(folder, **options):
 def invented(users=15, seed=2):
     """[(user, item, rating, time)] in random order, with many ties."""
     rng = random.Random(seed)
-    rows = [(f"u{user}", str(item), rng.randint(1, 5), rng.randint(0, 60)) for user in range(users) for item in rng.sample(range(12), rng.randint(1, 12))]
+    rows = [
+        (f"u{user}", str(item), rng.randint(1, 5), rng.randint(0, 60))
+        for user in range(users)
+        for item in rng.sample(range(12), rng.randint(1, 12))
+    ]
     rng.shuffle(rows)
     return rows
 
@@ -99,10 +104,17 @@ def test_times_are_seconds_or_iso_and_utc_unless_they_say(text, expected):
 
 
 def test_quoted_titles_may_hold_commas_and_quotes(tmp_path):
-    data = build(write(tmp_path, as_csv(invented()), ITEMS.replace("Game 3", '"The ""Best"", part 3"')), like_threshold=3, noun="game")
+    data = build(
+        write(tmp_path, as_csv(invented()), ITEMS.replace("Game 3", '"The ""Best"", part 3"')),
+        like_threshold=3,
+        noun="game",
+    )
     assert data.catalogue["3"].title == 'The "Best", part 3'
     row = next(row for row in data.train if row.target == "3")
-    assert 'will like the target game "The "Best", part 3" written by Fay?' in prompt_pair(row, data.catalogue, data.noun).positive
+    assert (
+        'will like the target game "The "Best", part 3" written by Fay?'
+        in prompt_pair(row, data.catalogue, data.noun).positive
+    )
 
 
 # ---- errors -------------------------------------------------------------------------------------
@@ -111,15 +123,31 @@ GOOD = as_csv(invented())
 BAD = {
     "unknown item": (GOOD + "u1,nix,3,5\n", ITEMS, "interactions.csv line {n}, column item: 'nix' is not in items.csv"),
     "empty user": (GOOD + " ,1,3,5\n", ITEMS, "interactions.csv line {n}, column user: is empty"),
-    "rating": (GOOD + "u1,1,good,5\n", ITEMS, "interactions.csv line {n}, column rating: expected a number, found 'good'"),
+    "rating": (
+        GOOD + "u1,1,good,5\n",
+        ITEMS,
+        "interactions.csv line {n}, column rating: expected a number, found 'good'",
+    ),
     "nan": (GOOD + "u1,1,nan,5\n", ITEMS, "interactions.csv line {n}, column rating: expected a number, found 'nan'"),
-    "time": (GOOD + "u1,1,3,yesterday\n", ITEMS, "interactions.csv line {n}, column timestamp: expected unix seconds or a date"),
+    "time": (
+        GOOD + "u1,1,3,yesterday\n",
+        ITEMS,
+        "interactions.csv line {n}, column timestamp: expected unix seconds or a date",
+    ),
     "endless time": (GOOD + "u1,1,3,inf\n", ITEMS, "interactions.csv line {n}, column timestamp: expected unix"),
     "short": (GOOD + "u1,1,3\n", ITEMS, "interactions.csv line {n}: has 3 fields, the header has 4"),
     "long": (GOOD + "u1,1,3,5,6\n", ITEMS, "interactions.csv line {n}: has 5 fields, the header has 4"),
-    "after a quoted break": (GOOD.replace("\n", '\n"u\n1",1,3,5\n', 1) + "u1,nix,3,5\n", ITEMS, "interactions.csv line {m}, column item: 'nix'"),
+    "after a quoted break": (
+        GOOD.replace("\n", '\n"u\n1",1,3,5\n', 1) + "u1,nix,3,5\n",
+        ITEMS,
+        "interactions.csv line {m}, column item: 'nix'",
+    ),
     "open quote": (GOOD + '"u1,1,3,5\n', ITEMS, "interactions.csv line {n}: "),
-    "no column": (GOOD.replace("timestamp", "when", 1), ITEMS, "interactions.csv line 1: column timestamp is missing; found 'user, item, rating, when"),
+    "no column": (
+        GOOD.replace("timestamp", "when", 1),
+        ITEMS,
+        "interactions.csv line 1: column timestamp is missing; found 'user, item, rating, when",
+    ),
     "column twice": (GOOD.replace("rating", "user", 1), ITEMS, "interactions.csv line 1: column user is there twice"),
     "neither": (GOOD.replace("rating", "stars", 1), ITEMS, "interactions.csv line 1: rating or liked is missing"),
     "empty file": ("", ITEMS, "interactions.csv line 1: column user is missing; found an empty file"),
@@ -129,7 +157,11 @@ BAD = {
     "break in a title": (GOOD, ITEMS + '99,"a\nb",\n', "items.csv line 14, column title: holds a line break"),
     "break in an author": (GOOD, ITEMS + '99,a,"x\ny"\n', "items.csv line 14, column author: holds a line break"),
     "header alone": ("user,item,rating,timestamp\n", ITEMS, "interactions.csv: leaves no rows for train"),
-    "one label": (as_csv([(u, i, 1, t) for u, i, _, t in invented()]), ITEMS, "all rows are disliked; check --like-threshold"),
+    "one label": (
+        as_csv([(u, i, 1, t) for u, i, _, t in invented()]),
+        ITEMS,
+        "all rows are disliked; check --like-threshold",
+    ),
 }
 
 
@@ -142,7 +174,9 @@ def test_what_is_malformed_is_named_by_file_line_and_column(tmp_path, interactio
 
 
 def test_ratings_without_a_threshold_are_refused_with_their_range(tmp_path):
-    with pytest.raises(DataError, match="--like-threshold: interactions.csv has ratings from 1 to 5; say from which one"):
+    with pytest.raises(
+        DataError, match="--like-threshold: interactions.csv has ratings from 1 to 5; say from which one"
+    ):
         build(write(tmp_path, GOOD))
 
 
@@ -185,13 +219,17 @@ def test_planted_leaks_are_reported_with_number_and_first_case():
 
 def test_where_users_are_unknown_the_whole_question_counts():
     one, other = Interaction(None, ((1, True),), 2, True), Interaction(None, ((1, False),), 2, True)
-    assert custom.leaks(dataset([one], [other], [Interaction(None, ((1, True),), 2, False)])) == ["1 rows of test are also asked in train, first 'T2'"]
+    assert custom.leaks(dataset([one], [other], [Interaction(None, ((1, True),), 2, False)])) == [
+        "1 rows of test are also asked in train, first 'T2'"
+    ]
 
 
 def test_loading_reports_leaks_and_leaves_the_rows_alone(tmp_path):
     rows = invented() + [("u1", "1", 3, 61), ("u1", "1", 3, 62)]
     notices = []
-    data = load_dataset(str(write(tmp_path, as_csv(rows))), None, True, notices.append, Options(like_threshold=3, noun="game"))
+    data = load_dataset(
+        str(write(tmp_path, as_csv(rows))), None, True, notices.append, Options(like_threshold=3, noun="game")
+    )
     assert any("have their target in their own history" in line and line.startswith("LEAK: ") for line in notices)
     assert len(data.train + data.valid + data.test) == len(brute_force(rows[:-2], 3)) + 2
 

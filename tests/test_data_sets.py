@@ -19,7 +19,11 @@ def raw_book(folder):
 def raw_ml_1m(folder):
     rng = random.Random(4)
     months = [(2001, 7), (2002, 1), (2002, 5), (2002, 10)]
-    rows = [(user, item, rng.randint(1, 5), test_ml_1m.at(*months[rng.randrange(4)], rng.randint(1, 28))) for user in range(1, 25) for item in (1, 2, 3, 4)]
+    rows = [
+        (user, item, rng.randint(1, 5), test_ml_1m.at(*months[rng.randrange(4)], rng.randint(1, 28)))
+        for user in range(1, 25)
+        for item in (1, 2, 3, 4)
+    ]
     test_ml_1m.write(folder, rows)
 
 
@@ -34,8 +38,20 @@ def own(folder):
 CASES = {
     "book": (raw_book, [], 1e-5, "will like the target book", "will dislike the target book"),
     "ml-1m": (raw_ml_1m, [], 1e-4, "would enjoy the movie titled", "would dislike the movie titled"),
-    "amazon-book": (raw_amazon, ["--amazon-liked", "4"], 1e-5, "would enjoy the book titled", "would dislike the book titled"),
-    "own": (own, ["--like-threshold", "3", "--noun", "tea", "--split-by", "user"], 1e-4, "will like the target tea", "will dislike the target tea"),
+    "amazon-book": (
+        raw_amazon,
+        ["--amazon-liked", "4"],
+        1e-5,
+        "would enjoy the book titled",
+        "would dislike the book titled",
+    ),
+    "own": (
+        own,
+        ["--like-threshold", "3", "--noun", "tea", "--split-by", "user"],
+        1e-4,
+        "will like the target tea",
+        "will dislike the target tea",
+    ),
 }
 
 
@@ -46,8 +62,24 @@ def trained(request, tmp_path, monkeypatch, capsys):
     (tmp_path / "raw").mkdir()
     make(tmp_path / "raw")
     monkeypatch.setenv("LCFT_DATA", str(tmp_path / "cache"))
-    data = ["--data", str(tmp_path / "raw")] if request.param == "own" else ["--data", request.param, "--data-dir", str(tmp_path / "raw")]
-    short = ["--shots", "16", "--max-steps", "2", "--eval-every", "1", "--device", "cpu", "--out", str(tmp_path / "run"), "--json"]
+    data = (
+        ["--data", str(tmp_path / "raw")]
+        if request.param == "own"
+        else ["--data", request.param, "--data-dir", str(tmp_path / "raw")]
+    )
+    short = [
+        "--shots",
+        "16",
+        "--max-steps",
+        "2",
+        "--eval-every",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+    ]
     train.main([*data, *options, *short])
     return request.param, tmp_path / "run", json.loads(capsys.readouterr().out), [*data, *options]
 
@@ -85,7 +117,23 @@ def test_ml_1m_chooses_its_state_on_the_half_and_is_scored_on_all(tmp_path, monk
     (tmp_path / "raw").mkdir()
     raw_ml_1m(tmp_path / "raw")
     monkeypatch.setenv("LCFT_DATA", str(tmp_path / "cache"))
-    train.main(["--data", "ml-1m", "--data-dir", str(tmp_path / "raw"), "--shots", "8", "--max-steps", "1", "--out", str(tmp_path / "run"), "--device", "cpu", "--json"])
+    train.main(
+        [
+            "--data",
+            "ml-1m",
+            "--data-dir",
+            str(tmp_path / "raw"),
+            "--shots",
+            "8",
+            "--max-steps",
+            "1",
+            "--out",
+            str(tmp_path / "run"),
+            "--device",
+            "cpu",
+            "--json",
+        ]
+    )
     results = json.loads(capsys.readouterr().out)
     rows = json.loads((tmp_path / "run" / "config.json").read_text())["rows"]
     assert rows["selection"] == round(rows["valid"] / 2) == results["valid"]["after"]["counts"]["rows"]

@@ -12,12 +12,30 @@ from data.prompts import prompt_pair
 from demo.corpus import FIRST_COURSE, FORBIDDEN, SECOND_COURSE, documents
 from demo.world import CORPUS_SEED, HISTORY, ROWS_PER_VIEWER, STAND_IN_SEED, VIEWERS, read_world, stand_in
 from model.tokenizer import Tokenizer
-from model.weights import load_llama, read_config
+from model.weights import load_llama, read_llama_config
 
 MODEL = Path(__file__).parent.parent / "demo" / "model"
 GENRES = set(
-    "Action Adventure Animation Children Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
-    "Mystery Romance Sci-Fi Thriller War Western".split()
+    [
+        "Action",
+        "Adventure",
+        "Animation",
+        "Children",
+        "Comedy",
+        "Crime",
+        "Documentary",
+        "Drama",
+        "Fantasy",
+        "Film-Noir",
+        "Horror",
+        "Musical",
+        "Mystery",
+        "Romance",
+        "Sci-Fi",
+        "Thriller",
+        "War",
+        "Western",
+    ]
 )
 
 
@@ -28,7 +46,7 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer(MODEL, read_config(MODEL).vocab_size)
+    return Tokenizer(MODEL, read_llama_config(MODEL).vocab_size)
 
 
 def test_stand_in_has_the_documented_counts_and_says_what_it_is(dataset):
@@ -103,7 +121,9 @@ def test_every_prompt_fits_into_the_trained_lengths(dataset, tokenizer):
 
 
 def test_the_readme_has_the_hash_of_every_file_of_the_model():
-    listed = dict(re.findall(r"^    ([0-9a-f]{64})  (\S+)$", (MODEL.parent / "README.md").read_text(encoding="utf-8"), re.M))
+    listed = dict(
+        re.findall(r"^    ([0-9a-f]{64})  (\S+)$", (MODEL.parent / "README.md").read_text(encoding="utf-8"), re.M)
+    )
     assert {name: digest for digest, name in listed.items()} == {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in MODEL.iterdir()
     }

@@ -9,13 +9,18 @@ import pytest
 import audit
 import eval as eval_verb
 import predict
-from runtime.train_flags import TrainFlags
+from cli.train import TrainFlags
 
 ROOT = Path(__file__).parent.parent
 METHOD = (ROOT / "docs/method.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs/reading-guide.md").read_text(encoding="utf-8")
 QUOTED = re.findall(r"\[([\w/.]+):(\d+)\]\(\.\./([\w/.]+)#L(\d+)\) \| `([^`]+)` \|", METHOD)
-VERBS = {"train.py": TrainFlags, "eval.py": eval_verb.EvalFlags, "predict.py": predict.PredictFlags, "audit.py": audit.AuditFlags}
+VERBS = {
+    "train.py": TrainFlags,
+    "eval.py": eval_verb.EvalFlags,
+    "predict.py": predict.PredictFlags,
+    "audit.py": audit.AuditFlags,
+}
 
 
 def test_equations_1_to_3_and_the_published_loss_are_quoted():
@@ -28,17 +33,23 @@ def test_equations_1_to_3_and_the_published_loss_are_quoted():
 def test_an_equation_stands_on_its_line(file, number, linked_file, linked_number, code):
     lines = (ROOT / file).read_text(encoding="utf-8").split("\n")
     assert (file, number) == (linked_file, linked_number)
-    assert code in lines[int(number) - 1], f"{file}: now on line {[i for i, line in enumerate(lines, 1) if code in line]}"
+    assert code in lines[int(number) - 1], (
+        f"{file}: now on line {[i for i, line in enumerate(lines, 1) if code in line]}"
+    )
 
 
-@pytest.mark.parametrize("document", ["docs/method.md", "docs/reading-guide.md", "docs/reliability.md", "README.md", "demo/README.md"])
+@pytest.mark.parametrize(
+    "document", ["docs/method.md", "docs/reading-guide.md", "docs/reliability.md", "README.md", "demo/README.md"]
+)
 def test_links_lead_somewhere(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         assert ((ROOT / document).parent / target).exists(), target
 
 
-@pytest.mark.parametrize("document", ["docs/method.md", "docs/reading-guide.md", "docs/reliability.md", "README.md", "demo/README.md"])
+@pytest.mark.parametrize(
+    "document", ["docs/method.md", "docs/reading-guide.md", "docs/reliability.md", "README.md", "demo/README.md"]
+)
 def test_commands_have_only_flags_that_their_verb_knows(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     commands = re.findall(r"python (\w+\.py)((?:[^`\n]|\\\n)*)", text)

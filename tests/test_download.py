@@ -12,13 +12,14 @@ import pytest
 import data.download as download
 import data.load as load
 from data.download import BY_HAND, MOVIELENS_1M, MOVIELENS_100K, NoNetwork, Source, fetch
-from data.interactions import DataError
+from errors import DataError
 
 
 class Reply:
     """What the server answers: body, what Content-Length says of it (None: nothing), status, Location.
 
-    ranges: whether it knows them; cut: bytes after which each connection breaks off."""
+    ranges: whether it knows them; cut: bytes after which each connection breaks off.
+    """
 
     def __init__(self, body=b"", length=..., status=200, location=None, chunked=False, ranges=False, cut=None):
         self.body, self.status, self.location, self.chunked = body, status, location, chunked
@@ -138,7 +139,13 @@ def test_movielens_sources_are_grouplens_over_https_with_the_data_last():
         assert list(found.members.values())[-1] == last and "README" in found.members.values()
 
 
-@pytest.mark.parametrize("name, words", [("book", ["BX-Books.csv", "Ratings.csv", "licence"]), ("amazon-book", ["Books_5.json.gz", "meta_Books.json.gz", "https://"])])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("book", ["BX-Books.csv", "Ratings.csv", "licence"]),
+        ("amazon-book", ["Books_5.json.gz", "meta_Books.json.gz", "https://"]),
+    ],
+)
 def test_what_is_to_be_fetched_by_hand_is_said_with_its_files_and_place(name, words):
     message = BY_HAND[name].format(folder="/some/where")
     assert all(word in message for word in [*words, f"/some/where/{name}", "(1)", "(2)", "(3)"]) and "\n" not in message
@@ -171,7 +178,9 @@ def test_a_server_that_knows_no_ranges_sends_all_again(serve, tmp_path):
     assert files(tmp_path) == CONTENT and reply.sent == len(WHOLE)
 
 
-@pytest.mark.parametrize("stale", [b"x" * 700, b"x" * len(WHOLE), b"x" * (len(WHOLE) + 9)], ids=["shorter", "as long", "longer"])
+@pytest.mark.parametrize(
+    "stale", [b"x" * 700, b"x" * len(WHOLE), b"x" * (len(WHOLE) + 9)], ids=["shorter", "as long", "longer"]
+)
 def test_a_part_of_another_archive_is_thrown_away(serve, tmp_path, stale):
     (tmp_path / PART).write_bytes(stale)
     fetch(source(serve({"/x.zip": Reply(WHOLE, ranges=True)}) + "/x.zip"), tmp_path / "inv")
@@ -209,7 +218,7 @@ NOT_THE_ARCHIVE = {
     "nothing": b"",
     "half an archive": WHOLE[: len(WHOLE) // 2],
     "a changed byte": WHOLE[:99] + bytes([WHOLE[99] ^ 1]) + WHOLE[100:],
-    "another archive": archive({name: b"x" for name in CONTENT}),
+    "another archive": archive(dict.fromkeys(CONTENT, b"x")),
 }
 
 
@@ -219,7 +228,11 @@ def test_anything_but_the_archive_is_refused(serve, tmp_path, body):
     assert "not the Invented-1K archive (md5 " in message and hashlib.md5(body).hexdigest() in message
 
 
-@pytest.mark.parametrize("body", [b"no zip", archive({"README": b"x"}), archive(CONTENT, folder="other/")], ids=["no zip", "a member missing", "members elsewhere"])
+@pytest.mark.parametrize(
+    "body",
+    [b"no zip", archive({"README": b"x"}), archive(CONTENT, folder="other/")],
+    ids=["no zip", "a member missing", "members elsewhere"],
+)
 def test_an_archive_that_cannot_be_unpacked_is_refused_and_nothing_is_left(serve, tmp_path, body):
     url = serve({"/x.zip": Reply(body)}) + "/x.zip"
     with pytest.raises(DataError, match="cannot be unpacked"):
@@ -302,8 +315,8 @@ def test_the_stand_in_is_refused_when_a_folder_was_named(tmp_path, notices, no_n
 
 
 def test_a_real_model_is_never_given_the_stand_in(tmp_path, monkeypatch, no_network):
-    from runtime.setup import load_data
-    from runtime.subject import FALLBACKS
+    from cli.data import load_data
+    from run.restore import FALLBACKS
 
     monkeypatch.setenv("LCFT_DATA", str(tmp_path))
     assert load_data(FALLBACKS).source == "stand-in"
@@ -320,7 +333,9 @@ def test_a_wrong_archive_is_an_error_and_no_reason_for_the_stand_in(tmp_path, mo
 
 
 def test_a_download_is_used_and_found_again_the_next_time(tmp_path, monkeypatch, notices, serve, real_file):
-    body = archive({name: real_file(f"ml-100k/{name}").read_bytes() for name in ("README", "u.item", "u.data")}, "ml-100k/")
+    body = archive(
+        {name: real_file(f"ml-100k/{name}").read_bytes() for name in ("README", "u.item", "u.data")}, "ml-100k/"
+    )
     url = serve({"/x.zip": Reply(body)}) + "/x.zip"
     monkeypatch.setenv("LCFT_DATA", str(tmp_path / "new"))
     monkeypatch.setattr(load, "fetch", lambda found, folder: fetch(source(url, body, found.members), folder))
@@ -338,7 +353,9 @@ def test_files_are_found_in_the_named_folder_or_its_ml_100k(tmp_path, monkeypatc
     assert notices == []
 
 
-@pytest.mark.parametrize("name, data_dir, named", [("movie", "absent", "--data-dir"), ("absent", None, "--data absent")])
+@pytest.mark.parametrize(
+    "name, data_dir, named", [("movie", "absent", "--data-dir"), ("absent", None, "--data absent")]
+)
 def test_a_folder_that_is_not_there_is_named_with_its_flag(tmp_path, monkeypatch, notices, name, data_dir, named):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=f"^{named}.*: .*no (such )?folder"):

@@ -6,7 +6,7 @@ from torch import nn
 
 from lora.dropout import drawn
 from lora.layer import LoRALinear
-from runtime.plan import LiveTensors
+from machine.plan import LiveTensors
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.02, 0.5, 0.95, 1 - 1e-6, 1.0])
@@ -23,7 +23,10 @@ def test_each_is_kept_with_the_probability_asked_for_whatever_its_neighbours_are
 
 def test_gradients_with_dropout_are_those_of_a_product_with_the_mask_in_float64():
     torch.manual_seed(0)
-    layer, x = LoRALinear(nn.Linear(9, 5, bias=False), r=3, alpha=2, dropout=0.4).double(), torch.randn(4, 6, 9).double().requires_grad_()
+    layer, x = (
+        LoRALinear(nn.Linear(9, 5, bias=False), r=3, alpha=2, dropout=0.4).double(),
+        torch.randn(4, 6, 9).double().requires_grad_(),
+    )
     nn.init.normal_(layer.lora_B)
     torch.manual_seed(7)
     kept = drawn(x, 0.6).double() / 0.6
@@ -38,7 +41,9 @@ def test_gradients_with_dropout_are_those_of_a_product_with_the_mask_in_float64(
 def test_kept_for_the_backward_pass_is_a_byte_an_element_for_every_target():
     """Besides x, which the layer's targets share."""
     x = torch.randn(50, 64, requires_grad=True) * 1
-    layers = [LoRALinear(nn.Linear(64, 8, bias=False).requires_grad_(False), r=2, alpha=2, dropout=0.1) for _ in range(3)]
+    layers = [
+        LoRALinear(nn.Linear(64, 8, bias=False).requires_grad_(False), r=2, alpha=2, dropout=0.1) for _ in range(3)
+    ]
     with LiveTensors() as alive:
         outputs = [layer(x) for layer in layers]
     of_rows = 50 * (8 + 2 + 2) * 4  # the output, A's product and that times s / (1 - p)

@@ -10,15 +10,15 @@ import torch
 
 import eval as eval_verb
 import train
+from cli.verb import run_verb
 from data.prompts import TALLREC, prompt_pair
-from data.tallrec import write_split
+from data.sources.tallrec import write_split
 from demo.world import stand_in
 from lora.adapter import load_adapter, read_adapter_config
 from lora.inject import add_lora
 from metrics import Scored, agreement, auc
 from report.tables import wording_table
-from runtime.flags import run_verb
-from runtime.setup import load_base
+from run.base import load_base
 
 WORDS = list(TALLREC.held_out)
 
@@ -37,8 +37,25 @@ def rows(tmp_path_factory):
 def run(rows, tmp_path_factory):
     """(run folder, merged folder) of eight fp32 steps."""
     parent = tmp_path_factory.mktemp("run")
-    argv = ["--data", rows, "--shots", 16, "--max-steps", 8, "--eval-every", 8, "--lr", 3e-3, "--warmup-steps", 1, "--precision", "fp32"]
-    train.main([*map(str, argv), "--device", "cpu", "--out", str(parent / "run"), "--merge-out", str(parent / "merged")])
+    argv = [
+        "--data",
+        rows,
+        "--shots",
+        16,
+        "--max-steps",
+        8,
+        "--eval-every",
+        8,
+        "--lr",
+        3e-3,
+        "--warmup-steps",
+        1,
+        "--precision",
+        "fp32",
+    ]
+    train.main(
+        [*map(str, argv), "--device", "cpu", "--out", str(parent / "run"), "--merge-out", str(parent / "merged")]
+    )
     return parent / "run", parent / "merged"
 
 
@@ -69,7 +86,12 @@ def test_a_held_out_wording_stands_in_both_places_and_nothing_else_changes(asks,
 
 def test_held_out_wordings_are_four_negations_and_two_paraphrases():
     assert {asks for asks, same in TALLREC.held_out.items() if same} == {"will enjoy", "is going to like"}
-    assert {asks for asks, same in TALLREC.held_out.items() if not same} == {"will not like", "will not enjoy", "will hate", "will be unlikely to like"}
+    assert {asks for asks, same in TALLREC.held_out.items() if not same} == {
+        "will not like",
+        "will not enjoy",
+        "will hate",
+        "will be unlikely to like",
+    }
 
 
 def test_agreement_by_hand():
@@ -125,7 +147,9 @@ def test_the_wording_of_training_has_the_contradiction_rate(run, capsys):
 def test_the_wording_table_says_what_would_be_right(run, capsys):
     rows = evaluated(capsys, "--run", run[0], "--negations")["negations"]
     lines = {line.split("  ")[0]: line for line in wording_table(rows).splitlines()}
-    assert "opposite" in lines["will hate"] and "the same" in lines["will enjoy"] and "will dislike (trained on)" in lines
+    assert (
+        "opposite" in lines["will hate"] and "the same" in lines["will enjoy"] and "will dislike (trained on)" in lines
+    )
     assert f"{rows[1]['inconsistent_rate']:.3f} [" in lines["will not like"]
 
 
@@ -135,7 +159,9 @@ def test_the_wording_table_says_what_would_be_right(run, capsys):
 def test_an_adapter_by_its_folder_scores_as_its_run_does(run, rows, tmp_path, capsys):
     out, _ = run
     own = evaluated(capsys, "--run", out, "--out", tmp_path / "own")
-    other = evaluated(capsys, "--model", "demo", "--adapter", out, "--data", rows, "--precision", "fp32", "--out", tmp_path / "other")
+    other = evaluated(
+        capsys, "--model", "demo", "--adapter", out, "--data", rows, "--precision", "fp32", "--out", tmp_path / "other"
+    )
     assert predictions(tmp_path / "own") == predictions(tmp_path / "other") and own["auc"] == other["auc"]
     assert other["adapter"] == str(out) and other["run"] is None
 
@@ -161,18 +187,31 @@ def test_what_is_merged_into_the_demo_is_still_the_demo(run, capsys):
     """It may be scored on simulated viewers, which a real checkpoint refuses, and its figures are labelled."""
     eval_verb.main(["--model", str(run[1]), "--data", "demo", "--device", "cpu", "--split", "valid", "--json"])
     shown = capsys.readouterr()
-    assert json.loads(shown.out)["demo_model"] and "made from the built-in demo model" in shown.err and "Simulated viewers" in shown.err
+    assert (
+        json.loads(shown.out)["demo_model"]
+        and "made from the built-in demo model" in shown.err
+        and "Simulated viewers" in shown.err
+    )
 
 
 @pytest.mark.parametrize(
     "argv, line",
     [
-        (("--model", "demo", "--merge-out", "m"), "--merge-out: there is no adapter to merge; say which with --run or --adapter"),
+        (
+            ("--model", "demo", "--merge-out", "m"),
+            "--merge-out: there is no adapter to merge; say which with --run or --adapter",
+        ),
         (("--run", "{run}", "--merge-out", "{run}"), "--merge-out {run}: is there already; choose another folder"),
-        (("--run", "{run}", "--model", "{merged}", "--merge-out", "{merged}-2"), "is merged into {merged} already; merging it again"),
+        (
+            ("--run", "{run}", "--model", "{merged}", "--merge-out", "{merged}-2"),
+            "is merged into {merged} already; merging it again",
+        ),
         (("--run", "{run}", "--adapter", "{run}"), "--adapter: --run brings an adapter of its own"),
         (("--model", "demo", "--adapter", "nowhere"), "nowhere/adapter_config.json: missing"),
-        (("--model", "demo", "--adapter", "{head}"), "{head}/adapter_config.json: target_modules q_proj,lm_head: no linear layer is called lm_head"),
+        (
+            ("--model", "demo", "--adapter", "{head}"),
+            "{head}/adapter_config.json: target_modules q_proj,lm_head: no linear layer is called lm_head",
+        ),
     ],
 )
 def test_bad_requests_are_one_line(run, rows, argv, line, tmp_path, monkeypatch, capsys):

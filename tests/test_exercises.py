@@ -75,7 +75,9 @@ SOLUTIONS = {
         "pair_loss": lambda pos, neg, kls, weight: sum(pos) + sum(neg) - weight * sum(kls),
     },
     "session5": {
-        "learning_rate": lambda step, total, warm, peak: peak * min(1, (step + 1) / warm, (total - step) / (total - warm)),
+        "learning_rate": lambda step, total, warm, peak: (
+            peak * min(1, (step + 1) / warm, (total - step) / (total - warm))
+        ),
         "paper_share": lambda losses, pairs: sum(losses) / pairs,
         "released_share": lambda losses, steps: sum(losses) / len(losses) / steps,
     },
@@ -103,8 +105,10 @@ MISTAKES = {
     "paper_share": lambda losses, pairs: sum(losses) / len(losses),
     "released_share": lambda losses, steps: sum(losses) / 6,
     "contradiction_rate": lambda pos, neg: sum((a > 0.5) != (b > 0.5) for a, b in zip(pos, neg)) / len(pos),
-    "auc_by_counting": lambda labels, scores: sum(a > b for a, x in zip(scores, labels) for b, y in zip(scores, labels) if x and not y)
-    / (sum(labels) * (len(labels) - sum(labels))),
+    "auc_by_counting": lambda labels, scores: (
+        sum(a > b for a, x in zip(scores, labels) for b, y in zip(scores, labels) if x and not y)
+        / (sum(labels) * (len(labels) - sum(labels)))
+    ),
     "user_auc": lambda labels, scores, users: auc_by_counting(labels, scores),
 }
 

@@ -15,11 +15,13 @@ import torch
 
 import train
 from bench.kill_resume import content
-from runtime import run_folder, signals
-from runtime.flags import RunError, run_verb
-from runtime.memory import HUGE_PAGES, memory_line
-from runtime.run_folder import RunFolder, refuse_unusable
-from runtime.signals import Stopped, StopRequest, Terminated
+from cli.verb import run_verb
+from errors import RunError
+from machine import signals
+from machine.memory import HUGE_PAGES, memory_line
+from machine.signals import Stopped, StopRequest, Terminated
+from run import folder as run_folder
+from run.folder import RunFolder, refuse_unusable
 from tests.kill_points import small_run
 
 ROOT = Path(__file__).parent.parent
@@ -62,7 +64,9 @@ def sigint_is_listened_to():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_saves_after_the_step_and_the_run_goes_on_to_the_same_end(tmp_path, unbroken, monkeypatch, number):
+def test_the_first_signal_saves_after_the_step_and_the_run_goes_on_to_the_same_end(
+    tmp_path, unbroken, monkeypatch, number
+):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     real, calls = train.accumulate_gradients, []
 
@@ -73,7 +77,9 @@ def test_the_first_signal_saves_after_the_step_and_the_run_goes_on_to_the_same_e
         return real(*args)
 
     monkeypatch.setattr(train, "accumulate_gradients", interrupted)
-    with pytest.raises(Stopped, match=f"^{number.name}: saved after step 2; go on with: python train.py --out {tmp_path}/run --resume$"):
+    with pytest.raises(
+        Stopped, match=f"^{number.name}: saved after step 2; go on with: python train.py --out {tmp_path}/run --resume$"
+    ):
         small_run(tmp_path / "run", eval_every=3)
     assert [path.name for path in (tmp_path / "run" / "last").iterdir()] == ["step-00000002"]
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -82,7 +88,10 @@ def test_the_first_signal_saves_after_the_step_and_the_run_goes_on_to_the_same_e
     small_run(tmp_path / "other", eval_every=3)
     assert losses(tmp_path / "run") == losses(tmp_path / "other")
     last = "last/step-00000003/"
-    ends = [{name: data for name, data in content(tmp_path / out).items() if name.startswith((last, "adapter"))} for out in ("run", "other")]
+    ends = [
+        {name: data for name, data in content(tmp_path / out).items() if name.startswith((last, "adapter"))}
+        for out in ("run", "other")
+    ]
     assert ends[0] == ends[1] and len(ends[0]) > 6
 
 
@@ -122,7 +131,7 @@ FULL_DISK = """
 import json, resource, sys
 from pathlib import Path
 from bench.kill_resume import content
-from runtime.flags import RunError
+from errors import RunError
 from tests.kill_points import small_run
 from tests.test_failures import at_validation
 
@@ -145,7 +154,13 @@ print(json.dumps(found))
 
 def test_a_disk_that_is_full_stops_the_run_by_name_and_what_was_saved_is_whole(tmp_path):
     """By a limit on the size of files, which is met at different ones."""
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     for size, (line, left, whole) in found.items():
@@ -195,7 +210,9 @@ sys.stdin.read()
 def test_two_runs_in_one_folder_are_refused_until_the_first_is_killed(tmp_path):
     small_run(tmp_path / "run")
     before = content(tmp_path / "run")
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run" / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "run" / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout.readline() == b"locked\n"
         for refused in (refuse_unusable, RunFolder):
             with pytest.raises(RunError, match="another process is at work there .process 7 on another.; wait for it"):
@@ -217,7 +234,14 @@ def test_what_killed_runs_left_is_cleared_and_what_is_not_theirs_stays(tmp_path)
     for kept in ("notes.part", ".hidden", "eval-movie-test"):
         (out / kept).touch()
     RunFolder(out, True)
-    assert sorted(path.name for path in out.iterdir()) == [".hidden", ".lock", "config.json", "eval-movie-test", "last", "notes.part"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".hidden",
+        ".lock",
+        "config.json",
+        "eval-movie-test",
+        "last",
+        "notes.part",
+    ]
     assert list((out / "last").iterdir()) == []
 
 
@@ -237,7 +261,10 @@ def test_a_gradient_that_is_not_finite_is_traced_to_its_pair_and_term(tmp_path, 
         return loss, terms, tokens
 
     monkeypatch.setattr(train, "answer_share", poisoned)
-    with pytest.raises(RunError, match=r"^step \d: the gradient of ce_neg of row 5 is not finite; stopped before the update, the last state"):
+    with pytest.raises(
+        RunError,
+        match=r"^step \d: the gradient of ce_neg of row 5 is not finite; stopped before the update, the last state",
+    ):
         small_run(tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text() if (tmp_path / "run" / "metrics.jsonl").exists() else ""
     assert "NaN" not in lines
@@ -253,7 +280,10 @@ def test_an_update_that_makes_weights_not_finite_is_not_saved(tmp_path, unbroken
             optimizer.param_groups[0]["params"][1].data[0, 0] = float("inf")
 
     monkeypatch.setattr(torch.optim.AdamW, "step", destroys)
-    with pytest.raises(RunError, match=r"^step 2: the update made base_model\.model\.\S+lora_B\.weight NaN or infinite, .* stopped before anything was saved"):
+    with pytest.raises(
+        RunError,
+        match=r"^step 2: the update made base_model\.model\.\S+lora_B\.weight NaN or infinite, .* stopped before anything was saved",
+    ):
         small_run(tmp_path / "run")
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "run" / "last").iterdir()] == ["step-00000001"]
@@ -268,7 +298,9 @@ def too_large():
     torch.empty(2**50)
 
 
-@pytest.mark.parametrize("error", [None, MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")])
+@pytest.mark.parametrize(
+    "error", [None, MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")]
+)
 def test_a_lack_of_memory_names_the_step_and_what_to_change(tmp_path, monkeypatch, error):
     def fail(*args):
         if error is None:
@@ -276,7 +308,9 @@ def test_a_lack_of_memory_names_the_step_and_what_to_change(tmp_path, monkeypatc
         raise error
 
     monkeypatch.setattr(train, "accumulate_gradients", fail)
-    with pytest.raises(RunError, match=r"^step 1: out of memory.*Lower --micro-batch-size or set --checkpointing on") as found:
+    with pytest.raises(
+        RunError, match=r"^step 1: out of memory.*Lower --micro-batch-size or set --checkpointing on"
+    ) as found:
         small_run(tmp_path / "run")
     assert "\n" not in str(found.value)
 
@@ -288,7 +322,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 
 KEEPING = """
 import torch
-from runtime.flags import run_verb
+from cli.verb import run_verb
 
 def kilobytes(name):
     return int(next(line for line in open("/proc/self/smaps_rollup") if line.startswith(name)).split()[1])
@@ -306,7 +340,14 @@ run_verb(main)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 @pytest.mark.parametrize("wanted", ["1", "0"])
 def test_what_tensors_free_stays_with_the_process_and_is_in_large_pages_where_there_are_any(wanted):
-    done = subprocess.run([sys.executable, "-c", KEEPING], env=os.environ | {HUGE_PAGES: wanted}, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", KEEPING],
+        env=os.environ | {HUGE_PAGES: wanted},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     huge, given_back = map(int, done.stdout.split())
     modes = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if modes.exists() and "[madvise]" in modes.read_text():

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from data.interactions import DataError
-from lora.inject import AdapterError
-from model.weights import CheckpointError
-from runtime.flags import FlagError, RunError, flag, parse_flags, run_verb
-from runtime import setup
-from runtime.resume import FOR_ONE_CALL, MAY_CHANGE, config_of_resumed, flags_of_run
-from runtime.train_flags import TrainFlags, adapter_settings, check_flags, presets, shot_count
+from cli.flags import flag, parse_flags
+from cli.train import TrainFlags, adapter_settings, check_flags, presets, shot_count
+from cli.verb import run_verb
+from errors import AdapterError, CheckpointError, DataError, FlagError, RunError
+from run.base import base_identity
+from run.resume import FOR_ONE_CALL, MAY_CHANGE, config_of_resumed, flags_of_run
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,13 @@ def test_flag_goes_before_preset_and_preset_before_default_and_each_source_is_ke
     flags, resolved = parse("--rows", "2", "--yes-please", presets=preset)
     assert (flags.rows, flags.rate, flags.name) == (2, 0.25, "x")
     assert resolved.sources == {
-        "name": "default", "rows": "flag", "rate": "preset big", "kind": "default", "folder": "default", "yes_please": "flag",
-    }  # fmt: skip
+        "name": "default",
+        "rows": "flag",
+        "rate": "preset big",
+        "kind": "default",
+        "folder": "default",
+        "yes_please": "flag",
+    }
     assert resolved.values["rate"] == 0.25
     assert seen[0]["rows"] == 2 and seen[0]["yes_please"] is True
 
@@ -71,7 +75,9 @@ def test_a_flag_that_repeats_the_default_counts_as_a_flag():
 
 
 def test_all_problems_are_listed_at_once_one_line_each():
-    found = problems(parse, "--row", "3", "--rows", "many", "--rate", "-1", "--kind", "c", "stray", "--name", "--bogus=1", "--folder")
+    found = problems(
+        parse, "--row", "3", "--rows", "many", "--rate", "-1", "--kind", "c", "stray", "--name", "--bogus=1", "--folder"
+    )
     assert sorted(found) == sorted(
         [
             "--row: unknown flag; did you mean --rows?",
@@ -86,7 +92,9 @@ def test_all_problems_are_listed_at_once_one_line_each():
     )
 
 
-@pytest.mark.parametrize("typo, meant", [("--nam", "--name"), ("--yes_please", "--yes-please"), ("--rate_=3", "--rate")])
+@pytest.mark.parametrize(
+    "typo, meant", [("--nam", "--name"), ("--yes_please", "--yes-please"), ("--rate_=3", "--rate")]
+)
 def test_an_unknown_flag_suggests_the_nearest(typo, meant):
     assert problems(parse, typo) == [f"{typo}: unknown flag; did you mean {meant}?"]
 
@@ -130,7 +138,10 @@ class Repeated:
 def test_a_tuple_flag_keeps_every_value_in_order():
     flags, resolved = parse("--title", "B", "--name", "y", "--title=A, the first", "--title", "B", verb=Repeated)
     assert flags == Repeated(title=("B", "A, the first", "B"), name="y")
-    assert resolved.sources == {"title": "flag", "kind": "default", "name": "flag"} and resolved.values["title"] == flags.title
+    assert (
+        resolved.sources == {"title": "flag", "kind": "default", "name": "flag"}
+        and resolved.values["title"] == flags.title
+    )
     assert parse("--title", "", verb=Repeated)[0].title == ("",)
 
 
@@ -237,7 +248,20 @@ def test_flags_that_do_not_fit_together_are_refused(argv):
 
 
 def test_all_contradictions_are_listed_at_once():
-    found = problems(check, "--objective", "tallrec", "--kl-cap", "5", "--kl-weight", "1", "--shots", "x", "--data", "demo", "--real-data")
+    found = problems(
+        check,
+        "--objective",
+        "tallrec",
+        "--kl-cap",
+        "5",
+        "--kl-weight",
+        "1",
+        "--shots",
+        "x",
+        "--data",
+        "demo",
+        "--real-data",
+    )
     assert len(found) == 4
 
 
@@ -265,7 +289,13 @@ def test_presets_follow_model_and_objective_and_yield_to_flags():
     assert resolved.sources["batch_size"] == "preset demo"
 
     flags, resolved = train_flags("--model", "DIR")
-    assert (flags.lr, flags.batch_size, flags.weight_decay, flags.template, flags.kl_weight) == (1e-4, 64, 1e-3, "paper", 1e-4)
+    assert (flags.lr, flags.batch_size, flags.weight_decay, flags.template, flags.kl_weight) == (
+        1e-4,
+        64,
+        1e-3,
+        "paper",
+        1e-4,
+    )
     assert set(resolved.sources.values()) == {"default", "flag"}
 
     flags, resolved = train_flags("--model", "DIR", "--objective", "released", "--weight-decay", "0.1")
@@ -304,7 +334,11 @@ def test_resume_takes_every_flag_of_the_run_with_its_source(run):
     flags, resolved = resumed(folder)
     assert (flags.lr, flags.shots, flags.objective, flags.model, flags.kl_weight) == (0.5, "16", "tallrec", "DIR", 0.0)
     assert (flags.resume, flags.out) == (True, folder)
-    assert (resolved.sources["lr"], resolved.sources["kl_weight"], resolved.sources["seed"]) == ("flag", "preset tallrec", "default")
+    assert (resolved.sources["lr"], resolved.sources["kl_weight"], resolved.sources["seed"]) == (
+        "flag",
+        "preset tallrec",
+        "default",
+    )
 
 
 def test_resume_keeps_the_data_folder_and_the_device_unless_given_anew(run):
@@ -325,23 +359,62 @@ def test_resume_lists_every_flag_that_differs_from_the_run(run):
 
 def test_resume_allows_what_may_change_and_says_where_it_came_from(run):
     folder = run("--epochs", "3", "--max-steps", "50", "--batch-size", "8", "--micro-batch-size", "8", "--model", "DIR")
-    given = ["--epochs", "4", "--max-steps", "0", "--micro-batch-size", "2", "--checkpointing", "on", "--device", "cpu", "--data-dir", "D"]
+    given = [
+        "--epochs",
+        "4",
+        "--max-steps",
+        "0",
+        "--micro-batch-size",
+        "2",
+        "--checkpointing",
+        "on",
+        "--device",
+        "cpu",
+        "--data-dir",
+        "D",
+    ]
     flags, resolved = resumed(folder, *given)
-    assert (flags.epochs, flags.max_steps, flags.micro_batch_size, flags.checkpointing, flags.batch_size) == (4, 0, 2, "on", 8)
+    assert (flags.epochs, flags.max_steps, flags.micro_batch_size, flags.checkpointing, flags.batch_size) == (
+        4,
+        0,
+        2,
+        "on",
+        8,
+    )
     assert {name for name, source in resolved.sources.items() if source == "resume"} == set(MAY_CHANGE)
 
 
 @pytest.mark.parametrize(
     "started, given, line",
     [
-        (["--epochs", "3"], ["--epochs", "2"], "--epochs 2: the run in {} was started with 3, and this may only be raised"),
-        (["--max-steps", "50"], ["--max-steps", "49"], "--max-steps 49: the run in {} was started with 50, and this may only be raised"),
-        (["--max-steps", "0"], ["--max-steps", "10000"], "--max-steps 10000: the run in {} was started with 0, and this may only be raised"),
+        (
+            ["--epochs", "3"],
+            ["--epochs", "2"],
+            "--epochs 2: the run in {} was started with 3, and this may only be raised",
+        ),
+        (
+            ["--max-steps", "50"],
+            ["--max-steps", "49"],
+            "--max-steps 49: the run in {} was started with 50, and this may only be raised",
+        ),
+        (
+            ["--max-steps", "0"],
+            ["--max-steps", "10000"],
+            "--max-steps 10000: the run in {} was started with 0, and this may only be raised",
+        ),
         (["--batch-size", "8"], ["--micro-batch-size", "9"], "--micro-batch-size 9: is larger than --batch-size 8"),
-        (["--objective", "released"], ["--micro-batch-size", "2"], "--micro-batch-size 2: the run in {} was started with 8, and this loss depends on it"),
-        (["--objective", "tallrec", "--train-on-prompt"], ["--micro-batch-size", "2"], "--micro-batch-size 2: the run in {} was started with 8, and this loss depends on it"),
+        (
+            ["--objective", "released"],
+            ["--micro-batch-size", "2"],
+            "--micro-batch-size 2: the run in {} was started with 8, and this loss depends on it",
+        ),
+        (
+            ["--objective", "tallrec", "--train-on-prompt"],
+            ["--micro-batch-size", "2"],
+            "--micro-batch-size 2: the run in {} was started with 8, and this loss depends on it",
+        ),
     ],
-)  # fmt: skip
+)
 def test_resume_refuses_what_would_make_the_run_another_one(run, started, given, line):
     folder = run("--model", "DIR", *started)
     (found,) = problems(resumed, folder, *given)
@@ -349,10 +422,17 @@ def test_resume_refuses_what_would_make_the_run_another_one(run, started, given,
 
 
 THEN = {
-    "flags": {"epochs": {"value": 3, "source": "flag"}, "json": {"value": False, "source": "default"}, "resume": {"value": False, "source": "default"},
-              "out": {"value": None, "source": "default"}, "merge_out": {"value": None, "source": "default"}},
-    "device": "cpu", "versions": {"torch": "1.0", "numpy": "2.0"}, "fingerprints": {"data": "a" * 64 + " (stand-in, 3 rows)", "weights of the base": "c" * 64},
-}  # fmt: skip
+    "flags": {
+        "epochs": {"value": 3, "source": "flag"},
+        "json": {"value": False, "source": "default"},
+        "resume": {"value": False, "source": "default"},
+        "out": {"value": None, "source": "default"},
+        "merge_out": {"value": None, "source": "default"},
+    },
+    "device": "cpu",
+    "versions": {"torch": "1.0", "numpy": "2.0"},
+    "fingerprints": {"data": "a" * 64 + " (stand-in, 3 rows)", "weights of the base": "c" * 64},
+}
 
 
 def config_now(tmp_path, **changes):
@@ -364,7 +444,10 @@ def test_every_fingerprint_that_is_another_is_named_with_both_values(tmp_path):
     with pytest.raises(RunError) as found:
         config_now(tmp_path, fingerprints={"data": "b" * 64 + " (movielens, 4 rows)", "weights of the base": "d" * 64})
     data, weights = str(found.value).splitlines()
-    assert f"--resume --out {tmp_path}: data: not what the run was started with (then aaaaaaaaaaaa (stand-in, 3 rows), now bbbbbbbbbbbb (movielens, 4 rows))" in data
+    assert (
+        f"--resume --out {tmp_path}: data: not what the run was started with (then aaaaaaaaaaaa (stand-in, 3 rows), now bbbbbbbbbbbb (movielens, 4 rows))"
+        in data
+    )
     assert "weights of the base: not what the run was started with (then cccccccccccc, now dddddddddddd)" in weights
 
 
@@ -373,9 +456,10 @@ def test_changes_that_are_allowed_are_said_and_kept_in_the_config(tmp_path, caps
     config = config_now(tmp_path, flags=flags, device="cuda", versions={"torch": "1.1", "numpy": "2.0"})
     said = capsys.readouterr().err.splitlines()
     assert [line.split(" (")[0] for line in said] == [
-        "changed since the run began: --epochs was 3, is 5", "changed since the run began: device was cpu, is cuda",
+        "changed since the run began: --epochs was 3, is 5",
+        "changed since the run began: device was cpu, is cuda",
         "changed since the run began: torch was 1.0, is 1.1",
-    ]  # fmt: skip
+    ]
     assert "learning rate" in said[0] and "last bit" in said[1]
     assert config["flags"]["epochs"]["value"] == 5 and config["flags"]["json"]["value"] is False
     assert [sorted(change) for change in config["changes"]] == [["--epochs", "device", "torch"]]
@@ -392,9 +476,9 @@ def test_resume_of_another_version_is_refused(run):
 def test_adapter_settings_come_from_flags_or_from_the_adapter_that_training_starts_with(tmp_path):
     flags, _ = train_flags("--lora-r", "4", "--lora-targets", "q_proj,o_proj", "--lora-dropout", "0.25")
     expected = {"r": 4, "alpha": 16.0, "dropout": 0.25, "rslora": False, "targets": ("q_proj", "o_proj")}
-    assert adapter_settings(flags) == {**expected, **setup.base_identity("demo")}
+    assert adapter_settings(flags) == {**expected, **base_identity("demo")}
     peft = {"peft_type": "LORA", "r": 3, "lora_alpha": 12, "lora_dropout": 0.5, "target_modules": ["v_proj"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(peft))
     flags, _ = train_flags("--init-adapter", str(tmp_path), "--lora-dropout", "0.25")
     expected = {"r": 3, "alpha": 12, "dropout": 0.25, "rslora": False, "targets": ("v_proj",)}
-    assert adapter_settings(flags) == {**expected, **setup.base_identity("demo")}
+    assert adapter_settings(flags) == {**expected, **base_identity("demo")}

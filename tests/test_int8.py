@@ -11,14 +11,15 @@ from torch import nn
 
 import eval as eval_verb
 import train
-from data.tallrec import write_split
+from auditing.terms import Tail
+from cli.verb import run_verb
+from data.sources.tallrec import write_split
 from demo.world import stand_in
-from lora.inject import AdapterError, add_lora, lora_parameters, merge_lora
+from errors import AdapterError, CheckpointError
+from lora.inject import add_lora, lora_parameters, merge_lora
 from lora.layer import LoRALinear
 from model.int8 import Int8Linear, quantise
-from model.weights import CheckpointError, load_llama
-from runtime.dissect import Tail
-from runtime.flags import run_verb
+from model.weights import load_llama
 
 IDS = torch.tensor([[1, 5, 22, 0, 13, 7], [9, 9, 2, 4, 11, 3]])
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -29,7 +30,7 @@ def random(*shape, seed=0, dtype=torch.float32):
 
 
 def dequantised(layer):
-    """s q as float64, element by element from what the layer holds."""
+    """S q as float64, element by element from what the layer holds."""
     return layer.weight.double() * layer.scale.double()[:, None]
 
 
@@ -95,7 +96,10 @@ def test_autograd_agrees_with_difference_quotients():
 def test_it_holds_a_byte_for_each_weight_and_the_backward_pass_keeps_nothing_else():
     layer = Int8Linear(random(64, 96, dtype=torch.bfloat16))
     assert sum(parameter.nbytes for parameter in layer.parameters()) == 64 * 96 + 64 * 2
-    assert not any(parameter.requires_grad for parameter in layer.parameters()) and not layer.state_dict().keys() - {"weight", "scale"}
+    assert not any(parameter.requires_grad for parameter in layer.parameters()) and not layer.state_dict().keys() - {
+        "weight",
+        "scale",
+    }
     own, kept = {parameter.data_ptr() for parameter in layer.parameters()}, []
     x = random(3, 96, dtype=torch.bfloat16).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
@@ -108,14 +112,25 @@ def test_it_holds_a_byte_for_each_weight_and_the_backward_pass_keeps_nothing_els
 # ---- loading ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("checkpoint", [{}, {"tie_word_embeddings": True, "shards": 3, "num_key_value_heads": 2}, {"dtype": torch.bfloat16}, {"dtype": torch.float16}])
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        {},
+        {"tie_word_embeddings": True, "shards": 3, "num_key_value_heads": 2},
+        {"dtype": torch.bfloat16},
+        {"dtype": torch.float16},
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_loading_gives_the_stored_matrices_quantised_and_the_rest_as_ever(make_checkpoint, checkpoint, dtype):
     folder = make_checkpoint(**checkpoint)
     stored = {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
     model, plain = load_llama(folder, dtype, int8=True), load_llama(folder, dtype)
     names = {name for name, module in model.named_modules() if isinstance(module, Int8Linear)}
-    assert names == {name.removesuffix(".weight") for name in stored if name.split(".")[-2] in LINEARS} and len(names) == 14
+    assert (
+        names == {name.removesuffix(".weight") for name in stored if name.split(".")[-2] in LINEARS}
+        and len(names) == 14
+    )
     for name, module in model.named_modules():
         if name in names:
             q, scale = quantise(stored[f"{name}.weight"])
@@ -123,7 +138,9 @@ def test_loading_gives_the_stored_matrices_quantised_and_the_rest_as_ever(make_c
     same = [name for name in plain.state_dict() if name.removesuffix(".weight") not in names]
     assert len(same) == 7 and all(torch.equal(plain.state_dict()[name], model.state_dict()[name]) for name in same)
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == bool(checkpoint.get("tie_word_embeddings"))
-    assert not any(parameter.requires_grad for parameter in model.parameters()) and not any(parameter.is_meta for parameter in model.parameters())
+    assert not any(parameter.requires_grad for parameter in model.parameters()) and not any(
+        parameter.is_meta for parameter in model.parameters()
+    )
     assert model(IDS).dtype == dtype
     off = (model(IDS) - plain(IDS)).float().abs()
     assert 0 < off.mean() < 0.05 * plain(IDS).float().std()
@@ -172,7 +189,10 @@ def adapted(model):
 def test_lora_has_the_gradients_that_it_has_over_the_dequantised_weights(make_checkpoint, checkpointed_layers):
     folder = make_checkpoint(num_key_value_heads=2)
     gradients = []
-    for model in (load_llama(folder, torch.float32, int8=True), plain_twin(load_llama(folder, torch.float32, int8=True))):
+    for model in (
+        load_llama(folder, torch.float32, int8=True),
+        plain_twin(load_llama(folder, torch.float32, int8=True)),
+    ):
         adapted(model).model.checkpointed_layers = checkpointed_layers
         assert len([module for module in model.modules() if isinstance(module, LoRALinear)]) == 14
         F.cross_entropy(model(IDS).flatten(0, 1), IDS.flip(1).flatten()).backward()
@@ -207,7 +227,23 @@ def test_the_flag_is_remembered_by_the_run_and_used_by_whoever_scores_it(tmp_pat
     for split, count in (("train", 8), ("valid", 16), ("test", 16)):
         write_split(rows / f"{split}.json", getattr(data, split)[:count], data)
     common = ["--data", str(rows), "--device", "cpu", "--precision", "fp32"]
-    train.main([*common, "--shots", "8", "--max-steps", "2", "--batch-size", "4", "--base-dtype", "int8", "--out", str(out), "--merge-out", str(tmp_path / "merged")])
+    train.main(
+        [
+            *common,
+            "--shots",
+            "8",
+            "--max-steps",
+            "2",
+            "--batch-size",
+            "4",
+            "--base-dtype",
+            "int8",
+            "--out",
+            str(out),
+            "--merge-out",
+            str(tmp_path / "merged"),
+        ]
+    )
     assert "are those of the checkpoint, not their int8 form" in capsys.readouterr().err
     assert json.loads((out / "config.json").read_text())["flags"]["base_dtype"] == {"value": "int8", "source": "flag"}
     trained = json.loads((out / "results.json").read_text())["test"]["after"]
@@ -220,7 +256,12 @@ def test_the_flag_is_remembered_by_the_run_and_used_by_whoever_scores_it(tmp_pat
     found, predictions = scored("--run", str(out))
     assert found["auc"] == trained["auc"] and predictions == (out / "predictions.csv").read_text()
     assert scored("--run", str(out), "--base-dtype", "same")[1] != predictions
-    assert scored("--model", "demo", "--adapter", str(out), "--data", str(rows), "--precision", "fp32", "--base-dtype", "int8")[1] == predictions
+    assert (
+        scored(
+            "--model", "demo", "--adapter", str(out), "--data", str(rows), "--precision", "fp32", "--base-dtype", "int8"
+        )[1]
+        == predictions
+    )
     assert load_llama(tmp_path / "merged", torch.float32)(IDS).isfinite().all()
 
     monkeypatch.setattr(sys, "argv", ["train.py", "--resume", "--out", str(out), "--base-dtype", "same"])

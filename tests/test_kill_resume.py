@@ -18,7 +18,13 @@ def test_runs_that_are_killed_at_random_instants_end_as_one_that_was_not(tmp_pat
 
 
 def test_a_run_killed_in_front_of_any_change_of_a_file_ends_as_one_that_was_not(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "tests.kill_points", str(tmp_path)], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kill_points", str(tmp_path)],
+        cwd=ROOT,
+        env=ONE_THREAD,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["wrong"] == [], found["log"]

@@ -31,7 +31,12 @@ IDS = [1, 22, 3, 3, 17, 0, 9, 14, 5, 11, 2, 8]
 
 def naive_frequencies(config, length):
     """Radians per token of each pair of components, one at a time, as the papers write them."""
-    theta, Dh, scaling, trained = config.rope_theta, config.head_dim, config.rope_scaling, config.max_position_embeddings
+    theta, Dh, scaling, trained = (
+        config.rope_theta,
+        config.head_dim,
+        config.rope_scaling,
+        config.max_position_embeddings,
+    )
     if scaling and scaling.kind == "dynamic":
         context = max(length, trained)
         theta *= (scaling.factor * context / trained - (scaling.factor - 1)) ** (Dh / (Dh - 2))

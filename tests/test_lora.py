@@ -8,16 +8,22 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from errors import AdapterError
 from lora.adapter import CONFIG, PICKLED, WEIGHTS, adapter_warnings, load_adapter, read_adapter_config, save_adapter
 from lora.dropout import drawn
-from lora.inject import AdapterError, add_lora, lora_layers, lora_parameters, lora_state, merge_lora, unmerge_lora
+from lora.inject import add_lora, lora_layers, lora_parameters, lora_state, merge_lora, unmerge_lora
 from lora.layer import LoRALinear
 
 IDS = torch.tensor([[1, 5, 22, 0, 13, 7], [9, 9, 2, 4, 11, 3]])
 SETTINGS = {
-    "r": 4, "alpha": 6, "dropout": 0.1, "rslora": False, "targets": ("v_proj", "q_proj"),
-    "base": "some/llama", "base_fingerprint": "ab" * 32,
-}  # fmt: skip
+    "r": 4,
+    "alpha": 6,
+    "dropout": 0.1,
+    "rslora": False,
+    "targets": ("v_proj", "q_proj"),
+    "base": "some/llama",
+    "base_fingerprint": "ab" * 32,
+}
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -71,7 +77,10 @@ def test_output_is_w_x_plus_alpha_over_r_b_a_x_by_hand():
 
 def test_output_equals_merged_weights_in_float64():
     torch.manual_seed(0)
-    layer, x = LoRALinear(nn.Linear(7, 5, bias=False), r=3, alpha=2, dropout=0.0).double(), torch.randn(4, 6, 7).double()
+    layer, x = (
+        LoRALinear(nn.Linear(7, 5, bias=False), r=3, alpha=2, dropout=0.0).double(),
+        torch.randn(4, 6, 7).double(),
+    )
     nn.init.normal_(layer.lora_B)
     merged = layer.base.weight + 2 / 3 * layer.lora_B @ layer.lora_A
     torch.testing.assert_close(layer(x), x @ merged.T, rtol=0, atol=1e-12)
@@ -100,8 +109,10 @@ def test_only_a_and_b_of_the_targets_are_trained(tiny_llama):
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     expected = {
         f"model.layers.{i}.self_attn.{target}.lora_{side}": 4 * (32 if side == "A" else width)
-        for i in range(2) for target, width in (("q_proj", 32), ("v_proj", 16)) for side in "AB"
-    }  # fmt: skip
+        for i in range(2)
+        for target, width in (("q_proj", 32), ("v_proj", 16))
+        for side in "AB"
+    }
     assert trained == expected and count == sum(expected.values())
 
 
@@ -166,12 +177,22 @@ def test_saved_files_have_peft_s_names_and_fields(tiny_llama, tmp_path):
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == expected
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-    assert torch.equal(tensors[f"{prefix}1.self_attn.v_proj.lora_B.weight"], model.model.layers[1].self_attn.v_proj.lora_B)
+    assert torch.equal(
+        tensors[f"{prefix}1.self_attn.v_proj.lora_B.weight"], model.model.layers[1].self_attn.v_proj.lora_B
+    )
     assert json.loads((tmp_path / "adapter_config.json").read_text()) == {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "some/llama", "r": 4, "lora_alpha": 6,
-        "lora_dropout": 0.1, "use_rslora": False, "target_modules": ["q_proj", "v_proj"], "bias": "none", "fan_in_fan_out": False,
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "some/llama",
+        "r": 4,
+        "lora_alpha": 6,
+        "lora_dropout": 0.1,
+        "use_rslora": False,
+        "target_modules": ["q_proj", "v_proj"],
+        "bias": "none",
+        "fan_in_fan_out": False,
         "inference_mode": True,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), LINEARS])
@@ -382,7 +403,9 @@ def test_unmerge_is_exact(tiny_llama, dtype):
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     before = model(IDS)
     merge_lora(model)
-    assert not torch.equal(model.model.layers[0].self_attn.q_proj.base.weight, weights["model.layers.0.self_attn.q_proj.base.weight"])
+    assert not torch.equal(
+        model.model.layers[0].self_attn.q_proj.base.weight, weights["model.layers.0.self_attn.q_proj.base.weight"]
+    )
     unmerge_lora(model)
     assert model.state_dict().keys() == weights.keys()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())

@@ -28,7 +28,9 @@ def ragged_case(seed=0, vocabulary=7):
     Each block is (3, 3, V) float64 with arbitrary logits and target -1 beyond the end of an answer.
     """
     generator = torch.Generator().manual_seed(seed)
-    logits = {name: 3 * torch.randn(3, 3, vocabulary, generator=generator).double() for name in ("pos", "neg", "shared")}
+    logits = {
+        name: 3 * torch.randn(3, 3, vocabulary, generator=generator).double() for name in ("pos", "neg", "shared")
+    }
     targets = {"pos": [[0, 4, 6], [1, 6, -1], [2, 5, 6]], "neg": [[1, 4, 6], [0, 6, -1], [3, 6, -1]]}
     return logits, {name: torch.tensor(rows) for name, rows in targets.items()}, targets
 
@@ -75,7 +77,13 @@ def test_paper_loss_equals_plain_loops(forcing, kl_tokens, cap):
     logits, targets, lists = ragged_case()
     shared = logits["shared"] if forcing == "shared" else None
     terms = answer_terms(
-        logits["pos"], logits["neg"], targets["pos"], targets["neg"], logits_shared=shared, kl_tokens=kl_tokens, kl_cap=cap
+        logits["pos"],
+        logits["neg"],
+        targets["pos"],
+        targets["neg"],
+        logits_shared=shared,
+        kl_tokens=kl_tokens,
+        kl_cap=cap,
     )
     expected, expected_terms = brute_force(logits, lists, 0.3, forcing, kl_tokens)
     sums = torch.stack([term.sum(-1) for term in terms], dim=-1)
@@ -140,7 +148,9 @@ def single_pair_gradient(logits, targets, i, name):
 def test_gradients_equal_finite_differences(options):
     logits, targets, _ = ragged_case()
     options = dict(options)
-    inputs = [logits[name].requires_grad_() for name in ("pos", "neg", "shared")][: 3 if options.pop("shared", False) else 2]
+    inputs = [logits[name].requires_grad_() for name in ("pos", "neg", "shared")][
+        : 3 if options.pop("shared", False) else 2
+    ]
 
     def loss(pos, neg, shared=None):
         terms = answer_terms(pos, neg, targets["pos"], targets["neg"], logits_shared=shared, **options)
@@ -322,7 +332,9 @@ def test_released_kl_is_neg_to_pos_and_moves_the_positive_side_alone():
 def test_released_weights_count_micro_batches_and_not_tokens():
     # Two micro-batches of a full step of four: tokens 3 and 1, pairs 2 and 1. By hand:
     # (1/4) [(1 + 2 + 3)/3 - 0.5 (4 + 6)/2] = (2 - 2.5)/4 and (1/4) [7/1 - 0.5 * 2/1] = 6/4.
-    first = released_loss(torch.tensor([1.0, 2, 3, 0]), torch.tensor([4.0, 0, 6, 0]), torch.tensor([5, 5, 5, -1]), 0.5, 2, 4)
+    first = released_loss(
+        torch.tensor([1.0, 2, 3, 0]), torch.tensor([4.0, 0, 6, 0]), torch.tensor([5, 5, 5, -1]), 0.5, 2, 4
+    )
     second = released_loss(torch.tensor([7.0, 0]), torch.tensor([2.0, 0]), torch.tensor([5, -1]), 0.5, 1, 4)
     assert (first.item(), second.item()) == (-0.125, 1.5)
 

@@ -6,15 +6,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from errors import AdapterError, FlagError
 from lora.adapter import save_adapter
-from lora.inject import AdapterError, add_lora, lora_parameters
+from lora.inject import add_lora, lora_parameters
 from model.weights import fingerprint, load_llama
-from runtime.flags import FlagError
-from runtime.merging import MERGED, refuse_merging_twice, refuse_unusable_output, write_merged
+from run.merge import MERGED, refuse_merging_twice, refuse_unusable_output, write_merged
 
 IDS = torch.tensor([[1, 5, 22, 0, 13, 7], [9, 9, 2, 4, 11, 3]])
 TARGETS = ("q_proj", "v_proj", "down_proj")
-SETTINGS = {"r": 4, "alpha": 6, "dropout": 0.0, "rslora": False, "targets": TARGETS, "base": "b", "base_fingerprint": "0"}
+SETTINGS = {
+    "r": 4,
+    "alpha": 6,
+    "dropout": 0.0,
+    "rslora": False,
+    "targets": TARGETS,
+    "base": "b",
+    "base_fingerprint": "0",
+}
 
 
 @pytest.fixture
@@ -60,9 +68,13 @@ def test_weights_are_the_stored_ones_plus_the_update_rounded_once(merge):
             assert torch.equal(merged[name], weight)
             continue
         changed.add(name)
-        exact = weight.double() + 6 / 4 * tensors[f"{key}lora_B.weight"].double() @ tensors[f"{key}lora_A.weight"].double()
+        exact = (
+            weight.double() + 6 / 4 * tensors[f"{key}lora_B.weight"].double() @ tensors[f"{key}lora_A.weight"].double()
+        )
         assert merged[name].dtype == torch.bfloat16
-        assert ((merged[name].double() - exact).abs() <= exact.abs() * 2**-8 + 1e-6).all()  # half a unit in the last place, and float32
+        assert (
+            (merged[name].double() - exact).abs() <= exact.abs() * 2**-8 + 1e-6
+        ).all()  # half a unit in the last place, and float32
     assert len(changed) == 2 * len(TARGETS)
 
 
@@ -94,7 +106,10 @@ def test_fingerprint_survives_a_lossless_dtype_and_sharding_and_nothing_else(mak
     one = make_checkpoint("one", dtype=torch.bfloat16)
     same = make_checkpoint("same", dtype=torch.bfloat16, shards=2)
     wider = make_checkpoint("wider", dtype=torch.bfloat16)
-    save_file({name: tensor.float() for name, tensor in load_file(wider / "model.safetensors").items()}, wider / "model.safetensors")
+    save_file(
+        {name: tensor.float() for name, tensor in load_file(wider / "model.safetensors").items()},
+        wider / "model.safetensors",
+    )
     rounded = make_checkpoint("rounded", dtype=torch.float32)
     assert fingerprint(one) == fingerprint(same) == fingerprint(wider) != fingerprint(rounded)
     tensors = load_file(wider / "model.safetensors")

@@ -28,7 +28,12 @@ def scored(z_pos, labels, users=None, z_neg=None, mass=0.8):
     negative = {}
     if z_neg is not None:
         yes, no = split(z_neg)
-        negative = {"log_yes_neg": yes, "log_no_neg": no, "kl": np.full(len(labels), 0.2), "js": np.full(len(labels), 0.1)}
+        negative = {
+            "log_yes_neg": yes,
+            "log_no_neg": no,
+            "kl": np.full(len(labels), 0.2),
+            "js": np.full(len(labels), 0.1),
+        }
     users = list(range(len(labels))) if users is None else users
     return Scored(users, np.array(labels, dtype=bool), *split(z_pos), **negative)
 

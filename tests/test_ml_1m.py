@@ -6,8 +6,9 @@ from datetime import datetime, timezone
 
 import pytest
 
-from data import collm, ml_1m
-from data.interactions import DataError, not_cold
+from data.interactions import not_cold
+from data.sources import collm, ml_1m
+from errors import DataError
 
 MOVIES = b"1::Lantern, The (1971)::Drama\n2::N\xeemes (1966)::Drama\n3::Wires (1993)::Comedy\n4::Unseen (1999)::War\n"
 
@@ -42,7 +43,10 @@ EDGES = [
 
 def test_months_begin_and_end_at_midnight_utc(tmp_path):
     data = build(tmp_path, EDGES)
-    shown = {split: [(row.user, data.catalogue[row.target].title, row.label) for row in getattr(data, split)] for split in collm.SPLITS}
+    shown = {
+        split: [(row.user, data.catalogue[row.target].title, row.label) for row in getattr(data, split)]
+        for split in collm.SPLITS
+    }
     assert shown == {
         "train": [(1, "N\xeemes (1966)", True), (1, "Wires (1993)", False)],
         "valid": [(1, "Lantern, The (1971)", True), (2, "Lantern, The (1971)", False)],
@@ -61,7 +65,11 @@ def test_ties_come_in_order_of_the_items_first_appearance_in_the_whole_file(tmp_
     rows = [(8, 3, 5, at(2000, 5, 1)), (9, 2, 5, at(2001, 7, 1)), (9, 1, 4, at(2001, 7, 1)), (9, 3, 5, at(2001, 7, 1))]
     rows += [(9, 1, 5, at(2002, 5, 1)), (9, 1, 5, at(2002, 10, 1))]
     data = build(tmp_path, rows)
-    assert [data.catalogue[row.target].title for row in data.train] == ["Wires (1993)", "N\xeemes (1966)", "Lantern, The (1971)"]
+    assert [data.catalogue[row.target].title for row in data.train] == [
+        "Wires (1993)",
+        "N\xeemes (1966)",
+        "Lantern, The (1971)",
+    ]
     assert [row.target for row in data.train] == [1, 2, 3]  # numbered by first appearance
 
 
@@ -139,7 +147,9 @@ def test_users_1_to_2999_give_the_first_31942_published_rows(from_raw, published
     ours, theirs = lines(from_raw[1]), lines(published_folder)
     assert (len(ours), len(theirs)) == (31_942, 51_623)
     columns = [name for name in collm.COLUMNS if name != "not_cold"]
-    assert [[row[name] for name in columns] for row in ours] == [[row[name] for name in columns] for row in theirs[: len(ours)]]
+    assert [[row[name] for name in columns] for row in ours] == [
+        [row[name] for name in columns] for row in theirs[: len(ours)]
+    ]
 
 
 def test_the_last_column_differs_only_where_the_missing_users_made_an_item_warm(from_raw, published_folder):
@@ -156,8 +166,14 @@ def test_the_published_counts(published):
     counts = {}
     for split in collm.SPLITS:
         rows = getattr(published, split)
-        counts[split] = (len(rows), sum(row.label for row in rows), len({row.user for row in rows}), len({row.target for row in rows}),
-                         sum(not_cold(published, rows)), sum(not row.history for row in rows))  # fmt: skip
+        counts[split] = (
+            len(rows),
+            sum(row.label for row in rows),
+            len({row.user for row in rows}),
+            len({row.target for row in rows}),
+            sum(not_cold(published, rows)),
+            sum(not row.history for row in rows),
+        )
     assert counts == {
         "train": (33_891, 18_191, 740, 3_087, 33_891, 1_275),
         "valid": (10_401, 5_495, 356, 2_506, 6_609, 103),
@@ -169,7 +185,13 @@ def test_the_published_counts(published):
 
 def test_not_cold_is_that_of_every_published_row(published, published_folder):
     ours = [warm for split in collm.SPLITS for warm in not_cold(published, getattr(published, split))]
-    with_flags = [lines_of for split in collm.SPLITS for lines_of in csv.DictReader(gzip.open(published_folder / f"{split}.csv.gz", "rt", encoding="utf-8", newline=""))]
+    with_flags = [
+        lines_of
+        for split in collm.SPLITS
+        for lines_of in csv.DictReader(
+            gzip.open(published_folder / f"{split}.csv.gz", "rt", encoding="utf-8", newline="")
+        )
+    ]
     assert ours == [row["not_cold"] == "1" for row in with_flags]
 
 
@@ -184,6 +206,12 @@ def test_the_selection_is_the_published_half_in_its_order(published, published_f
     wanted = (published_folder / "valid_small_rows.csv").read_text().split()
     wanted = [int(row) for row in wanted if row.isdecimal()]
     first = len(published.train)
-    numbers = {id(row): int(fields["row"]) for row, fields in zip(published.valid, csv.DictReader(gzip.open(published_folder / "valid.csv.gz", "rt", encoding="utf-8", newline="")))}
+    numbers = {
+        id(row): int(fields["row"])
+        for row, fields in zip(
+            published.valid,
+            csv.DictReader(gzip.open(published_folder / "valid.csv.gz", "rt", encoding="utf-8", newline="")),
+        )
+    }
     assert first and len(published.selection) == 5_200
     assert [numbers[id(row)] for row in published.selection] == wanted

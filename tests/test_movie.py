@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from data.interactions import DataError, select_shots
-from data import movie
-from data.movie import build_samples, by_user, parse_items
-from data.movielens import parse_ratings
-from data.tallrec import write_split
+from data.interactions import select_shots
+from data.sources import movie
+from data.sources.movie import build_samples, by_user, parse_items
+from data.sources.movielens import parse_ratings
+from data.sources.tallrec import write_split
+from errors import DataError
 
 ROOT = Path(__file__).parent.parent
 ITEMS = Path("u.item")
@@ -22,13 +23,16 @@ CATALOGUE = parse_items(MANY_ITEMS, ITEMS)
 
 
 def ratings(*rows):
-    return by_user(parse_ratings("".join("\t".join(map(str, row)) + "\n" for row in rows).encode(), RATINGS, "\t", CATALOGUE, "u.item"))
+    return by_user(
+        parse_ratings(
+            "".join("\t".join(map(str, row)) + "\n" for row in rows).encode(), RATINGS, "\t", CATALOGUE, "u.item"
+        )
+    )
 
 
 @functools.cache
 def read_once(folder):
     return movie.build(movie.raw_files(folder), print)
-
 
 
 @pytest.fixture

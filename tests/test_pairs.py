@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from data import movie
-from data.interactions import DataError, Dataset, Interaction, Item
+from data.interactions import Dataset, Interaction, Item
 from data.pairs import EncodedPair, Row, aligned_positions, answer_ids, collate, encode_pairs, next_tokens, pad_right
 from data.prompts import prompt_pair
+from data.sources import movie
+from errors import DataError
 from model.tokenizer import Tokenizer
 
 # Two pairs. Both blocks have rows of unequal length, and the first negative answer is shorter.
@@ -254,7 +255,9 @@ def test_at_256_every_real_prompt_keeps_its_answer_and_its_target(llama, moviele
     for row, pair in zip(rows, encoded):
         assert pair.length <= 256
         assert list(pair.positive.answer) == [8241 if row.label else 3782, 29889, 2]
-        assert f'movie "{movielens.catalogue[row.target].title}"?\n\n### Response:\n' in llama.decode(list(pair.positive.prompt))
+        assert f'movie "{movielens.catalogue[row.target].title}"?\n\n### Response:\n' in llama.decode(
+            list(pair.positive.prompt)
+        )
 
 
 # ---- encoding prompt and answer together ---------------------------------------------------------

@@ -5,18 +5,20 @@ import json
 import pytest
 import torch
 
+import machine.plan as plan_module
 import model.llama as llama
-import runtime.plan as plan_module
 import train
+from cli.train import TrainFlags
 from data.pairs import EncodedPair, Row, collate
+from errors import RunError
 from lora.inject import add_lora
+from machine.plan import LiveTensors, layer_cost, longest_pairs, make_plan
 from model.llama import rope_tables
 from model.prefix_tree import prefix_tree
-from runtime.flags import RunError
-from runtime.plan import LiveTensors, layer_cost, longest_pairs, make_plan
-from runtime.train_flags import TrainFlags
 
-PAIRS = [EncodedPair(Row([1, 2, 3, *range(n)], [5, 3, 2]), Row([1, 2, 4, 4, *range(n)], [6, 3, 2])) for n in range(2, 14)]
+PAIRS = [
+    EncodedPair(Row([1, 2, 3, *range(n)], [5, 3, 2]), Row([1, 2, 4, 4, *range(n)], [6, 3, 2])) for n in range(2, 14)
+]
 
 
 @pytest.fixture
@@ -44,7 +46,9 @@ def test_live_tensors_counts_what_is_made_and_what_is_let_go():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("sizes", [{}, {"num_key_value_heads": 2}, {"hidden_size": 64, "intermediate_size": 200, "head_dim": 16}])
+@pytest.mark.parametrize(
+    "sizes", [{}, {"num_key_value_heads": 2}, {"hidden_size": 64, "intermediate_size": 200, "head_dim": 16}]
+)
 def test_what_a_layer_keeps_is_what_autograd_saves(model, sizes, dtype, monkeypatch):
     """Counted by another mechanism: autograd's own hooks, which see every tensor that is saved, unless by a checkpoint."""
     monkeypatch.setattr(llama, "recomputed", lambda function, *inputs: function(*inputs))
@@ -54,11 +58,13 @@ def test_what_a_layer_keeps_is_what_autograd_saves(model, sizes, dtype, monkeypa
             parameter.data = parameter.data.to(dtype)
     batch = collate(PAIRS)
     tree = prefix_tree(model, batch.input_ids, batch.lengths)
-    cos, sin = (table[tree.depth] for table in rope_tables(model.config, tree.index.shape[1], like=model.lm_head.weight))
+    cos, sin = (
+        table[tree.depth] for table in rope_tables(model.config, tree.index.shape[1], like=model.lm_head.weight)
+    )
     known = {tensor.untyped_storage().data_ptr() for tensor in (cos, sin, *model.parameters())}
-    for group in tree.every.groups:
+    for group in tree.all_tokens.groups:
         known |= {tensor.untyped_storage().data_ptr() for tensor in (group.queries, group.keys, group.mask)}
-    known.add(tree.every.output.untyped_storage().data_ptr())
+    known.add(tree.all_tokens.output.untyped_storage().data_ptr())
     saved = {}
 
     def note(tensor):
@@ -70,8 +76,8 @@ def test_what_a_layer_keeps_is_what_autograd_saves(model, sizes, dtype, monkeypa
     leaf = torch.randn(len(tree), model.config.hidden_size, dtype=dtype, requires_grad=True)
     layer = model.model.layers[0].train()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        y = layer(leaf.clone(), cos, sin, tree.every)
-    cost = layer_cost(model, tree, tree.every)
+        y = layer(leaf.clone(), cos, sin, tree.all_tokens)
+    cost = layer_cost(model, tree, tree.all_tokens)
     assert y.requires_grad and cost.kept == sum(saved.values())
     assert cost.forward >= cost.kept and cost.backward > cost.kept > 0 and 0 < cost.scoring < cost.forward
 
@@ -80,9 +86,9 @@ def test_what_is_recomputed_is_not_kept(model, monkeypatch):
     model = model()
     batch = collate(PAIRS)
     tree = prefix_tree(model, batch.input_ids, batch.lengths)
-    found = layer_cost(model, tree, tree.every)
+    found = layer_cost(model, tree, tree.all_tokens)
     monkeypatch.setattr(llama, "recomputed", lambda function, *inputs: function(*inputs))
-    all_kept = layer_cost(model, tree, tree.every)
+    all_kept = layer_cost(model, tree, tree.all_tokens)
     assert found.kept < 0.8 * all_kept.kept and found.scoring == all_kept.scoring
 
 
@@ -146,7 +152,20 @@ def test_the_longest_pairs_come_first_to_be_tried():
     assert longest_pairs(PAIRS[::-1], 3) == PAIRS[-3:]
 
 
-FEW = ("--data", "demo", "--shots", "4", "--batch-size", "2", "--micro-batch-size", "2", "--device", "cpu", "--max-steps", "1")
+FEW = (
+    "--data",
+    "demo",
+    "--shots",
+    "4",
+    "--batch-size",
+    "2",
+    "--micro-batch-size",
+    "2",
+    "--device",
+    "cpu",
+    "--max-steps",
+    "1",
+)
 
 
 def test_plan_prints_and_leaves_nothing(tmp_path, capsys, monkeypatch):
@@ -164,6 +183,9 @@ def test_memory_that_is_too_small_is_said_before_step_1_beside_the_plan(tmp_path
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
     monkeypatch.setattr(train, "accumulate_gradients", fails)
-    with pytest.raises(RunError, match=r"(?s)tried before step 1: out of memory \(.*2.00 GiB\).*--micro-batch-size.*\nPlan for this cpu: 2 pairs") as caught:
+    with pytest.raises(
+        RunError,
+        match=r"(?s)tried before step 1: out of memory \(.*2.00 GiB\).*--micro-batch-size.*\nPlan for this cpu: 2 pairs",
+    ) as caught:
         train.main([*FEW, "--out", str(tmp_path / "run")])
     assert "at most while training" in str(caught.value)

@@ -11,19 +11,20 @@ import torch
 from safetensors.torch import load_file
 
 import predict
+from cli.verb import run_verb
 from lora.adapter import save_adapter
 from lora.inject import add_lora, lora_parameters
 from metrics import Scored
+from model.demo import DEMO_FOLDER
 from model.weights import load_llama
 from report.tables import prediction_table
-from runtime.flags import run_verb
 
 PROMPT = """\
 Below is an instruction that describes a task, paired with an input that provides further context. \
 Write a response that appropriately completes the request.{lint}
 
 ### Instruction:
-Given the user's preference and unpreference, identify whether the user will {asks} the target {noun} by answering "Yes." or "No.".
+Given the user's preference and unpreference, identify whether the user will {question} the target {noun} by answering "Yes." or "No.".
 
 ### Input:
 User Preference: {liked}
@@ -56,9 +57,17 @@ def by_hand(checkpoint, tokenizer_bytes):
         return float(logits[yes] - logits[no])
 
     def compute(model, liked, disliked, target, noun="movie", released=False):
-        shared = {"liked": liked, "disliked": disliked, "target": target, "noun": noun, "lint": "  # noqa: E501" if released else ""}
-        z_pos = log_odds(model, PROMPT.format(asks="like", asks_again="like", **shared))
-        z_neg = log_odds(model, PROMPT.format(asks="dislike", asks_again="like" if released else "dislike", **shared))
+        shared = {
+            "liked": liked,
+            "disliked": disliked,
+            "target": target,
+            "noun": noun,
+            "lint": "  # noqa: E501" if released else "",
+        }
+        z_pos = log_odds(model, PROMPT.format(question="like", asks_again="like", **shared))
+        z_neg = log_odds(
+            model, PROMPT.format(question="dislike", asks_again="like" if released else "dislike", **shared)
+        )
         return 1 / (1 + np.exp(-z_pos)), 1 / (1 + np.exp(-z_neg)), z_pos - z_neg
 
     return compute
@@ -89,7 +98,11 @@ def refuse(tmp_path, monkeypatch, capsys):
         shown = capsys.readouterr()
         assert (end.value.code, shown.out) == (2, "") and "Traceback" not in shown.err
         assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
-        return [line.removeprefix("predict.py: error: ") for line in shown.err.splitlines() if line.startswith("predict.py: error: ")]
+        return [
+            line.removeprefix("predict.py: error: ")
+            for line in shown.err.splitlines()
+            if line.startswith("predict.py: error: ")
+        ]
 
     return run
 
@@ -113,13 +126,20 @@ def test_probabilities_score_rank_and_contradiction_equal_those_by_hand(call, by
     assert sorted(row["target"] for row in found) == sorted(TARGETS)
     for row in found:
         p_pos, p_neg, score = by_hand(model, '"Heat, The (1995)", "Say "No""', '"Alien (1979)"', row["target"])
-        assert row["p_yes_positive"] == pytest.approx(p_pos, abs=1e-4) and row["p_yes_negative"] == pytest.approx(p_neg, abs=1e-4)
+        assert row["p_yes_positive"] == pytest.approx(p_pos, abs=1e-4) and row["p_yes_negative"] == pytest.approx(
+            p_neg, abs=1e-4
+        )
         assert row["score"] == pytest.approx(score, abs=1e-3) and row["contradiction"] == contradiction(p_pos, p_neg)
     assert [row["rank"] for row in found] == [1, 2, 3, 4, 5, 6]
     assert all(above["score"] >= below["score"] for above, below in zip(found, found[1:]))
     lines = [line for line in shown.splitlines() if any(row["target"] in line for row in found)]
     for row, line in zip(found, lines, strict=True):  # the table has the same, best first
-        numbers = [f"{row['p_yes_positive']:.3f}", f"{row['p_yes_negative']:.3f}", f"{row['score']:+.3f}", row["contradiction"] or "-"]
+        numbers = [
+            f"{row['p_yes_positive']:.3f}",
+            f"{row['p_yes_negative']:.3f}",
+            f"{row['score']:+.3f}",
+            row["contradiction"] or "-",
+        ]
         assert line.split() == [str(row["rank"]), *row["target"].split(), *numbers]
 
 
@@ -185,23 +205,37 @@ def test_what_was_tuned_on_simulated_viewers_is_a_stand_in(call, run_folder, sou
 def test_without_run_or_model_the_demo_answers_and_says_so_everywhere(call):
     results, shown = call("--liked", "Alien (1979)", "--target", "Aliens (1986)")
     assert results["stand_in"] is True and results["model"] == "demo"
-    assert shown.startswith("DEMO MODEL: ") and "untuned" in shown and "simulated viewers" in shown and "--run runs/NAME" in shown
+    assert (
+        shown.startswith("DEMO MODEL: ")
+        and "untuned" in shown
+        and "simulated viewers" in shown
+        and "--run runs/NAME" in shown
+    )
     assert "STAND-IN (simulated viewers): built-in demo model; no adapter" in shown
-    results, shown = call("--model", predict.setup.DEMO_FOLDER / ".." / "model", "--target", "A")  # the same by another name
+    results, shown = call("--model", DEMO_FOLDER / ".." / "model", "--target", "A")  # the same by another name
     assert results["stand_in"] is True and "STAND-IN" in shown and "DEMO MODEL" not in shown
 
 
 def test_a_prompt_that_lost_history_is_told(call, checkpoint, by_hand, tokenizer_bytes):
     model = load_llama(checkpoint, torch.float32, torch.device("cpu")).double().eval()
     pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer_bytes)
-    shared = {"asks": "dislike", "asks_again": "dislike", "noun": "movie", "lint": "", "disliked": '"bad"', "target": "A"}
+    shared = {
+        "question": "dislike",
+        "asks_again": "dislike",
+        "noun": "movie",
+        "lint": "",
+        "disliked": '"bad"',
+        "target": "A",
+    }
     whole = PROMPT.format(liked='"old", "mid", "new"', **shared)
     length = len(pieces.EncodeAsIds(whole + "Yes.")) + 2  # BOS, and EOS after the answer
     argv = ("--model", checkpoint, *flags_for(liked=["old", "mid", "new"], disliked=["bad"], target="A"))
     assert "--max-len" not in call(*argv, "--max-len", length)[1]
     results, shown = call(*argv, "--max-len", length - 1)
     assert f"--max-len {length - 1}: 1 of 1 prompts lost their oldest history items" in shown
-    assert results["predictions"][0]["score"] == pytest.approx(by_hand(model, '"mid", "new"', '"bad"', "A")[2], abs=1e-3)
+    assert results["predictions"][0]["score"] == pytest.approx(
+        by_hand(model, '"mid", "new"', '"bad"', "A")[2], abs=1e-3
+    )
 
 
 # ---- histories and ranks ------------------------------------------------------------------------
@@ -233,7 +267,9 @@ def test_ranks_are_within_a_user_wherever_its_rows_stand_and_equal_scores_keep_t
 def test_the_table_names_both_kinds_of_contradiction():
     rows = [row for name in ("A", "B", "C") for row in predict.user_rows(None, (), (), (name,))]
     found = predict.predictions(rows, scored([2, -2, 1], [1, -1, -1], [None] * 3))
-    table = prediction_table({"run": None, "adapter": None, "model": "DIR", "demo_model": False, "stand_in": False, "predictions": found})
+    table = prediction_table(
+        {"run": None, "adapter": None, "model": "DIR", "demo_model": False, "stand_in": False, "predictions": found}
+    )
     cells = [line.split() for line in table.splitlines() if line[:4].strip().isdigit()]
     assert [(row[1], row[-1]) for row in cells] == [("A", "Yes/Yes"), ("B", "No/No"), ("C", "-")]
 
@@ -258,13 +294,21 @@ def test_a_file_gives_the_scores_that_each_user_gets_alone(call, checkpoint, tmp
     results, shown = call("--model", checkpoint, *files)
     assert {*tmp_path.iterdir()} == left
     content = (tmp_path / "scores.csv").read_bytes()
-    assert content.startswith(b"user,target,p_yes_positive,p_yes_negative,score,rank,contradiction\n") and b"\r" not in content
+    assert (
+        content.startswith(b"user,target,p_yes_positive,p_yes_negative,score,rank,contradiction\n")
+        and b"\r" not in content
+    )
     rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"))))
     doe = 'Doe, "J"'
     targets = [(doe, "Lantern, The (1971)"), (doe, 'The "Quoted" Man'), ("bob", "Nîmes (1966)"), (doe, "D")]
     assert [(row["user"], row["target"]) for row in rows] == targets
-    alone = call("--model", checkpoint, *flags_for(liked="AB", disliked="C", target=[t for user, t in targets if user == doe]))[0]
-    alone = {row["target"]: row for row in alone["predictions"] + call("--model", checkpoint, "--target", "Nîmes (1966)")[0]["predictions"]}
+    alone = call(
+        "--model", checkpoint, *flags_for(liked="AB", disliked="C", target=[t for user, t in targets if user == doe])
+    )[0]
+    alone = {
+        row["target"]: row
+        for row in alone["predictions"] + call("--model", checkpoint, "--target", "Nîmes (1966)")[0]["predictions"]
+    }
     for row in rows:
         expected = alone[row["target"]]
         for name in ("p_yes_positive", "p_yes_negative", "score"):
@@ -273,7 +317,10 @@ def test_a_file_gives_the_scores_that_each_user_gets_alone(call, checkpoint, tmp
     said = [row["contradiction"] for row in rows]
     assert results["contradictions"] == {both: said.count(both) for both in ("Yes/Yes", "No/No")}
     assert (results["users"], results["targets"], results["stand_in"]) == (2, 4, False)
-    assert f"4 targets of 2 users; the same answer to both questions: {said.count('Yes/Yes')} Yes/Yes, {said.count('No/No')} No/No" in shown
+    assert (
+        f"4 targets of 2 users; the same answer to both questions: {said.count('Yes/Yes')} Yes/Yes, {said.count('No/No')} No/No"
+        in shown
+    )
 
 
 def test_a_file_scored_by_the_demo_model_is_called_a_stand_in(call, tmp_path):
@@ -296,7 +343,8 @@ BAD_FILES = {
     b"user,liked,target\n1,A,B\n": "users.csv line 1: expected the columns user,liked,disliked,target, each once; look at disliked",
     b"user,liked,liked,disliked,target\n": "users.csv line 1: expected the columns user,liked,disliked,target, each once; look at liked",
     b"user;liked;disliked;target\n1;A;;B\n": "users.csv line 1: expected the columns user,liked,disliked,target",
-    HEADER + b"1,A,,T\n2,Lantern, The,,T\n": "users.csv line 3: expected 4 cells, as in the header; quote a cell that has commas",
+    HEADER
+    + b"1,A,,T\n2,Lantern, The,,T\n": "users.csv line 3: expected 4 cells, as in the header; quote a cell that has commas",
     HEADER + b"1,A,T\n": "users.csv line 2: expected 4 cells",
     HEADER + b"1,,,T\n\n2,A,B,\n": "users.csv line 4, column target: is empty; name at least one title",
     HEADER + b" ,A,B,T\n": "users.csv line 2, column user: is empty",
@@ -304,7 +352,7 @@ BAD_FILES = {
     HEADER + b"1,A,B|,T\n": "users.csv line 2, column disliked: a title is empty",
     HEADER + b"1,A,,T| \n": "users.csv line 2, column target: a title is empty",
     HEADER + b'1,A,,"T\nU"\n': "users.csv line 3, column target 'T\\nU': has a line break",
-    HEADER + b'1,"A"", ""B",,T\n': "users.csv line 2, column liked 'A\", \"B': has `\", \"`",
+    HEADER + b'1,"A"", ""B",,T\n': 'users.csv line 2, column liked \'A", "B\': has `", "`',
     HEADER + b"1,A|B,C|B,T\n": "users.csv line 2, column disliked 'B': is among those liked, too",
     HEADER + b"1,A,B,T|B\n": "users.csv line 2, column target 'B': is among those disliked, too",
     HEADER + b"1,A,B,T|U|T\n": "users.csv line 2, column target 'T': is named twice",
@@ -325,8 +373,12 @@ def test_a_file_that_cannot_be_used_is_named_with_line_and_column(refuse, tmp_pa
 
 
 def test_a_file_that_is_not_there_is_named(refuse, tmp_path):
-    assert refuse("--input", tmp_path / "absent.csv", "--output", tmp_path / "o") == [f"{tmp_path / 'absent.csv'}: No such file or directory"]
-    assert refuse("--input", tmp_path, "--output", tmp_path / "o") == [f"{tmp_path}: is a folder; put a plain file there"]
+    assert refuse("--input", tmp_path / "absent.csv", "--output", tmp_path / "o") == [
+        f"{tmp_path / 'absent.csv'}: No such file or directory"
+    ]
+    assert refuse("--input", tmp_path, "--output", tmp_path / "o") == [
+        f"{tmp_path}: is a folder; put a plain file there"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -359,8 +411,8 @@ BAD_FLAGS = {
     ("--target", "T\nU"): ["--target 'T\\nU': has a line break"],
     ("--target", "T\u2028U"): ["--target 'T\\u2028U': has a line break"],
     ("--target", "T\udce9"): ["--target 'T\\udce9': has a line break or another control character"],
-    ("--target", 'T", "U'): ["--target 'T\", \"U': has `\", \"`"],
-    ("--target", "T", "--disliked", ', "A'): ["--disliked ', \"A': has `\", \"`"],
+    ("--target", 'T", "U'): ['--target \'T", "U\': has `", "`'],
+    ("--target", "T", "--disliked", ', "A'): ['--disliked \', "A\': has `", "`'],
     ("--target", "T", "--target", "T"): ["--target 'T': is named twice"],
     ("--target", "T", "--liked", "T"): ["--target 'T': is among those liked, too"],
     ("--target", "T", "--disliked", "T"): ["--target 'T': is among those disliked, too"],
@@ -368,7 +420,10 @@ BAD_FLAGS = {
     ("--target", "T", "--output", "x"): ["--output: is for the scores of --input"],
     ("--input", "x"): ["--input x: say where its scores go with --output FILE"],
     ("--input", "x", "--output", "y", "--target", "T"): ["--target: contradicts --input"],
-    ("--input", "x", "--output", "y", "--liked", "T", "--disliked", "U"): ["--liked: contradicts --input", "--disliked: contradicts --input"],
+    ("--input", "x", "--output", "y", "--liked", "T", "--disliked", "U"): [
+        "--liked: contradicts --input",
+        "--disliked: contradicts --input",
+    ],
     ("--target", "T", "--noun", ""): ["--noun '': expected a word"],
     ("--target", "T", "--noun", "a\nb"): ["--noun 'a\\nb': expected a word"],
     ("--target", "T", "--run", "x", "--adapter", "y"): ["--adapter: --run brings an adapter of its own"],

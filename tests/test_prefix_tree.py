@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from data.pairs import pad_right
 from lora.inject import add_lora, lora_parameters
+from machine.device import compile_layers
 from model.llama import RopeScaling
 from model.prefix_tree import masked_attention, prefix_tree, take
-from runtime.setup import compile_layers
 
 ROWS = {
     "nothing shared": [[1, 2, 3], [4, 5], [6]],
@@ -19,7 +19,14 @@ ROWS = {
     "the same row three times": [[1, 2, 3]] * 3,
     "a row that begins another": [[1, 2, 3, 4, 5], [1, 2, 3], [1, 2, 3, 4, 6]],
     "tokens alike after a difference": [[1, 2, 9, 4, 5], [1, 3, 9, 4, 5]],
-    "branches of branches": [[1, 1, 1, 1], [1, 1, 2, 1], [1, 2, 1, 1], [1, 2, 1, 2, 5, 6, 7, 8, 9], [2, 1, 1, 1], [1, 1, 2, 2]],
+    "branches of branches": [
+        [1, 1, 1, 1],
+        [1, 1, 2, 1],
+        [1, 2, 1, 1],
+        [1, 2, 1, 2, 5, 6, 7, 8, 9],
+        [2, 1, 1, 1],
+        [1, 1, 2, 2],
+    ],
     "padding that looks like a token": [[0, 0, 0, 0], [0, 0], [0, 0, 0]],
 }
 
@@ -112,11 +119,18 @@ def test_the_cpus_attention_is_the_fused_one():
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(3, 4, 5, 8, generator=generator, dtype=torch.float64, requires_grad=True)
     k, v = (torch.randn(3, 2, 7, 8, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    mask = torch.zeros(3, 1, 5, 7, dtype=torch.float64).masked_fill_(torch.rand(3, 1, 5, 7, generator=generator) < 0.4, float("-inf"))
+    mask = torch.zeros(3, 1, 5, 7, dtype=torch.float64).masked_fill_(
+        torch.rand(3, 1, 5, 7, generator=generator) < 0.4, float("-inf")
+    )
     mask[..., 0] = 0  # no query without any key
-    ours, fused = masked_attention(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    ours, fused = (
+        masked_attention(q, k, v, mask),
+        F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True),
+    )
     torch.testing.assert_close(ours, fused, rtol=0, atol=1e-13)
-    for a, b in zip(torch.autograd.grad(ours.square().sum(), (q, k, v)), torch.autograd.grad(fused.square().sum(), (q, k, v))):
+    for a, b in zip(
+        torch.autograd.grad(ours.square().sum(), (q, k, v)), torch.autograd.grad(fused.square().sum(), (q, k, v))
+    ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 

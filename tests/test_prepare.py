@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from data import book, movie, prepare
-from data.interactions import DataError, Dataset, Interaction, Item
+from data import cache as prepare
+from data.cache import Options, prepared, read_prepared, write_prepared
+from data.interactions import Dataset, Interaction, Item
 from data.load import load_dataset
-from data.prepare import Options, prepared, read_prepared, write_prepared
+from data.sources import book, movie
+from errors import DataError
 from tests.test_book import random_ratings
 from tests.test_book import write as write_book
 
@@ -23,9 +25,16 @@ ROWS = [
     Interaction("anna", ((3, True),) * 12, "two", True, 5),
 ]
 DATA = Dataset(
-    "invented", "made up", "tea", {1: Item('A "q", \u2028 x'), "two": Item("B", "Fay"), 3: Item("Nîmes")},
-    ROWS[:1], ROWS, ROWS[1:], wording="collm", selection=[ROWS[2], ROWS[0]],
-)  # fmt: skip
+    "invented",
+    "made up",
+    "tea",
+    {1: Item('A "q", \u2028 x'), "two": Item("B", "Fay"), 3: Item("Nîmes")},
+    ROWS[:1],
+    ROWS,
+    ROWS[1:],
+    wording="collm",
+    selection=[ROWS[2], ROWS[0]],
+)
 
 
 @pytest.fixture
@@ -61,7 +70,9 @@ def test_a_changed_byte_is_noticed(tmp_path, name):
         read_prepared(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"sha256": {}}, {"selection": [99]}, {"noun": None, "rows": 5, "sha256": None}, {"format": "x"}])
+@pytest.mark.parametrize(
+    "change", [{"sha256": {}}, {"selection": [99]}, {"noun": None, "rows": 5, "sha256": None}, {"format": "x"}]
+)
 def test_a_damaged_manifest_is_refused_by_folder(tmp_path, change):
     write_prepared(DATA, tmp_path, {"format": prepare.FORMAT})
     path = tmp_path / "prepared.json"
@@ -78,7 +89,14 @@ def test_what_is_no_manifest_is_refused_by_folder(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "change", [{"noun": "x"}, {"wording": "tallrec"}, {"catalogue": DATA.catalogue | {"two": Item("B", "Another")}}, {"test": ROWS[:2]}], ids=lambda c: next(iter(c))
+    "change",
+    [
+        {"noun": "x"},
+        {"wording": "tallrec"},
+        {"catalogue": DATA.catalogue | {"two": Item("B", "Another")}},
+        {"test": ROWS[:2]},
+    ],
+    ids=lambda c: next(iter(c)),
 )
 def test_what_a_prompt_would_show_otherwise_has_another_fingerprint(change):
     assert Dataset(**vars(DATA) | change).fingerprint() != DATA.fingerprint() == Dataset(**vars(DATA)).fingerprint()
@@ -99,7 +117,7 @@ def test_changed_files_options_or_rules_are_prepared_anew(cache, raw, monkeypatc
     dropped = prepared(book, raw, Options(book_zeros="drop"), print)
     assert dropped != first and len(list(cache.iterdir())) == 2
     stat = raw[0].stat()
-    raw[0].write_bytes(raw[0].read_bytes().replace(b"Plain\"", b"Plane\""))  # as long as before
+    raw[0].write_bytes(raw[0].read_bytes().replace(b'Plain"', b'Plane"'))  # as long as before
     os.utime(raw[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))  # and as old
     changed = prepared(book, raw, Options(), print)
     assert changed.catalogue["1"].title == "Plane" and len(list(cache.iterdir())) == 3
@@ -189,7 +207,12 @@ def test_the_command_prepares_a_folder_that_data_takes(tmp_path, raw, cache):
     expected = book.build(raw, lambda line: None, "drop")
     for name, data_dir in (("book", tmp_path / "out"), (str(tmp_path / "out"), None)):
         found = load_dataset(name, data_dir and str(data_dir), True, lambda line: None)
-        assert (found.train, found.valid, found.test, found.source) == (expected.train, expected.valid, expected.test, expected.source)
+        assert (found.train, found.valid, found.test, found.source) == (
+            expected.train,
+            expected.valid,
+            expected.test,
+            expected.source,
+        )
     assert not cache.exists()  # what --out holds is not kept a second time
 
 

@@ -79,7 +79,9 @@ def test_paper_template_inverts_instruction_and_question():
 
 
 def test_released_template_keeps_the_lint_comment_and_inverts_the_instruction_alone():
-    assert prompt_pair(ROW, CATALOGUE, "movie", "released") == PromptPair(RELEASED_POSITIVE, RELEASED_NEGATIVE, "Yes.", "No.")
+    assert prompt_pair(ROW, CATALOGUE, "movie", "released") == PromptPair(
+        RELEASED_POSITIVE, RELEASED_NEGATIVE, "Yes.", "No."
+    )
 
 
 def test_paper_is_the_template_when_none_is_named():
@@ -145,11 +147,22 @@ def test_released_quotes_a_book_as_target_twice_and_paper_does_not():
 
 
 @pytest.mark.parametrize("target", [1, 2, 3])
-@pytest.mark.parametrize("history", [(), ((2, True),), ((2, True), (1, True), (2, True), (3, True)), ((1, False), (2, False)), ((3, True), (2, False), (2, False))])
+@pytest.mark.parametrize(
+    "history",
+    [
+        (),
+        ((2, True),),
+        ((2, True), (1, True), (2, True), (3, True)),
+        ((1, False), (2, False)),
+        ((3, True), (2, False), (2, False)),
+    ],
+)
 def test_a_published_row_is_parsed_back(history, target):
     row, noun, items = parse_tallrec_row(tallrec_row(Interaction(5, history, target, False), BOOKS, "book"), "x")
     assert (noun, row.label, row.user) == ("book", False, None)
-    assert [(items[item], liked) for item, liked in row.history] == [(BOOKS[item], liked) for item, liked in sorted(history, key=lambda e: not e[1])]
+    assert [(items[item], liked) for item, liked in row.history] == [
+        (BOOKS[item], liked) for item, liked in sorted(history, key=lambda e: not e[1])
+    ]
     assert items[row.target] == BOOKS[target]
 
 
@@ -164,8 +177,9 @@ def test_collm_asks_one_question_in_both_polarities(template, line_break):
     positive = (
         '#Question: A user has given high ratings to the following movies: "Nîmes (1966)", "Lantern, The (1971)". Leverage the '
         'information to predict whether the user would enjoy the movie titled "Wires {noun} (1993)"? Answer with "Yes" or "No". '
-        + line_break + "#Answer:"
-    )  # fmt: skip
+        + line_break
+        + "#Answer:"
+    )
     assert pair == PromptPair(positive, positive.replace("would enjoy", "would dislike"), " Yes", " No")
 
 
@@ -178,13 +192,15 @@ def test_collm_without_history_says_so(template, nothing):
 
 def test_collm_leaves_out_dislikes_empty_titles_and_spaces_around_the_target():
     items = {1: Item(" A "), 2: Item("B"), 3: Item("")}
-    text = prompt_pair(Interaction(5, ((1, True), (2, False), (3, True)), 1, True), items, "book", wording="collm").positive
+    text = prompt_pair(
+        Interaction(5, ((1, True), (2, False), (3, True)), 1, True), items, "book", wording="collm"
+    ).positive
     assert 'books: " A ". Leverage' in text and 'titled "A"?' in text
 
 
 @pytest.mark.parametrize("asks, same", COLLM.held_out.items())
 def test_held_out_questions_flip_the_answer_or_keep_it(asks, same):
-    pair = prompt_pair(COLLM_ROW, CATALOGUE, "movie", asks=asks, wording="collm")
+    pair = prompt_pair(COLLM_ROW, CATALOGUE, "movie", question=asks, wording="collm")
     assert f"whether the user {asks} the movie" in pair.negative
     assert (pair.answer_negative == " Yes") == same
 

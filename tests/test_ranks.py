@@ -22,13 +22,18 @@ import audit
 import eval as eval_verb
 import predict
 import train
-from data.tallrec import write_split
+from cli.data import load_data
+from cli.train import TrainFlags
+from cli.verb import run_verb
+from data.sources.tallrec import write_split
+from data.splits import answers_in_context, encode_split
 from demo.world import stand_in
+from errors import FlagError, RunError
 from lora.inject import add_lora, lora_layers, lora_parameters
-from runtime import evaluation, ranks, setup
-from runtime.flags import FlagError, RunError, run_verb
-from runtime.sharding import in_step, shard
-from runtime.train_flags import TrainFlags
+from machine import ranks
+from machine.sharding import equal_forward_passes, shard
+from run.base import load_base
+from scoring import splits as evaluation
 
 OBJECTIVES = {
     "own": {"kl_weight": 0.1},
@@ -38,16 +43,36 @@ OBJECTIVES = {
     "released": {"objective": "released", "kl_weight": 0.1},
 }
 PAIRS = (5, 1)  # of 2 ranks one gets more, or one gets none
-RUN = ["--data", "rows", "--shots", "12", "--batch-size", "4", "--micro-batch-size", "2", "--eval-every", "2", "--max-len", "128",
-       "--precision", "fp32", "--device", "cpu"]  # fmt: skip
+RUN = [
+    "--data",
+    "rows",
+    "--shots",
+    "12",
+    "--batch-size",
+    "4",
+    "--micro-batch-size",
+    "2",
+    "--eval-every",
+    "2",
+    "--max-len",
+    "128",
+    "--precision",
+    "fp32",
+    "--device",
+    "cpu",
+]
 
 
 def torchrun(*words, cwd, program=__file__):
     """The program at the end of this file, or another, on two ranks."""
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program), *words],
-        cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -122,14 +147,26 @@ def test_eval_on_two_ranks_gives_what_the_run_gave(folder, done):
     results = json.loads((folder / "still/results.json").read_text())["test"]["after"]
     scored = json.loads((folder / "still/eval-rows-test/results.json").read_text())
     assert {name: scored[name] for name in results} == results
-    assert (folder / "still/eval-rows-test/predictions.csv").read_bytes() == (folder / "still/predictions.csv").read_bytes()
+    assert (folder / "still/eval-rows-test/predictions.csv").read_bytes() == (
+        folder / "still/predictions.csv"
+    ).read_bytes()
 
 
 def test_there_is_one_set_of_files_under_a_name_of_its_own(folder, done):
     assert sorted(path.name for path in (folder / "runs").iterdir()) == ["rows-12-paper-seed0", "rows-12-paper-seed0-2"]
     whole = folder / "runs/rows-12-paper-seed0"
-    assert {path.name for path in whole.iterdir()} == {".lock", "config.json", "metrics.jsonl", "timings.jsonl", "adapter_model.safetensors", "adapter_config.json",
-                                                       "results.json", "predictions.csv", "curves.png", "last"}  # fmt: skip
+    assert {path.name for path in whole.iterdir()} == {
+        ".lock",
+        "config.json",
+        "metrics.jsonl",
+        "timings.jsonl",
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "results.json",
+        "predictions.csv",
+        "curves.png",
+        "last",
+    }
     assert sorted(path.name for path in (whole / "last").glob("step-*")) == ["step-00000002", "step-00000004"]
     assert [record["step"] for record in records(whole)] == [1, 2, 3, 4]
     assert len((whole / "predictions.csv").read_text().splitlines()) == 6
@@ -184,15 +221,15 @@ def test_a_killed_rank_ends_the_run_with_a_word_and_one_process_can_go_on(folder
 
 
 COMPUTES = """import os, signal, time
-from runtime import ranks
-from runtime.flags import run_verb
+from machine import ranks
+from cli.verb import run_verb
 
 def main(argv):
     if ranks.index() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(100)
 
-run_verb(ranks.joined(main))
+run_verb(ranks.distributed(main))
 """
 
 
@@ -223,7 +260,7 @@ def test_verbs_without_ranks_refuse_torchrun(monkeypatch):
     monkeypatch.setattr(ranks, "count", lambda: 2)
     for verb in (predict, audit):
         with pytest.raises(FlagError, match="runs in one process; start it without torchrun"):
-            ranks.alone(verb.main)([])
+            ranks.single_process(verb.main)([])
 
 
 # ---- the program of the ranks -------------------------------------------------------------------
@@ -235,8 +272,8 @@ def computed(fsdp):
     def quiet(line):
         pass
 
-    data = setup.load_data(vars(TrainFlags(data="rows")))
-    model, tokenizer = setup.load_base("demo", "fp32", torch.device("cpu"))
+    data = load_data(vars(TrainFlags(data="rows")))
+    model, tokenizer = load_base("demo", "fp32", torch.device("cpu"))
     model.double()
     if fsdp:
         shard(model, torch.device("cpu"))
@@ -248,31 +285,38 @@ def computed(fsdp):
     found = {}
     for name, changes in OBJECTIVES.items():
         flags = TrainFlags(data="rows", batch_size=6, micro_batch_size=2, max_len=128, fsdp=fsdp, **changes)
-        pairs = setup.encode_split(data.train, data, tokenizer, flags.template, flags.max_len, quiet).pairs
+        pairs = encode_split(data.train, data, tokenizer, flags.template, flags.max_len, quiet).pairs
         for count in PAIRS:
-            record = train.accumulate_gradients(model.train(), sorted(pairs[:count], key=lambda pair: pair.length), flags)
+            record = train.accumulate_gradients(
+                model.train(), sorted(pairs[:count], key=lambda pair: pair.length), flags
+            )
             found[f"{name} {count} record"] = torch.tensor(list(record.values()), dtype=torch.float64)
             for i, parameter in enumerate(lora_parameters(model)):
                 found[f"{name} {count} {i}"] = parameter.grad.clone()
                 parameter.grad = None
-    valid = setup.encode_split(data.valid, data, tokenizer, "paper", 128, quiet)
-    answers = setup.answers_in_context(data, tokenizer, "paper")
+    valid = encode_split(data.valid, data, tokenizer, "paper", 128, quiet)
+    answers = answers_in_context(data, tokenizer, "paper")
     scored = evaluation.score_split(model, valid, answers)
-    found["scores"] = torch.stack([torch.from_numpy(getattr(scored, name)) for name in ("log_yes_pos", "log_no_pos", "log_yes_neg", "log_no_neg", "kl", "js")])
-    with in_step(model), torch.inference_mode():
+    found["scores"] = torch.stack(
+        [
+            torch.from_numpy(getattr(scored, name))
+            for name in ("log_yes_pos", "log_no_pos", "log_yes_neg", "log_no_neg", "kl", "js")
+        ]
+    )
+    with equal_forward_passes(model), torch.inference_mode():
         for _ in range(1 + 2 * ranks.index()):  # rank 1 makes two more passes
             found["scores hidden"] = model.model(torch.tensor([pairs[0].positive.prompt]))
     found["scores auc"] = torch.tensor(evaluation.positive_auc(model, valid, answers))
     return found
 
 
-def breaking(in_step, how, argv):
+def breaking(equal_forward_passes, how, argv):
     """train.main(argv), with how(real accumulate_gradients, its arguments) in the place of one step's gradients."""
     real, calls = train.accumulate_gradients, [-1]  # the first is the rehearsal's
 
     def accumulate(*args):
         calls[0] += 1
-        return how(real, args) if calls[0] == in_step else real(*args)
+        return how(real, args) if calls[0] == equal_forward_passes else real(*args)
 
     train.accumulate_gradients = accumulate
     try:
@@ -303,7 +347,7 @@ def drift():
     adapter = [torch.ones(3) + ranks.index() / 1000]
     with pytest.raises(RunError, match="drifted apart"):
         ranks.refuse_drift(adapter)
-    ranks.copy_from_first(adapter)
+    ranks.broadcast_tensors(adapter)
     ranks.refuse_drift(adapter)
     assert torch.equal(adapter[0], torch.ones(3))
 
@@ -330,4 +374,4 @@ def program(argv):
 
 
 if __name__ == "__main__":
-    run_verb(ranks.joined(program))
+    run_verb(ranks.distributed(program))

@@ -8,10 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from audit import AuditFlags
+from cli.train import TrainFlags
 from data.show import ShowFlags
 from eval import EvalFlags
 from predict import PredictFlags
-from runtime.train_flags import TrainFlags
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,7 +47,13 @@ def test_linked_and_listed_files_exist():
 
 
 def test_flags_in_the_readme_exist():
-    verbs = (TrainFlags, EvalFlags, PredictFlags, AuditFlags, ShowFlags)  # which flag belongs to which, tests/test_docs.py looks at
+    verbs = (
+        TrainFlags,
+        EvalFlags,
+        PredictFlags,
+        AuditFlags,
+        ShowFlags,
+    )  # which flag belongs to which, tests/test_docs.py looks at
     known = {"--" + f.name.replace("_", "-") for verb in verbs for f in fields(verb)} | {"--help"}
     known |= {"--raw", "--out", "--published"}  # of python -m data.NAME, see data/prepare.py
     known |= {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}  # torchrun's
@@ -66,8 +72,14 @@ def test_the_example_of_own_data_works_as_typed(tmp_path):
     (tmp_path / "bin" / "python").chmod(0o755)
     # The commands are typed in the project's folder; here in another one, with the project on the path.
     script = block.replace("python train.py", f"python {ROOT / 'train.py'}")
-    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "LCFT_DATA": str(tmp_path / "cache")}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    environment = os.environ | {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "LCFT_DATA": str(tmp_path / "cache"),
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "will dislike the target game" in done.stdout and "games (own data), built-in demo model" in done.stderr
     assert (tmp_path / "runs" / "games-all-paper-seed0" / "results.json").is_file()

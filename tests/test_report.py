@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from cli.flags import parse_flags
+from cli.train import TrainFlags, presets
 from data.interactions import Dataset, Interaction, Item
+from machine.device import pick_device
 from metrics import Scored, evaluate, paired_change, ranking_metrics
 from report.curves import draw_curves
 from report.tables import next_commands, provenance, result_table, score_table, step_plan, tuning
-from runtime.describe import results_heading, run_config
-from runtime.flags import parse_flags
-from runtime.run_folder import RunFolder
-from runtime.setup import pick_device
-from runtime.train_flags import TrainFlags, presets
+from run.config import results_heading, run_config
+from run.folder import RunFolder
 
 
 def flags(*argv):
@@ -25,16 +25,40 @@ def scored(shift):
     labels = np.tile([True, False], 20)
     z = rng.normal(size=40) + shift * labels
     nothing = np.full(40, -1.0)
-    return Scored(np.repeat(np.arange(8), 5).tolist(), labels, z, nothing, -z, nothing, np.full(40, 0.25), np.full(40, 0.05))
+    return Scored(
+        np.repeat(np.arange(8), 5).tolist(), labels, z, nothing, -z, nothing, np.full(40, 0.25), np.full(40, 0.05)
+    )
 
 
 @pytest.fixture
 def results():
     before, after = scored(0.0), scored(2.0)
     rules = {"history share": ranking_metrics(before.labels, before.z_pos, before.users)}
-    split = {"before": evaluate(before), "after": evaluate(after), "change": paired_change(before, after), "rules": rules}
-    heading = {"data": "movie", "data_source": "stand-in", "model": "demo", "demo_model": True, "objective": "paper", "kl_weight": 1e-4, "shots": "64", "seed": 3}
-    return {**heading, "steps": 4, "best_step": 2, "best_valid_auc": 0.75, "stopped": "steps done", "valid": split, "test": split}
+    split = {
+        "before": evaluate(before),
+        "after": evaluate(after),
+        "change": paired_change(before, after),
+        "rules": rules,
+    }
+    heading = {
+        "data": "movie",
+        "data_source": "stand-in",
+        "model": "demo",
+        "demo_model": True,
+        "objective": "paper",
+        "kl_weight": 1e-4,
+        "shots": "64",
+        "seed": 3,
+    }
+    return {
+        **heading,
+        "steps": 4,
+        "best_step": 2,
+        "best_valid_auc": 0.75,
+        "stopped": "steps done",
+        "valid": split,
+        "test": split,
+    }
 
 
 def line_of(table, label):
@@ -50,7 +74,11 @@ def cell(values, name, sign=""):
 def test_a_result_table_shows_before_after_and_change_in_this_order(results):
     table = result_table(results, "test")
     test = results["test"]
-    for label, name in (("AUC, positive prompt", "auc"), ("UAUC, positive prompt", "uauc"), ("calibration error (ECE)", "ece")):
+    for label, name in (
+        ("AUC, positive prompt", "auc"),
+        ("UAUC, positive prompt", "uauc"),
+        ("calibration error (ECE)", "ece"),
+    ):
         cells = [part.strip() for part in line_of(table, label)]
         assert cells == [cell(test["before"], name), cell(test["after"], name), cell(test["change"], name, "+")]
     assert table.index("before") < table.index("after") < table.index("change")
@@ -65,8 +93,13 @@ def test_a_result_table_shows_the_rules_beside_the_learned_rows(results):
 
 def test_simulated_data_are_named_above_and_below_and_real_ones_are_not_called_simulated(results):
     table = result_table(results, "test")
-    assert "movie (SIMULATED stand-in data), built-in demo model; objective paper with lambda 0.0001, 64 shots, seed 3" in table
-    assert table.endswith("Simulated viewers: these figures show how the method works, and say nothing about MovieLens.")
+    assert (
+        "movie (SIMULATED stand-in data), built-in demo model; objective paper with lambda 0.0001, 64 shots, seed 3"
+        in table
+    )
+    assert table.endswith(
+        "Simulated viewers: these figures show how the method works, and say nothing about MovieLens."
+    )
     real = result_table({**results, "data_source": "movielens-100k", "model": "llama-7b", "demo_model": False}, "test")
     assert "movie (movielens-100k), llama-7b; " in real
     assert "imulated" not in real and "SIMULATED" not in real
@@ -75,7 +108,13 @@ def test_simulated_data_are_named_above_and_below_and_real_ones_are_not_called_s
 def test_what_does_not_exist_is_a_dash_and_unknown_users_are_told(results):
     unknown = scored(2.0)
     unknown = Scored([None] * 40, *(getattr(unknown, n) for n in list(Scored.__dataclass_fields__)[1:]))
-    one = {**results, "run": None, "adapter": None, "split": "test", "rules": {"rule": ranking_metrics(unknown.labels, unknown.z_pos, unknown.users)}}
+    one = {
+        **results,
+        "run": None,
+        "adapter": None,
+        "split": "test",
+        "rules": {"rule": ranking_metrics(unknown.labels, unknown.z_pos, unknown.users)},
+    }
     table = score_table({**one, **evaluate(unknown)})
     assert "users unknown; 95 % intervals from resampling rows" in table and "no adapter" in table
     assert "UAUC, positive prompt" not in table
@@ -100,9 +139,21 @@ def test_tuning_names_lambda_only_where_there_is_one(results):
 @pytest.mark.parametrize(
     "argv, pairs, expected",
     [
-        ("--batch-size 64 --micro-batch-size 8", 64, "64 pairs, 64 a step in micro-batches of 8 (16 rows); 1 steps an epoch"),
-        ("--batch-size 64 --micro-batch-size 8", 16, "16 pairs, 16 a step in micro-batches of 8 (16 rows); 1 steps an epoch"),
-        ("--batch-size 64 --micro-batch-size 64", 16, "16 pairs, 16 a step in micro-batches of 16 (32 rows); 1 steps an epoch"),
+        (
+            "--batch-size 64 --micro-batch-size 8",
+            64,
+            "64 pairs, 64 a step in micro-batches of 8 (16 rows); 1 steps an epoch",
+        ),
+        (
+            "--batch-size 64 --micro-batch-size 8",
+            16,
+            "16 pairs, 16 a step in micro-batches of 8 (16 rows); 1 steps an epoch",
+        ),
+        (
+            "--batch-size 64 --micro-batch-size 64",
+            16,
+            "16 pairs, 16 a step in micro-batches of 16 (32 rows); 1 steps an epoch",
+        ),
         ("--batch-size 64 --micro-batch-size 8 --kl-forcing shared", 64, "micro-batches of 8 (24 rows)"),
         ("--batch-size 64 --micro-batch-size 8 --objective tallrec", 64, "micro-batches of 8 (8 rows)"),
         ("--batch-size 24 --micro-batch-size 8", 64, "3 steps an epoch, the last of 16 pairs"),
@@ -115,7 +166,9 @@ def test_the_plan_of_a_step_counts_pairs_and_rows(argv, pairs, expected):
 
 def test_the_next_commands_are_ones_that_train_py_accepts(tmp_path):
     given = flags("--model", "DIR", "--data-dir", "D", "--shots", "16")
-    commands = [line.split("#")[0].split() for line in next_commands(tmp_path, given).splitlines() if "python train.py" in line]
+    commands = [
+        line.split("#")[0].split() for line in next_commands(tmp_path, given).splitlines() if "python train.py" in line
+    ]
     assert len(commands) == 3
     again = [flags(*words[2:]) for words in commands]
     assert {(f.model, f.data_dir, f.shots, f.data) for f in again} == {("DIR", "D", "16", "movie")}
@@ -142,9 +195,18 @@ def test_the_config_of_a_run_has_every_flag_with_its_source_and_the_data_it_saw(
 def test_the_heading_of_results_names_data_model_and_what_happened():
     heading = results_heading(flags("--seed", "5"), DATA, {"steps": 7, "stopped": "patience"})
     assert heading == {
-        "data": "movie", "data_source": "stand-in", "model": "demo", "demo_model": True, "objective": "paper", "kl_weight": 1e-4,
-        "template": "paper", "shots": "64", "seed": 5, "steps": 7, "stopped": "patience",
-    }  # fmt: skip
+        "data": "movie",
+        "data_source": "stand-in",
+        "model": "demo",
+        "demo_model": True,
+        "objective": "paper",
+        "kl_weight": 1e-4,
+        "template": "paper",
+        "shots": "64",
+        "seed": 5,
+        "steps": 7,
+        "stopped": "patience",
+    }
 
 
 # ---- curves.png ---------------------------------------------------------------------------------
@@ -155,7 +217,9 @@ def test_the_curves_are_a_picture_that_says_what_it_shows(tmp_path, results, mon
     import report.curves as curves
 
     figures = []
-    monkeypatch.setattr(curves, "Figure", lambda make=curves.Figure, **options: figures.append(make(**options)) or figures[0])
+    monkeypatch.setattr(
+        curves, "Figure", lambda make=curves.Figure, **options: figures.append(make(**options)) or figures[0]
+    )
     history = [{"step": i, "ce_pos": 2.0 / i, "ce_neg": 1.0 * with_negatives, "kl": 0.5 * i} for i in (1, 2, 3, 4)]
     history[1]["valid_auc"], history[3]["valid_auc"] = 0.75, 0.5
     draw_curves(tmp_path / "curves.png", history, results)

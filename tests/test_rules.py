@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from baselines.rules import all_rules, history_share, item_mean
-from data import ml_1m, movie
 from data.interactions import Interaction
+from data.sources import ml_1m, movie
 from metrics import auc, ranking_metrics, uauc
-from runtime.evaluation import rules_without_learning
+from scoring.splits import rules_without_learning
 
 
 def row(target, label, *liked):
@@ -36,7 +36,10 @@ def test_item_mean_sees_no_label_of_the_rows_it_scores():
 
 
 def test_every_rule_has_a_name_that_says_how_many_rows_it_saw():
-    strangers = [Interaction(f"u{i}", found.history, found.target, found.label) for i, found in enumerate((row(1, True, True), row(2, True, False)))]
+    strangers = [
+        Interaction(f"u{i}", found.history, found.target, found.label)
+        for i, found in enumerate((row(1, True, True), row(2, True, False)))
+    ]
     scores = all_rules(TRAIN, strangers)
     assert list(scores) == ["history share", "item mean of 5 training rows", "history share + item mean"]
     np.testing.assert_allclose(scores["history share + item mean"], [1 + 5 / 8, 0 + 3 / 6])
@@ -77,16 +80,26 @@ def test_rules_on_the_published_test_split(real_file, rule, expected_auc, expect
 def test_rules_are_those_that_can_say_something():
     likes_alone = [row(1, True, True), row(2, False, True, True)]
     assert list(all_rules(TRAIN, likes_alone)) == ["item mean of 5 training rows", "user mean", "item mean + user mean"]
-    assert "user mean" in all_rules(TRAIN, [row(1, True, False)]) and "history share" in all_rules(TRAIN, [row(1, True, False)])
+    assert "user mean" in all_rules(TRAIN, [row(1, True, False)]) and "history share" in all_rules(
+        TRAIN, [row(1, True, False)]
+    )
 
 
 @pytest.mark.parametrize(
     "rule, expected_auc, expected_uauc",
-    [("item mean of 33,891 training rows", 0.7094, 0.6816), ("user mean", 0.5706, 0.5), ("item mean + user mean", 0.7317, 0.6816)],
+    [
+        ("item mean of 33,891 training rows", 0.7094, 0.6816),
+        ("user mean", 0.5706, 0.5),
+        ("item mean + user mean", 0.7317, 0.6816),
+    ],
 )
 def test_rules_on_the_published_ml_1m_test_split(real_file, rule, expected_auc, expected_uauc):
     data = ml_1m.read_published(real_file("collm-ml-1m/test.csv.gz").parent)
-    scores, labels, users = all_rules(data.train, data.test)[rule], np.array([r.label for r in data.test]), [r.user for r in data.test]
+    scores, labels, users = (
+        all_rules(data.train, data.test)[rule],
+        np.array([r.label for r in data.test]),
+        [r.user for r in data.test],
+    )
     assert auc(labels, scores) == pytest.approx(expected_auc, abs=5e-4)
     found = uauc(labels, scores, users)
     assert found.value == pytest.approx(expected_uauc, abs=5e-4)

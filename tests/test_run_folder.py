@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from errors import RunError
+from files import write_file, write_json, write_text
 from lora.adapter import load_adapter, read_adapter_config
 from lora.inject import add_lora, lora_parameters, lora_state
 from metrics import Scored
-from runtime.files import write_aside, write_json, write_text
-from runtime.flags import RunError
-from runtime.run_folder import RunFolder, fresh_name, read_config, write_predictions
+from run.folder import RunFolder, fresh_name, read_run_config
+from run.predictions import write_predictions
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,7 +38,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_aside(path, fail)
+        write_file(path, fail)
     assert path.read_text() == "old" and names(tmp_path) == ["results.json"]
 
 
@@ -49,7 +50,7 @@ def test_the_old_file_is_whole_until_the_new_one_is(tmp_path):
         aside.write_text("new")
         assert path.read_text() == "old" and aside.parent == path.parent
 
-    write_aside(path, write)
+    write_file(path, write)
     assert path.read_text() == "new" and names(tmp_path) == ["results.json"]
 
 
@@ -57,9 +58,9 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "results.json"
     path.write_text("old")
     program = (
-        "import os, signal, sys; from pathlib import Path; from runtime.files import write_aside\n"
+        "import os, signal, sys; from pathlib import Path; from files import write_file\n"
         "def write(aside):\n    aside.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "write_aside(Path(sys.argv[1]), write)"
+        "write_file(Path(sys.argv[1]), write)"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
@@ -124,16 +125,18 @@ def test_a_fresh_name_is_one_that_is_not_there(tmp_path):
     assert fresh_name(tmp_path, "a") == tmp_path / "a-3"
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"flags": 3}', '{"flags": {"lr": 3}}', '{"flags": {"lr": {"value": 3}}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"flags": 3}', '{"flags": {"lr": 3}}', '{"flags": {"lr": {"value": 3}}}']
+)
 def test_a_config_that_no_run_wrote_is_refused_by_its_path(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(RunError, match="config.json: not the config.json of a run"):
-        read_config(tmp_path)
+        read_run_config(tmp_path)
 
 
 def test_a_folder_without_config_is_no_run(tmp_path):
     with pytest.raises(RunError, match=f"^{tmp_path}: no run there"):
-        read_config(tmp_path)
+        read_run_config(tmp_path)
 
 
 # ---- metrics.jsonl ------------------------------------------------------------------------------
@@ -159,7 +162,11 @@ def test_forget_after_drops_later_steps_and_the_cut_line(tmp_path):
     run.forget_after(2)
     run.log({"step": 3, "ce_pos": 9.0, "ce_neg": 1.0, "kl": 0.5})
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
-    assert [(record["step"], record["ce_pos"]) for record in map(json.loads, lines)] == [(1, 0.125), (2, 0.25), (3, 9.0)]
+    assert [(record["step"], record["ce_pos"]) for record in map(json.loads, lines)] == [
+        (1, 0.125),
+        (2, 0.25),
+        (3, 9.0),
+    ]
     run.forget_after(0)
     assert run.history() == []
 
@@ -167,8 +174,14 @@ def test_forget_after_drops_later_steps_and_the_cut_line(tmp_path):
 # ---- the best adapter ---------------------------------------------------------------------------
 
 SETTINGS = {
-    "r": 2, "alpha": 8.0, "dropout": 0.25, "rslora": False, "targets": ("v_proj", "q_proj"), "base": "demo", "base_fingerprint": "0",
-}  # fmt: skip
+    "r": 2,
+    "alpha": 8.0,
+    "dropout": 0.25,
+    "rslora": False,
+    "targets": ("v_proj", "q_proj"),
+    "base": "demo",
+    "base_fingerprint": "0",
+}
 
 
 def adapted(tiny_llama, scale=1.0):
@@ -184,7 +197,13 @@ def test_the_best_adapter_replaces_the_one_before_and_is_read_back(tiny_llama, t
     run.save_best(adapted(tiny_llama, 0.5), SETTINGS)
     run.save_best(adapted(tiny_llama, 2.0), SETTINGS)
     assert names(run.path) == [".lock", "adapter_config.json", "adapter_model.safetensors"]
-    assert read_adapter_config(run.path) == {"r": 2, "alpha": 8.0, "dropout": 0.25, "rslora": False, "targets": ("q_proj", "v_proj")}
+    assert read_adapter_config(run.path) == {
+        "r": 2,
+        "alpha": 8.0,
+        "dropout": 0.25,
+        "rslora": False,
+        "targets": ("q_proj", "v_proj"),
+    }
     fresh = adapted(tiny_llama, 7.0)
     load_adapter(fresh, run.path)
     expected = lora_state(adapted(tiny_llama, 2.0))

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-import runtime.scoring as scoring
+import scoring.forward as scoring
 from data.interactions import Interaction
 from data.pairs import EncodedPair, Row
+from data.splits import Split
 from metrics import Scored
-from runtime import evaluation
-from runtime.run_folder import RunFolder
-from runtime.scoring import jensen_shannon, score
-from runtime.setup import Split
+from run.folder import RunFolder
+from scoring import splits as evaluation
+from scoring.forward import jensen_shannon, score
+
 
 @pytest.fixture
 def model(tiny_llama):
@@ -56,10 +57,13 @@ def test_scores_equal_one_prompt_at_a_time_in_float64(model, pairs):
         p, q = naive(exact, pair.positive.prompt), naive(exact, pair.negative.prompt)
         m = (p.exp() + q.exp()) / 2
         expected = {
-            "log_yes_pos": p[8], "log_no_pos": p[7], "log_yes_neg": q[8], "log_no_neg": q[7],
+            "log_yes_pos": p[8],
+            "log_no_pos": p[7],
+            "log_yes_neg": q[8],
+            "log_no_neg": q[7],
             "kl": (p.exp() * (p - q)).sum(),
             "js": 0.5 * (p.exp() * (p - m.log())).sum() + 0.5 * (q.exp() * (q - m.log())).sum(),
-        }  # fmt: skip
+        }
         for name, value in expected.items():
             assert getattr(found, name)[i] == pytest.approx(float(value), abs=2e-5), name
     assert found.labels.dtype == bool and found.labels.tolist() == LABELS and found.users == USERS
@@ -76,7 +80,10 @@ def test_scores_do_not_depend_on_what_else_is_in_the_batch(model, pairs, monkeyp
 
 
 def test_without_negatives_the_log_odds_are_the_same(model, pairs):
-    both, positive = score(model, pairs, LABELS, USERS, ANSWERS), score(model, pairs, LABELS, USERS, ANSWERS, negatives=False)
+    both, positive = (
+        score(model, pairs, LABELS, USERS, ANSWERS),
+        score(model, pairs, LABELS, USERS, ANSWERS, negatives=False),
+    )
     np.testing.assert_allclose(positive.z_pos, both.z_pos, rtol=0, atol=1e-6)
     np.testing.assert_allclose(np.exp(positive.log_yes_pos) + np.exp(positive.log_no_pos), 1.0, atol=1e-6)
     assert positive.log_yes_neg is positive.log_no_neg is positive.kl is positive.js is None
@@ -115,11 +122,15 @@ def test_a_bf16_model_is_scored_with_a_float32_head(model, pairs):
 @pytest.mark.parametrize("limit", [1, 30, 60, 10**6])
 def test_batches_hold_every_prompt_once_and_at_most_so_many_distinct_tokens(pairs, monkeypatch, limit):
     monkeypatch.setattr(scoring, "TOKENS_PER_BATCH", limit)
-    prompts = [prompt for pair in pairs for prompt in (pair.positive.prompt, pair.positive.prompt[:4] + pair.negative.prompt)]
+    prompts = [
+        prompt for pair in pairs for prompt in (pair.positive.prompt, pair.positive.prompt[:4] + pair.negative.prompt)
+    ]
     batches = list(scoring._batches(prompts))
     assert sorted(i for batch in batches for i in batch) == list(range(len(prompts)))
     for batch in batches:
-        assert len(batch) == 1 or len({tuple(prompts[i][: n + 1]) for i in batch for n in range(len(prompts[i]))}) <= limit
+        assert (
+            len(batch) == 1 or len({tuple(prompts[i][: n + 1]) for i in batch for n in range(len(prompts[i]))}) <= limit
+        )
     assert (len(batches) == len(prompts)) == (limit == 1) and (len(batches) == 1) == (limit == 10**6)
 
 

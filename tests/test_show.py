@@ -9,13 +9,14 @@ import pytest
 from matplotlib import image
 
 import data.show as show
-from data.custom import leaks
+from data.leaks import leaks
 from data.prompts import prompt_pair
 from data.statistics import describe_split
 from demo.world import stand_in
+from errors import FlagError
+from model.demo import DEMO_FOLDER
 from report.data_table import statistics_table
-from runtime import setup
-from runtime.flags import FlagError
+from run.base import load_tokenizer
 from tests.test_prepare import DATA
 
 ROOT = Path(__file__).parent.parent
@@ -23,11 +24,13 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return setup.load_tokenizer("demo")
+    return load_tokenizer("demo")
 
 
 def run(*argv):
-    return subprocess.run([sys.executable, "-m", "data.show", *map(str, argv)], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "data.show", *map(str, argv)], cwd=ROOT, capture_output=True, text=True
+    )
 
 
 def test_figures_are_those_counted_by_hand(tokenizer):
@@ -77,20 +80,30 @@ def test_json_is_one_line_on_standard_output_and_nothing_else():
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1
-    assert {split: found["splits"][split]["rows"] for split in ("train", "valid", "test")} == {"train": 8000, "valid": 400, "test": 600}
+    assert {split: found["splits"][split]["rows"] for split in ("train", "valid", "test")} == {
+        "train": 8000,
+        "valid": 400,
+        "test": 600,
+    }
 
 
 def test_a_folder_with_nothing_but_a_tokenizer_will_do(tmp_path, tokenizer):
-    (tmp_path / "tokenizer.model").write_bytes((setup.DEMO_FOLDER / "tokenizer.model").read_bytes())
-    assert setup.load_tokenizer(str(tmp_path)).encode("x y") == tokenizer.encode("x y")
+    (tmp_path / "tokenizer.model").write_bytes((DEMO_FOLDER / "tokenizer.model").read_bytes())
+    assert load_tokenizer(str(tmp_path)).encode("x y") == tokenizer.encode("x y")
 
 
 @pytest.mark.parametrize(
     "argv, message",
     [
         (["--plot", "x.gif"], "--plot x.gif: choose a name that ends in"),
-        (["--data", "movie", "--book-zeros", "drop"], "--book-zeros: has no effect with --data movie, it is for --data book"),
-        (["--data", "book", "--noun", "x"], "--noun: has no effect with --data book, it is for a folder of your own data"),
+        (
+            ["--data", "movie", "--book-zeros", "drop"],
+            "--book-zeros: has no effect with --data movie, it is for --data book",
+        ),
+        (
+            ["--data", "book", "--noun", "x"],
+            "--noun: has no effect with --data book, it is for a folder of your own data",
+        ),
         (["--data", "demo", "--data-dir", "x"], "--data-dir: has no effect with --data demo"),
         (["--sampel", "3"], "--sampel: unknown flag; did you mean --sample"),
     ],
@@ -101,6 +114,18 @@ def test_what_does_not_fit_is_said_by_flag(argv, message):
 
 
 def test_leaks_of_any_data_set_are_shown():
-    found = {"data": "x", "data_source": "y", "wording": "w", "template": "t", "tokenizer": "z", "selection": 3, "leaks": leaks(DATA)}
-    found["splits"] = {split: describe_split(DATA, split, setup.load_tokenizer("demo"), "paper", 512, 9) for split in show.SPLITS}
-    assert "LEAK: 1 rows of valid are also asked in train, first user 7, 'Nîmes'" in statistics_table(found).splitlines()
+    found = {
+        "data": "x",
+        "data_source": "y",
+        "wording": "w",
+        "template": "t",
+        "tokenizer": "z",
+        "selection": 3,
+        "leaks": leaks(DATA),
+    }
+    found["splits"] = {
+        split: describe_split(DATA, split, load_tokenizer("demo"), "paper", 512, 9) for split in show.SPLITS
+    }
+    assert (
+        "LEAK: 1 rows of valid are also asked in train, first user 7, 'Nîmes'" in statistics_table(found).splitlines()
+    )

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from data.interactions import DataError, Dataset, Interaction, Item
-from data.tallrec import read_folder, read_split, write_split
+from data.interactions import Dataset, Interaction, Item
+from data.sources.tallrec import read_folder, read_split, write_split
+from errors import DataError
 
 CATALOGUE = {
     1: Item("Lantern, The (1971)"),

@@ -8,9 +8,9 @@ import torch
 
 import eval as eval_verb
 import train
-from data.tallrec import write_split
+from data.sources.tallrec import write_split
 from demo.world import stand_in
-from runtime.flags import RunError
+from errors import RunError
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +26,26 @@ def folder(tmp_path_factory):
 def start(folder, out, *flags, steps=4):
     """Train for a few steps on the CPU; returns the run folder."""
     train.main(
-        ["--data", str(folder), "--shots", "12", "--max-steps", str(steps), "--batch-size", "4", "--eval-every", "2",
-         "--micro-batch-size", "2", "--device", "cpu", "--out", str(out), *flags]
-    )  # fmt: skip
+        [
+            "--data",
+            str(folder),
+            "--shots",
+            "12",
+            "--max-steps",
+            str(steps),
+            "--batch-size",
+            "4",
+            "--eval-every",
+            "2",
+            "--micro-batch-size",
+            "2",
+            "--device",
+            "cpu",
+            "--out",
+            str(out),
+            *flags,
+        ]
+    )
     return out
 
 
@@ -73,8 +90,18 @@ def objective_runs(folder, tmp_path_factory):
 def test_every_objective_leaves_a_whole_run_folder(objective_runs):
     for out in objective_runs.values():
         names = {path.name for path in out.iterdir()}
-        assert names == {".lock", "config.json", "metrics.jsonl", "timings.jsonl", "adapter_model.safetensors", "adapter_config.json",
-                         "results.json", "predictions.csv", "curves.png", "last"}  # fmt: skip
+        assert names == {
+            ".lock",
+            "config.json",
+            "metrics.jsonl",
+            "timings.jsonl",
+            "adapter_model.safetensors",
+            "adapter_config.json",
+            "results.json",
+            "predictions.csv",
+            "curves.png",
+            "last",
+        }
         assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
         results = json.loads((out / "results.json").read_text())
         for split in ("valid", "test"):
@@ -85,7 +112,9 @@ def test_every_objective_leaves_a_whole_run_folder(objective_runs):
 
 
 def test_every_objective_updates_differently_but_a_cap_of_zero_is_the_control(objective_runs):
-    states = {name: (out / "last/step-00000002/adapter.safetensors").read_bytes() for name, out in objective_runs.items()}
+    states = {
+        name: (out / "last/step-00000002/adapter.safetensors").read_bytes() for name, out in objective_runs.items()
+    }
     assert states.pop("cap") == states["control"]
     assert len(set(states.values())) == len(states)
 
@@ -121,9 +150,14 @@ def test_timings_stand_apart_from_what_the_computation_determines(run):
     out = run(steps=2)
     timings = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
     assert [line["step"] for line in timings] == [1, 2]
-    assert all(line.keys() == {"step", "time", "seconds", "pairs_per_s", "tokens_per_s", "peak_memory_bytes"} for line in timings)
+    assert all(
+        line.keys() == {"step", "time", "seconds", "pairs_per_s", "tokens_per_s", "peak_memory_bytes"}
+        for line in timings
+    )
     assert all(line["seconds"] > 0 and line["pairs_per_s"] == pytest.approx(4 / line["seconds"]) for line in timings)
-    assert [set(record) - {"valid_auc"} for record in records(out)] == [{"step", "epoch", "loss", "ce_pos", "ce_neg", "kl", "grad_norm", "lr"}] * 2
+    assert [set(record) - {"valid_auc"} for record in records(out)] == [
+        {"step", "epoch", "loss", "ce_pos", "ce_neg", "kl", "grad_norm", "lr"}
+    ] * 2
 
 
 def test_gradient_checkpointing_changes_no_bit_of_the_result(run):
@@ -218,7 +252,9 @@ def test_eval_of_a_run_gives_the_results_of_train(run, capsys):
     printed = json.loads(capsys.readouterr().out)
     trained = json.loads((out / "results.json").read_text())["test"]["after"]
     assert {name: printed[name] for name in trained} == trained
-    assert (out / f"eval-{printed['data']}-test" / "predictions.csv").read_bytes() == (out / "predictions.csv").read_bytes()
+    assert (out / f"eval-{printed['data']}-test" / "predictions.csv").read_bytes() == (
+        out / "predictions.csv"
+    ).read_bytes()
 
 
 def test_json_is_all_that_standard_output_gets(run, capsys):

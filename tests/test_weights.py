@@ -9,9 +9,10 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
+from errors import CheckpointError
 from model.llama import RopeScaling
 from model.tokenizer import Tokenizer
-from model.weights import CheckpointError, load_llama, read_config
+from model.weights import load_llama, read_llama_config
 
 VARIANTS = {
     "mha": {},
@@ -111,13 +112,13 @@ LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "origi
     ],
 )
 def test_both_forms_of_rope_settings_are_read(make_checkpoint, fields, theta, scaling):
-    config = read_config(make_checkpoint(**fields))
+    config = read_llama_config(make_checkpoint(**fields))
     assert (config.rope_theta, config.rope_scaling) == (theta, scaling)
 
 
 def test_absent_fields_have_the_values_of_the_first_llama(make_checkpoint):
     names = ("max_position_embeddings", "rms_norm_eps", "rope_theta", "architectures")
-    config = read_config(make_checkpoint(num_key_value_heads=None, **dict.fromkeys(names, "absent")))
+    config = read_llama_config(make_checkpoint(num_key_value_heads=None, **dict.fromkeys(names, "absent")))
     assert (config.num_key_value_heads, config.head_dim, config.max_position_embeddings) == (4, 8, 2048)
     assert (config.rms_norm_eps, config.rope_theta, config.tie_word_embeddings) == (1e-6, 10000.0, False)
 

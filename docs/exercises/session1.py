@@ -37,8 +37,8 @@ def check_predicting_positions() -> None:
 def _demo_pair():
     from data.pairs import encode_pairs
     from demo.world import stand_in
+    from model.demo import DEMO_FOLDER
     from model.tokenizer import Tokenizer
-    from runtime.setup import DEMO_FOLDER
 
     data, tokenizer = stand_in(), Tokenizer(DEMO_FOLDER, 2048)
     pairs, _ = encode_pairs(data.test[:1], data, tokenizer, "paper", 512)

@@ -46,7 +46,9 @@ def check_rotate() -> None:
 
     x, angles = torch.randn(6, 8), torch.randn(6, 4)
     doubled = torch.cat((angles, angles), dim=-1)
-    torch.testing.assert_close(rotate_by_complex_numbers(x, angles), rotate(x[None, None], doubled.cos(), doubled.sin())[0, 0])
+    torch.testing.assert_close(
+        rotate_by_complex_numbers(x, angles), rotate(x[None, None], doubled.cos(), doubled.sin())[0, 0]
+    )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def check_lora_forward() -> None:
 def check_trainable_parameters() -> None:
     """3.2 trainable_parameters counts what lora.inject.add_lora says of the demo, and knows LLaMA-7B's 4,194,304"""
     from lora.inject import add_lora
-    from runtime.setup import load_base
+    from run.base import load_base
 
     model, _ = load_base("demo", "fp32", torch.device("cpu"))
     assert trainable_parameters(4, 256, 8) == add_lora(model, r=8)

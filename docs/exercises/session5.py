@@ -25,7 +25,7 @@ def check_learning_rate() -> None:
     """5.1 learning_rate is train.set_learning_rate"""
     import torch
 
-    from runtime.train_flags import TrainFlags
+    from cli.train import TrainFlags
     from train import set_learning_rate
 
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)])

@@ -37,7 +37,10 @@ def check_contradiction_rate() -> None:
 
     scored = _scored()
     scored = type(scored)(**{**vars(scored), "kl": np.zeros(60), "js": np.zeros(60)})
-    found, wanted = contradiction_rate(scored.p_pos.tolist(), scored.p_neg.tolist()), metric_values(scored)["contradiction_rate"]
+    found, wanted = (
+        contradiction_rate(scored.p_pos.tolist(), scored.p_neg.tolist()),
+        metric_values(scored)["contradiction_rate"],
+    )
     assert abs(found - wanted) < 1e-12, f"{found}, wanted {wanted}"
 
 

@@ -52,13 +52,21 @@ def paper_loss(model, batch, flags) -> tuple[torch.Tensor, dict[str, torch.Tenso
         for name in means:
             means[name] += terms[name] / len(batch)
         capped = flags.kl_cap is not None and terms["kl"] > flags.kl_cap
-        total = total + terms["ce_pos"] + terms["ce_neg"] - flags.kl_weight * (terms["kl"].detach() if capped else terms["kl"])
+        total = (
+            total
+            + terms["ce_pos"]
+            + terms["ce_neg"]
+            - flags.kl_weight * (terms["kl"].detach() if capped else terms["kl"])
+        )
     return total / len(batch), means
 
 
 def tallrec_loss(model, batch, flags) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """(1/P) sum_i CE+_i: the positive prompts alone."""
-    ce = sum(cross_entropy(answer_logits(model, pair.positive.prompt, pair.positive.answer), pair.positive.answer) for pair in batch)
+    ce = sum(
+        cross_entropy(answer_logits(model, pair.positive.prompt, pair.positive.answer), pair.positive.answer)
+        for pair in batch
+    )
     return ce / len(batch), {"ce_pos": ce / len(batch)}
 
 
@@ -112,7 +120,9 @@ def pairs_of_step(pairs, step: int, flags) -> list:
     order = np.random.default_rng([flags.seed, step // per_epoch]).permutation(len(pairs))
     start = step % per_epoch * flags.batch_size
     chosen = [pairs[i] for i in order[start : start + flags.batch_size]]
-    return sorted(chosen, key=lambda pair: max(len(row.prompt) + len(row.answer) for row in (pair.positive, pair.negative)))
+    return sorted(
+        chosen, key=lambda pair: max(len(row.prompt) + len(row.answer) for row in (pair.positive, pair.negative))
+    )
 
 
 def train_by_hand(model, pairs, flags, rates: list[float]) -> list[dict[str, float]]:

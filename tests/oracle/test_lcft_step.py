@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from runtime.run_folder import RunFolder
-from runtime.train_flags import TrainFlags
+from cli.train import TrainFlags
+from run.folder import RunFolder
 from tests.oracle import lcft
 from tests.oracle.twins import ALL_LINEAR, adapter_record, random_pairs, relative_difference, trained, twins
 from train import accumulate_gradients, fine_tune

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from runtime.run_folder import RunFolder
-from runtime.train_flags import TrainFlags
+from cli.train import TrainFlags
+from run.folder import RunFolder
 from tests.oracle import lcft
 from tests.oracle.twins import ALL_LINEAR, adapter_record, random_pairs, trained, twins
 from train import fine_tune
@@ -14,7 +14,15 @@ LR = 5e-3
 # Three steps up to LR, then down to 0 at the end of the tenth.
 RATES = [LR / 3, LR * 2 / 3, LR, LR, *(LR * left / 7 for left in (6, 5, 4, 3, 2, 1))]
 # Five epochs of 7 pairs: a step of 4 pairs in micro-batches of 2 and 2, then a shorter one, 2 and 1.
-SHAPE = {"batch_size": 4, "micro_batch_size": 2, "epochs": 5, "lr": LR, "warmup_steps": 3, "weight_decay": 0.5, "seed": 3}
+SHAPE = {
+    "batch_size": 4,
+    "micro_batch_size": 2,
+    "epochs": 5,
+    "lr": LR,
+    "warmup_steps": 3,
+    "weight_decay": 0.5,
+    "seed": 3,
+}
 # clip: between the gradient norms of the ten steps, so that some are clipped and some are not.
 OBJECTIVES = {
     "own": {"objective": "paper", "kl_weight": 0.3, "clip": 14.0},
@@ -46,7 +54,9 @@ def test_ten_steps(make_checkpoint, tmp_path, name, dtype):
     assert any(clipped) and not all(clipped)
     assert [step["lr"] for step in logged] == pytest.approx(RATES, rel=1e-12)
     for field, relative in (("loss", 0), ("grad_norm", TOLERANCE[dtype])):
-        assert [step[field] for step in logged] == pytest.approx([step[field] for step in expected], rel=relative, abs=TOLERANCE[dtype])
+        assert [step[field] for step in logged] == pytest.approx(
+            [step[field] for step in expected], rel=relative, abs=TOLERANCE[dtype]
+        )
 
     saved = load_file(run.path / "adapter_model.safetensors")  # validated once, after the last step
     for name, (mine, other) in trained(ours, theirs).items():

@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from errors import AdapterError
 from lora.adapter import load_adapter, read_adapter_config, save_adapter
-from lora.inject import AdapterError, add_lora, lora_parameters
+from lora.inject import add_lora, lora_parameters
 from model.weights import load_llama
 from tests.oracle.twins import ALL_LINEAR, adapter_record, load_theirs, peft, twins
 
@@ -29,7 +30,7 @@ def check(logits, expected, before):
 
 
 def load_in_ours(folder, adapter):
-    """As runtime.setup.put_adapter does, without its warnings."""
+    """As run.base.put_adapter does, without its warnings."""
     ours = load_llama(folder, torch.float32)
     add_lora(ours, **read_adapter_config(adapter))
     load_adapter(ours, adapter)

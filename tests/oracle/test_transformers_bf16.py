@@ -60,8 +60,13 @@ def test_an_adapter_on_bf16_is_as_exact_as_with_peft(make_checkpoint, key_value_
     direction = torch.randn(outputs[0].shape, generator=torch.Generator().manual_seed(6))
     for output in outputs:
         (output * direction).sum().backward()
-    gradients = [torch.cat([pair[side].grad.double().flatten() for pair in both.values()]) for both, side in (
-        (trained(exact_ours, exact), 1), (trained(ours, theirs), 0), (trained(ours, theirs), 1),
-    )]  # fmt: skip
+    gradients = [
+        torch.cat([pair[side].grad.double().flatten() for pair in both.values()])
+        for both, side in (
+            (trained(exact_ours, exact), 1),
+            (trained(ours, theirs), 0),
+            (trained(ours, theirs), 1),
+        )
+    ]
     mine, their = ((gradient - gradients[0]).norm() / gradients[0].norm() for gradient in gradients[1:])
     assert 0 < mine <= OTHER_KERNEL * their and mine <= 0.1  # measured: 0.04 to 0.05 on both sides

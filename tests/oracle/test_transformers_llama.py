@@ -9,9 +9,12 @@ from model.weights import load_llama
 transformers = pytest.importorskip("transformers")
 
 LLAMA3 = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
-}  # fmt: skip
+}
 VARIANTS = {
     "mha": {},
     "gqa": {"num_key_value_heads": 2},
@@ -31,9 +34,15 @@ def published(folder, max_shard_size="5GB", **changes):
     """A random LlamaForCausalLM of transformers, every parameter randomised, saved into `folder`."""
     config = transformers.LlamaConfig(
         **{
-            "vocab_size": 23, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 64, **changes,
-        }  # fmt: skip
+            "vocab_size": 23,
+            "hidden_size": 32,
+            "intermediate_size": 40,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 64,
+            **changes,
+        }
     )
     model = transformers.LlamaForCausalLM(config).eval()
     torch.manual_seed(3)
@@ -85,7 +94,9 @@ def test_rope_written_as_in_configs_before_transformers_5(make_checkpoint, name)
 def test_dynamic_scaling_at_lengths_around_the_trained_one(tmp_path, length):
     theirs, input_ids = published(tmp_path, **VARIANTS["dynamic"]), torch.arange(length).remainder(23).unsqueeze(0)
     with torch.no_grad():
-        torch.testing.assert_close(load_llama(tmp_path, torch.float32)(input_ids), theirs(input_ids).logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            load_llama(tmp_path, torch.float32)(input_ids), theirs(input_ids).logits, rtol=0, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -107,9 +118,14 @@ def test_rows_padded_on_the_right_equal_masked_rows_padded_on_either_side(tmp_pa
     T = max(map(len, rows))
     right = torch.tensor([row + [0] * (T - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (T - len(row)) for row in rows])
-    shift = {"right": lambda x: x, "left": lambda x: torch.stack([line.roll(T - len(row)) for line, row in zip(x, rows)])}[side]
+    shift = {
+        "right": lambda x: x,
+        "left": lambda x: torch.stack([line.roll(T - len(row)) for line, row in zip(x, rows)]),
+    }[side]
     shifted = shift(mask)
     with torch.no_grad():
-        expected = theirs(shift(right), attention_mask=shifted, position_ids=(shifted.cumsum(-1) - 1).clamp(min=0)).logits
+        expected = theirs(
+            shift(right), attention_mask=shifted, position_ids=(shifted.cumsum(-1) - 1).clamp(min=0)
+        ).logits
         logits = ours(right)
     torch.testing.assert_close(logits[mask.bool()], expected[shifted.bool()], rtol=0, atol=1e-5)

@@ -6,7 +6,7 @@ import torch
 from lora.adapter import save_adapter
 from lora.inject import add_lora, lora_parameters
 from model.weights import load_llama
-from runtime.merging import write_merged
+from run.merge import write_merged
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
@@ -27,7 +27,15 @@ def test_merged_checkpoint_loads_in_transformers_with_equal_logits(make_checkpoi
         for parameter in lora_parameters(model):
             parameter.copy_(torch.randn(parameter.shape) * 0.3)
     adapter.mkdir()
-    settings = {"r": 4, "alpha": 6, "dropout": 0.0, "rslora": rslora, "targets": TARGETS, "base": str(base), "base_fingerprint": "0"}
+    settings = {
+        "r": 4,
+        "alpha": 6,
+        "dropout": 0.0,
+        "rslora": rslora,
+        "targets": TARGETS,
+        "base": str(base),
+        "base_fingerprint": "0",
+    }
     save_adapter(model, adapter, settings)
     write_merged(base, model, adapter, out)
 

@@ -74,7 +74,7 @@ def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def _norms_in_float64(model) -> None:
-    """transformers rounds to float32 inside every norm; torch's own RMSNorm does not."""
+    """Transformers rounds to float32 inside every norm; torch's own RMSNorm does not."""
     for name, module in list(model.named_modules()):
         if type(module).__name__ == "LlamaRMSNorm":
             norm = nn.RMSNorm(len(module.weight), eps=module.variance_epsilon, dtype=torch.float64)
@@ -104,4 +104,12 @@ def random_pairs(count: int, vocabulary: int = 23, seed: int = 7) -> list[Encode
 
 def adapter_record(targets, r=4, alpha=6, rslora=False) -> dict:
     """What train.py has a saved adapter say about itself."""
-    return {"r": r, "alpha": alpha, "dropout": 0.0, "rslora": rslora, "targets": tuple(targets), "base": "tiny", "base_fingerprint": "0"}
+    return {
+        "r": r,
+        "alpha": alpha,
+        "dropout": 0.0,
+        "rslora": rslora,
+        "targets": tuple(targets),
+        "base": "tiny",
+        "base_fingerprint": "0",
+    }

@@ -1,0 +1,1 @@
+"""Recommenders that are no language model; imports data and metrics."""

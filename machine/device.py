@@ -1,0 +1,48 @@
+"""Which device computes, in which precision, compiled or not."""
+
+import importlib.util
+import os
+import shutil
+
+import torch
+
+from errors import FlagError
+from machine import ranks
+from model.llama import Llama
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+BASE_DTYPES = ("same", "int8")  # of the matrices in the decoder layers; same: as the rest of the base
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU if there is one. Raises FlagError if the named device is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = ranks.own_device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()  # "meta" is a device that holds no values
+    except (RuntimeError, AssertionError):
+        raise FlagError(f"--device {name}: not available here; leave it out, or say cpu") from None
+    return device
+
+
+def demo_precision(device: str) -> str:
+    """bf16, or fp32 on a CPU that has no instructions for bf16 products: there they take some forty times as long."""
+    if device not in ("auto", "cpu") or (device == "auto" and torch.cuda.is_available()):
+        return "bf16"
+    return "bf16" if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def compile_layers(model: Llama, backend: str = "inductor") -> None:
+    """Let torch.compile translate each decoder layer when it first runs, for rows of any length and number.
+
+    Raises FlagError if what the compiler itself needs is missing.
+    """
+    on_cpu = model.lm_head.weight.device.type == "cpu"
+    if on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise FlagError("--compile: needs a C++ compiler (g++); install one, or leave it out")
+    if not on_cpu and importlib.util.find_spec("triton") is None:
+        raise FlagError("--compile: needs the package triton; install it, or leave it out")
+    for layer in model.model.layers:
+        layer.compile(dynamic=True, backend=backend)

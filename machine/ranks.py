@@ -1,0 +1,259 @@
+"""Several processes at one run, as torchrun starts them; alone, a process finds every function here doing nothing.
+
+A rank is one of the processes, each with a GPU of its own, or all on CPUs. Every rank holds the whole adapter and
+its optimizer, and the whole base (or its part, see machine/sharding.py). Of a step each computes its share of the
+pairs, whose losses are divided by the step's counts, not the rank's; then one sum over the ranks gives all of them
+the gradient that one process would have, and so the same next adapter. That is what DistributedDataParallel does,
+without its wrapper, hooks and buckets, which pay for gradients of gigabytes; an adapter's are a few megabytes.
+Rank 0 alone writes and prints.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from errors import FlagError, RunError, notice
+
+TIMEOUT = timedelta(minutes=30)  # for a rank that neither answers nor dies; that one died is noticed at once
+LOST = "another process of this run died, was stopped or no longer answers, so all stop; the same command with --resume --out RUN goes on from the last save"
+
+
+def count() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def index() -> int:
+    """Which of them this is, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def count_on_node() -> int:
+    """How many of them share this machine's memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if count() > 1 else 1
+
+
+def is_first() -> bool:
+    """Whether this is the one that writes and prints."""
+    return index() == 0
+
+
+def first_only(write: Callable) -> Callable:
+    """A function that does nothing on the other ranks."""
+    return functools.wraps(write)(lambda *args, **kwargs: write(*args, **kwargs) if is_first() else None)
+
+
+# ---- beginning and end --------------------------------------------------------------------------
+
+
+def distributed(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+    """`main` as one of the processes that torchrun started; as it is without torchrun.
+
+    What fails on one rank, or on all, is said once, by the rank that fails first. The death of a rank becomes a
+    RunError on another: its collective breaks off, or torchrun, which watches all of them, sends it SIGTERM.
+    """
+
+    def main_of_a_rank(argv: list[str]) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return main(argv)
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        signal.signal(signal.SIGTERM, _stop)
+        try:
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                store=dist.PrefixStore("group", store),
+                rank=rank,
+                world_size=world_size,
+                timeout=TIMEOUT,
+            )
+            with contextlib.nullcontext() if rank == 0 else _silence():
+                notice(f"{world_size} processes share the work")
+                main(argv)
+        except (Exception, KeyboardInterrupt) as error:
+            signal.signal(
+                signal.SIGTERM, signal.SIG_IGN
+            )  # the others' end makes torchrun send it; the word comes first
+            if not _is_first_to_fail(store, rank):
+                raise SystemExit(2) from None
+            if _tells_of_another(error):
+                raise RunError(LOST) from None
+            raise
+        dist.destroy_process_group()
+
+    return main_of_a_rank
+
+
+def single_process(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+    """`main`, of a verb that has no work to share: refuses to run once in every process of torchrun."""
+
+    def refuse(argv: list[str]) -> None:
+        if count() > 1:
+            raise FlagError("runs in one process; start it without torchrun")
+        main(argv)
+
+    return distributed(refuse)
+
+
+def _stop(number: int, frame) -> None:
+    raise RunError(LOST)
+
+
+@contextlib.contextmanager
+def _silence():
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def _is_first_to_fail(store: dist.Store, rank: int) -> bool:
+    try:
+        return store.compare_set("failed", "", str(rank)) == str(rank).encode()
+    except RuntimeError:  # the process that keeps the store is gone: nobody else will say anything
+        return True
+
+
+def _tells_of_another(error: BaseException) -> bool:
+    """Whether this is how a collective ends when another rank is gone."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL"))
+    )
+
+
+# ---- what they tell each other ------------------------------------------------------------------
+
+
+def broadcast(compute: Callable[[], object]):
+    """The value, fit for JSON, that compute() has on rank 0, on every rank."""
+    if count() == 1:
+        return compute()
+    content = json.dumps(compute() if is_first() else None).encode()
+    size = torch.tensor(len(content))
+    dist.broadcast(size, 0)
+    buffer = torch.tensor(list(content), dtype=torch.uint8) if is_first() else torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(buffer, 0)
+    return json.loads(bytes(buffer.tolist()))
+
+
+def broadcast_tensors(parameters: list[torch.Tensor]) -> None:
+    """Give every rank the values of rank 0, in place."""
+    if count() > 1:
+        for parameter in parameters:
+            dist.broadcast(parameter.data, 0)
+
+
+def first_rank_first(work: Callable[[], object]):
+    """work() on every rank: on rank 0, then on one rank of each other node, then on the rest, so that files are
+    downloaded and prepared once and found by those who come later.
+    """
+    turn = 0 if is_first() else 1 if int(os.environ.get("LOCAL_RANK", "0")) == 0 else 2
+    result = None
+    for number in range(3 if count() > 1 else 1):
+        if number == turn:
+            result = work()
+        if count() > 1:
+            dist.all_reduce(torch.zeros(1))
+    return result
+
+
+def gather(tensor: torch.Tensor) -> torch.Tensor:
+    """Every rank's CPU tensor of this shape, (ranks, ...)."""
+    if count() == 1:
+        return tensor.unsqueeze(0)
+    parts = [torch.empty_like(tensor) for _ in range(count())]
+    dist.all_gather(parts, tensor)
+    return torch.stack(parts)
+
+
+def any_rank(does: bool) -> bool:
+    """Whether it is so on any rank."""
+    return bool(gather(torch.tensor(does)).any())
+
+
+def refuse_drift(parameters: list[torch.Tensor]) -> None:
+    """Raises RunError if the ranks' adapters, which take the same updates, are not the same."""
+    sums = gather(torch.stack([parameter.detach().double().sum() for parameter in parameters]).cpu())
+    if not torch.equal(sums, sums[:1].expand_as(sums)):
+        raise RunError("the processes' adapters have drifted apart; are their GPUs and versions of torch the same?")
+
+
+# ---- each one's part ----------------------------------------------------------------------------
+
+
+def own_device(name: str) -> str:
+    """`--device` for this rank: each has a GPU of its own on its node. Raises FlagError for one that is named."""
+    if count() == 1 or not name.startswith("cuda"):
+        return name
+    if name != "cuda":
+        raise FlagError(f"--device {name}: each process takes a GPU of its own; say cuda, or leave it out")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local >= torch.cuda.device_count():
+        raise FlagError(
+            f"more processes than GPUs on this node, {torch.cuda.device_count()}; give torchrun a smaller --nproc-per-node"
+        )
+    torch.cuda.set_device(local)
+    return f"cuda:{local}"
+
+
+def seed_dropout(seed: int, step: int = 0) -> None:
+    """Masks of its own for every rank but the first, which has those of one process."""
+    if index() > 0 or step > 0:
+        torch.manual_seed(int(np.random.default_rng([seed, index(), step]).integers(2**62)))
+
+
+def rank_micro_batches(batch: list, size: int, recut: bool, even: bool) -> Iterator[tuple[list, float]]:
+    """(micro-batch, weight) for each of this rank's forward and backward passes in a step.
+
+    batch: the step's pairs by length; size: pairs in a micro-batch. Dealt out like cards, so that every rank has
+    long ones and short ones. recut: the loss is the same however the step is cut, so pairs are dealt; otherwise
+    whole micro-batches. even: as many passes on every rank; one that only keeps step with the others has weight 0.
+    """
+
+    def cut(pairs: list) -> list[list]:
+        return [pairs[i : i + size] for i in range(0, len(pairs), size)]
+
+    def dealt(rank: int) -> list[list]:
+        return cut(batch[rank :: count()]) if recut else cut(batch)[rank :: count()]
+
+    mine = dealt(index())
+    yield from ((pairs, 1.0) for pairs in mine)
+    if even and len(mine) < len(dealt(0)):
+        yield batch[:size], 0.0
+
+
+def sum_over_ranks(parameters: list[torch.Tensor], record: dict[str, float]) -> None:
+    """Sum the gradients, and the numbers of a step's record, over all ranks, in place."""
+    if count() == 1:
+        return
+    # A rank that had no pair has no gradients.
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])  # one message
+    dist.all_reduce(flat)
+    for parameter, summed in zip(parameters, flat.split([p.numel() for p in parameters])):
+        parameter.grad = summed.view_as(parameter)
+    numbers = torch.tensor(list(record.values()), dtype=torch.float64)
+    dist.all_reduce(numbers)
+    record.update(zip(record, numbers.tolist()))
+
+
+def rows_of_rank(rows: int) -> slice:
+    """This rank's rows, in one run: neighbours have prompts in common."""
+    each = math.ceil(rows / count())
+    return slice(index() * each, (index() + 1) * each)
+
+
+def gather_rows(part: np.ndarray, rows: int) -> np.ndarray:
+    """(rows,) float64 from every rank's values of rows_of_rank(rows)."""
+    if count() == 1:
+        return part
+    found = torch.zeros(rows, dtype=torch.float64)
+    found[rows_of_rank(rows)] = torch.from_numpy(part)
+    dist.all_reduce(found)  # all others are 0 there
+    return found.numpy()

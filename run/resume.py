@@ -1,0 +1,120 @@
+"""--resume: what must be as it was when the run was started, what may be otherwise, and what is said about it."""
+
+import math
+from pathlib import Path
+
+from cli.flags import Resolved
+from cli.train import TrainFlags
+from errors import FlagError, RunError, notice
+from run.folder import read_run_config
+from run.validate import recorded_flags, shown
+
+FOR_ONE_CALL = ("resume", "out", "json", "merge_out", "fsdp", "plan")
+_LONGER = (
+    "the learning rate now falls to 0 at the new last step: from here on another run than a longer one from the start"
+)
+MAY_CHANGE = {  # flag: what it means for the result; it holds until it is given anew
+    "device": "another device rounds otherwise, so what follows is not the same to the last bit",
+    "data_dir": "the rows must be the same, which is looked at",
+    "checkpointing": "changes no bit of the result",
+    "micro_batch_size": "the same pairs a step; sums are rounded otherwise and the dropout draws otherwise",
+    "epochs": _LONGER,
+    "max_steps": _LONGER,
+}
+ONLY_UPWARD = {"epochs": lambda value: value, "max_steps": lambda value: value or math.inf}
+
+
+def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Resolved]:
+    """The flags that the run in --out was started with, and of MAY_CHANGE those that are given now, whose
+    source is "resume". Raises FlagError with a line for each one that is given otherwise and may not be.
+    """
+    config = read_run_config(Path(flags.out))
+    then = recorded_flags(TrainFlags, config, Path(flags.out) / "config.json")
+    if set(then) != set(resolved.values):
+        raise FlagError(f"--resume: {flags.out}/config.json is from another version of train.py; start another run")
+    now = resolved.values
+    changed = [
+        name
+        for name, source in resolved.sources.items()
+        if source == "flag" and name not in FOR_ONE_CALL and then[name] != now[name]
+    ]
+    problems = [
+        f"{_given(name, now[name])}: {problem}" for name in changed if (problem := _refusal(name, then, now, flags.out))
+    ]
+    if problems:
+        raise FlagError("\n".join(problems))
+    values = then | {name: now[name] for name in (*FOR_ONE_CALL, *changed)}
+    sources = {name: entry["source"] for name, entry in config["flags"].items()} | dict.fromkeys(changed, "resume")
+    return TrainFlags(**values), Resolved(values, sources)
+
+
+def _refusal(name: str, then: dict, now: dict, out: str) -> str | None:
+    """Why this flag may not be what it is now; None if it may."""
+    started = f"the run in {out} was started with {shown(then[name])}"
+    if name not in MAY_CHANGE:
+        return f"{started}; leave it out, or start another run"
+    if name in ONLY_UPWARD and ONLY_UPWARD[name](now[name]) < ONLY_UPWARD[name](then[name]):
+        return f"{started}, and this may only be raised; leave it out, or start another run"
+    if name == "micro_batch_size" and (then["objective"] == "released" or then["train_on_prompt"]):
+        return f"{started}, and this loss depends on it: the published code divides by the micro-batch; leave it out"
+    if name == "micro_batch_size" and now[name] > then["batch_size"]:
+        return f"is larger than --batch-size {then['batch_size']}"
+    return None
+
+
+def _given(name: str, value) -> str:
+    return f"--{name.replace('_', '-')} {value}"
+
+
+def config_of_resumed(path: Path, now: dict) -> dict:
+    """config.json of a run that goes on: as it was, with what changed, in `changes` too. Says what changed.
+
+    now: what run.config.run_config gives. Raises RunError with a line for every fingerprint that is another.
+    """
+    then = read_run_config(path)
+    differences = _differences(then.get("fingerprints"), now["fingerprints"])
+    if differences:
+        raise RunError(
+            "\n".join(
+                f"--resume --out {path}: {line}; start another run, or bring back what it began with"
+                for line in differences
+            )
+        )
+    changes = {}
+    for name, entry in now["flags"].items():
+        if name in MAY_CHANGE and then["flags"][name]["value"] != entry["value"]:
+            changes[_given(name, "").strip()] = [then["flags"][name]["value"], entry["value"], MAY_CHANGE[name]]
+    for name, (old, new) in _software(then, now).items():
+        changes[name] = [old, new, "what follows may not be the same to the last bit"]
+    for name, (old, new, meaning) in changes.items():
+        notice(f"changed since the run began: {name} was {shown(old)}, is {shown(new)} ({meaning})")
+    earlier = then.get("changes")
+    flags = now["flags"] | {name: then["flags"][name] for name in FOR_ONE_CALL if name in then["flags"]}
+    return now | {
+        "flags": flags,
+        "changes": (earlier if isinstance(earlier, list) else []) + ([changes] if changes else []),
+    }
+
+
+def _differences(then: dict | None, now: dict) -> list[str]:
+    """A line for everything that the run depends on and that is no longer what it was."""
+    if not isinstance(then, dict) or set(then) != set(now):
+        return ["config.json is from another version of train.py"]
+    return [
+        f"{name}: not what the run was started with (then {_short(then[name])}, now {_short(now[name])})"
+        for name in now
+        if then[name] != now[name]
+    ]
+
+
+def _short(fingerprint: object) -> str:
+    """A sha256 by its first digits, and the words after it."""
+    return shown(str(fingerprint)[:12] + str(fingerprint)[64:])
+
+
+def _software(then: dict, now: dict) -> dict[str, tuple]:
+    """{what: (then, now)} of the device and the versions, where they differ."""
+    versions = then.get("versions")
+    old = {"device": then.get("device"), **(versions if isinstance(versions, dict) else {})}
+    new = {"device": now["device"], **now["versions"]}
+    return {name: (old.get(name), new[name]) for name in new if old.get(name) != new[name]}

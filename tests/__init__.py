@@ -1,0 +1,1 @@
+"""Tests, one file per module; may import anything, and nothing imports them."""

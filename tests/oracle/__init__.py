@@ -1,0 +1,1 @@
+"""Comparisons with transformers and peft, which only these tests and bench import."""
