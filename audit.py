@@ -39,7 +39,7 @@ from cli.flags import Resolved, flag, parse_flags
 from cli.model import RunDataFlags, model_problems
 from cli.verb import run_verb
 from data.pairs import EncodedPair
-from data.splits import answers_in_context, encode_split
+from data.splits import encode_split
 from errors import DataError, FlagError, RunError, notice
 from files import write_text
 from lora.inject import add_lora
@@ -66,6 +66,8 @@ TENSORS = 4  # LoRA tensors whose largest entry is nudged
 
 @dataclass(frozen=True)
 class AuditFlags(RunDataFlags):
+    """Pair and output."""
+
     split: str = flag("test", "which rows", choices=("train", "valid", "test"))
     sample: int = flag(0, "which row of the split, from 0", low=0)
     kl_weight: float = flag(None, "lambda of Eq. 3; default: the run's, or 1e-4", low=0)
@@ -83,41 +85,40 @@ def check_flags(flags: AuditFlags, resolved: Resolved) -> None:
 
 def main(argv: list[str]) -> None:
     flags, resolved = parse_flags(AuditFlags, argv, __doc__, check=check_flags)
-    chosen, config = resolve_settings(flags, resolved)
-    data = load_data(chosen)
+    settings, config = resolve_settings(flags, resolved)
+    data = load_data(vars(settings))
     rows = getattr(data, flags.split)
     if flags.sample >= len(rows):
         raise DataError(
             f"--sample {flags.sample}: the {flags.split} split has {len(rows):,} rows; choose 0 to {len(rows) - 1}"
         )
     row = rows[flags.sample]
-    model, tokenizer = restore_model(flags, chosen)
+    model, tokenizer = restore_model(flags, settings)
     adapter = flags.run or flags.adapter
     if not adapter:
         torch.manual_seed(0)
         add_lora(model)  # gradients have to be of something; B is zero, so no value changes
-    answers_in_context(data, tokenizer, chosen["template"])  # refuses a tokenizer under which the answers look alike
-    pair = encode_split([row], data, tokenizer, chosen["template"], chosen["max_len"], notice).pairs[0]
+    pair = encode_split([row], data, tokenizer, settings.template, settings.max_len, notice).pairs[0]
     kl_weight = flags.kl_weight
     if kl_weight is None:
         kl_weight = config["flags"].get("kl_weight", {"value": 1e-4})["value"]
     report = {
         "run": flags.run,
-        "model": chosen["model"],
-        "demo_model": is_demo(chosen["model"]),
+        "model": settings.model,
+        "demo_model": is_demo(settings.model),
         "adapter": adapter,
         "data": data.name,
         "data_source": data.source,
-        "template": chosen["template"],
-        "precision": chosen["precision"],
-        "base_dtype": chosen["base_dtype"],
+        "template": settings.template,
+        "precision": settings.precision,
+        "base_dtype": settings.base_dtype,
         "split": flags.split,
         "sample": flags.sample,
         "user": row.user,
         "target": data.catalogue[row.target].title,
         "label": row.label,
         "kl_weight": kl_weight,
-        **audit_pair(model.eval(), tokenizer, pair, kl_weight, chosen["precision"]),
+        **audit_pair(model.eval(), tokenizer, pair, kl_weight, settings.precision),
     }
     notice(audit_text(report, colour=sys.stderr.isatty()))
     if flags.html:

@@ -19,26 +19,32 @@ from cli.data import data_problems, load_data
 from cli.flags import Resolved, flag, parse_flags
 from cli.model import RunDataFlags, model_problems
 from cli.verb import run_verb
-from data.splits import Split, answers_in_context, encode_split
+from data.prompts import WORDINGS
+from data.splits import Split, encode_split
 from errors import DataError, FlagError, notice
 from files import write_json
 from machine import ranks
-from metrics import evaluate
+from metrics import Scored, evaluate
 from model.demo import is_demo, model_folder
 from report.tables import score_table, wording_table
-from run.merge import refuse_merging_twice, refuse_unusable_output, write_merged
+from run.merge import refuse_merging_twice, refuse_unusable_output
+from run.outcome import write_merged_on_request
 from run.predictions import write_predictions
 from run.restore import resolve_settings, restore_model
-from scoring.splits import rules_without_learning, score_split, score_wordings
+from scoring.splits import rules_without_learning, score_split, score_wording, trained_wording
 
 
 @dataclass(frozen=True)
 class EvalFlags(RunDataFlags):
+    """Scoring and output."""
+
     split: str = flag("test", "which rows", choices=("test", "valid"))
     negations: bool = flag(False, "ask in words that training never used, too: negations, and paraphrases as a control")
-    merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base")
+    merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base", metavar="DIR")
     out: str = flag(
-        None, "folder for results.json and predictions.csv; default: RUN/eval-DATA-SPLIT; a base alone only prints"
+        None,
+        "folder for results.json and predictions.csv; default: RUN/eval-DATA-SPLIT; a base alone only prints",
+        metavar="DIR",
     )
 
 
@@ -56,55 +62,58 @@ def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
 
 
 def main(argv: list[str]) -> None:
+    """Score one split, show it, and write what was asked for."""
     flags, resolved = parse_flags(EvalFlags, argv, __doc__, check=check_flags)
-    chosen, config = resolve_settings(flags, resolved)
+    settings, config = resolve_settings(flags, resolved)
+    base, adapter = model_folder(settings.model), flags.run or flags.adapter
     if flags.merge_out:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out")
-        refuse_merging_twice(model_folder(chosen["model"]), Path(flags.run or flags.adapter))
-    data = load_data(chosen)
+        refuse_merging_twice(base, Path(adapter))
+    data = load_data(vars(settings))
     if flags.run and not flags.data and data.source != config.get("data_source"):
         raise DataError(
             f"--run {flags.run}: was trained on {config.get('data_source')}, which is not here ({data.source} is); "
-            "name the folder with --data-dir, or say --data to score it on something else"
+            "name the folder with --data-dir, or name other data to score with --data"
         )
-    model, tokenizer = restore_model(flags, chosen)
-    answers = answers_in_context(data, tokenizer, chosen["template"])
+    model, tokenizer = restore_model(flags, settings)
     rows = getattr(data, flags.split)
-
-    def encoded(question: str | None = None) -> Split:
-        return encode_split(rows, data, tokenizer, chosen["template"], chosen["max_len"], notice, question)
-
-    split = encoded()
-    scored = score_split(model, split, answers, f"{data.name} {flags.split}")
+    split = encode_split(rows, data, tokenizer, settings.template, settings.max_len, notice)
+    scored = score_split(model, split, f"{data.name} {flags.split}")
     results = {
         "run": flags.run,
-        "model": chosen["model"],
-        "demo_model": is_demo(chosen["model"]),
+        "model": settings.model,
+        "demo_model": is_demo(settings.model),
         "adapter": flags.adapter,
         "data": data.name,
         "data_source": data.source,
-        "template": chosen["template"],
+        "template": settings.template,
         "split": flags.split,
         **evaluate(scored),
-        "rules": rules_without_learning(data.train, split.rows),
+        "rules": rules_without_learning(data.train, rows),
     }
     notice(score_table(results))
     if flags.negations:
-        results["negations"] = score_wordings(model, scored, encoded, answers, data.wording)
+        words = WORDINGS[data.wording]
+        results["negations"] = [trained_wording(scored, words.dislike)]
+        for question, same in words.held_out.items():
+            other = encode_split(rows, data, tokenizer, settings.template, settings.max_len, notice, question)
+            results["negations"].append(score_wording(model, scored, other, question, same))
         notice(wording_table(results["negations"]))
-    if not ranks.is_first():
-        return
+    if ranks.is_first():
+        write_outcome(flags, results, split, scored)
+        write_merged_on_request(model, settings.model, Path(adapter or ""), flags.merge_out)
+        if flags.json:
+            print(json.dumps(results, allow_nan=False))
+
+
+def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored) -> None:
+    """results.json and predictions.csv, unless a base alone was scored without --out."""
     if flags.out or flags.run:
-        out = Path(flags.out) if flags.out else Path(flags.run) / f"eval-{data.name}-{flags.split}"
+        out = Path(flags.out) if flags.out else Path(flags.run) / f"eval-{results['data']}-{flags.split}"
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "results.json", results)
         write_predictions(out / "predictions.csv", [row.target for row in split.rows], scored)
         notice(f"\nWritten to {out}: results.json, predictions.csv")
-    if flags.merge_out:
-        write_merged(model_folder(chosen["model"]), model, Path(flags.run or flags.adapter), Path(flags.merge_out))
-        notice(f"Merged checkpoint written to {flags.merge_out}")
-    if flags.json:
-        print(json.dumps(results, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The LCFT objective (Eq. 1-3), and what the authors' published code computes instead.
+"""The equations: the LCFT objective (Eq. 1-3), and what the authors' published code computes instead.
 
 Pure functions of logits: no model, no data, no ranks. Everything is in nats.
 For a pair i: positive prompt X+ ("will like") with answer Y+, negative prompt X- ("will dislike")
 with the inverted answer Y-; an answer is its tokens and EOS. p_t = P(. | X+, Y_<t) and
 q_t = P(. | X-, Y_<t), over the whole vocabulary. A target of -1 means "no token here".
+Which rows are fed for these logits, and how the terms are put together: objectives.py.
 Shape letters: P pairs, A answer positions, N positions of all rows in line, V vocabulary.
 """
 
@@ -15,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-RELEASED_KL_CAP = 10_000.0  # nats; the bound in the authors' code
+RELEASED_KL_CAP = 10_000.0  # nats; the bound in the published code
+CHUNK = 256  # positions of which sequence_terms has logits at the same time
 
 
 class PairTerms(NamedTuple):
-    """Every term of the objective, per pair and answer token: (P, A) in nats, 0 where no token is."""
+    """The terms of the objective, per pair and answer token: (P, A) in nats, 0 where there is no token."""
 
     ce_pos: Tensor
     ce_neg: Tensor
@@ -43,9 +45,9 @@ def token_cross_entropy(log_p: Tensor, targets: Tensor) -> Tensor:
 def token_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) = sum_v p(v) [log p(v) - log q(v)]. Both (..., V); returns (...).
 
-    Gradients flow through both sides (detach one to hold it still): with respect to the logits
-    of p they are p * (log p - log q - KL), to those of q they are q - p.
-    0 log 0 = 0; q(v) = 0 under p(v) > 0 makes it infinite, as it should.
+    Gradients flow through both sides (detach a side to hold it constant): with respect to the logits
+    of p they are p * (log p - log q - KL), with respect to those of q they are q - p.
+    0 log 0 = 0. Where q(v) = 0 and p(v) > 0, the KL is infinite.
     """
     p = log_p.exp()
     log_ratio = log_p.masked_fill(p == 0, 0.0) - log_q.masked_fill(p == 0, 0.0)
@@ -56,38 +58,32 @@ def token_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def answer_terms(
-    logits_pos: Tensor,
-    logits_neg: Tensor,
-    targets_pos: Tensor,
-    targets_neg: Tensor,
-    *,
-    logits_shared: Tensor | None = None,
-    kl_tokens: str = "all",
-    kl_cap: float | None = None,
+    logits: Tensor, targets: Tensor, pairs: int, *, kl_tokens: str = "all", kl_cap: float | None = None
 ) -> PairTerms:
     """Eq. 1 and Eq. 2, per pair and answer token.
 
-    logits_*: (P, A, V), position t predicting answer token t; targets_*: (P, A) int64.
-    logits_shared: those of (X-, Y+). Eq. 2 writes one Y for both sides: given these, it is Y+
-    (`--kl-forcing shared`); without, each side is forced on its own answer (`own`).
-    kl_tokens: "all", or "first" for t = 1 alone, where both readings are the same.
+    logits: (2P or 3P, A, V) in blocks of P rows, position t predicting answer token t; targets: (2P or 3P, A) int64.
+    The blocks are (X+, Y+), (X-, Y-) and, for `--kl-forcing shared`, (X-, Y+): Eq. 2 writes one Y for both sides. With
+    two blocks each side is forced on its own answer (`own`).
+    kl_tokens: "all", or "first" for t = 1 alone, where both forcings are the same.
     kl_cap: nats; the KL of a pair above it keeps its value and sends no gradient.
     """
-    log_p, log_q = log_probabilities(logits_pos), log_probabilities(logits_neg)
+    log_p, log_q, *log_q_shared = log_probabilities(logits).split(pairs)  # (P, A, V) each
+    targets_pos, targets_neg, *_ = targets.split(pairs)  # (P, A) each
     ce_pos = token_cross_entropy(log_p, targets_pos)  # Eq. 1: -log p_t(Y+_t)
     ce_neg = token_cross_entropy(log_q, targets_neg)  # Eq. 1: -log P(Y-_t | X-, Y-_<t)
     no_kl = targets_pos < 0
-    if logits_shared is None:
-        no_kl = no_kl | (targets_neg < 0)
+    if log_q_shared:
+        (log_q,) = log_q_shared
     else:
-        log_q = log_probabilities(logits_shared)
+        no_kl = no_kl | (targets_neg < 0)
     if kl_tokens == "first":
         no_kl = no_kl | (torch.arange(no_kl.shape[1], device=no_kl.device) > 0)
     held = no_kl
     if kl_cap is not None:
         with torch.no_grad():
             held = held | (token_kl(log_p, log_q).masked_fill(no_kl, 0.0).sum(-1, keepdim=True) > kl_cap)
-    # Held before the KL, not after: a zero gradient times an infinite KL would be NaN.
+    # Detached before the KL, not after: a zero gradient times an infinite KL would be NaN.
     log_p, log_q = (torch.where(held.unsqueeze(-1), side.detach(), side) for side in (log_p, log_q))
     kl = token_kl(log_p, log_q).masked_fill(no_kl, 0.0)  # Eq. 2: sum_v p_t(v) [log p_t(v) - log q_t(v)]
     return PairTerms(ce_pos, ce_neg, kl)
@@ -96,8 +92,8 @@ def answer_terms(
 def paper_loss(terms: PairTerms, kl_weight: float, pairs_in_step: int) -> Tensor:
     """A micro-batch's share of Eq. 3, L = (1/P) sum_i [CE+_i + CE-_i - lambda KL_i]; a scalar.
 
-    pairs_in_step: P over all micro-batches and ranks of the optimizer step, so that every way of
-    cutting the step gives the same gradient. `tallrec` is this with no KL and no negative rows.
+    pairs_in_step: P over all micro-batches and ranks of the optimizer step, so that a step gives the same gradient
+    however it is cut. `tallrec` is this with no KL and no negative rows.
     """
     return (terms.ce_pos + terms.ce_neg - kl_weight * terms.kl).sum() / pairs_in_step  # Eq. 3
 
@@ -108,7 +104,7 @@ def paper_loss(terms: PairTerms, kl_weight: float, pairs_in_step: int) -> Tensor
 def position_terms(logits_pos: Tensor, logits_neg: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
     """(CE, KL(neg || pos)) at N positions of positive rows, (N,) each.
 
-    logits_neg: (N, V) like logits_pos, at the aligned positions of the negative rows, held still;
+    logits_neg: (N, V) like logits_pos, at the aligned positions of the negative rows, without gradient;
     or None for no KL. targets: (N,) int64, the next token.
     """
     log_p = log_probabilities(logits_pos)
@@ -123,12 +119,12 @@ def sequence_terms(
     hidden_pos: Tensor,
     hidden_neg: Tensor | None,
     targets: Tensor,
-    chunk: int = 256,
+    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """position_terms of all N positions, hidden_* (N, D), computed a chunk at a time in both passes.
 
-    Full-vocabulary logits exist for `chunk` positions only: all those of one LLaMA-7B pair,
-    2 x 250 x 32,000 in float32, would be 64 MB for every line above.
+    Full-vocabulary logits exist for `chunk` positions only: those of all positions of one LLaMA-7B pair,
+    2 x 250 x 32,000 in float32, would take 64 MB in every line of position_terms.
     """
 
     def terms(pos, neg, next_token):
@@ -145,9 +141,9 @@ def released_loss(
 ) -> Tensor:
     """A micro-batch's share of the published code's loss; a scalar.
 
-    CE: mean over the positive rows' tokens. KL: sum over all positions, mean over the pairs of
-    the micro-batch, then bounded. Both over the micro-batches of a *full* step, so that a shorter
-    step counts less: the published behaviour, not Eq. 3's.
+    CE: mean over the positive rows' tokens. KL: sum over all positions, mean over the pairs of the micro-batch, then
+    bounded. Both are divided by the micro-batches of a *full* step, so a shorter step counts less: this is the
+    published behaviour, not Eq. 3.
     """
     mean_kl = (kl.sum() / pairs).clamp(max=RELEASED_KL_CAP)
     return (ce.sum() / (targets >= 0).sum() - kl_weight * mean_kl) / accumulation_steps

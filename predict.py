@@ -23,7 +23,7 @@ from cli.flags import Resolved, flag, parse_flags
 from cli.model import ModelFlags, model_contradictions
 from cli.verb import run_verb
 from data.interactions import Dataset, Interaction, Item
-from data.splits import answers_in_context, encode_split
+from data.splits import encode_split
 from errors import DataError, FlagError, notice
 from files import read_whole, write_text
 from machine import ranks
@@ -44,6 +44,8 @@ DEMO_NOTICE = "DEMO MODEL: small, untuned, taught by simulated viewers, a stand-
 
 @dataclass(frozen=True)
 class PredictFlags(ModelFlags):
+    """Titles and output."""
+
     liked: tuple = flag((), "a title that the user liked; once for each, oldest first")
     disliked: tuple = flag((), "a title that the user disliked; once for each, oldest first")
     target: tuple = flag((), "a title to score; once for each")
@@ -208,8 +210,9 @@ def scores_csv(rows: list[Interaction], found: list[dict]) -> str:
 
 
 def main(argv: list[str]) -> None:
+    """Ask both questions about every title, and show or write the answers."""
     flags, resolved = parse_flags(PredictFlags, argv, __doc__, check=check_flags)
-    chosen, config = resolve_settings(flags, resolved)
+    settings, config = resolve_settings(flags, resolved)
     rows = (
         read_users(Path(flags.input))
         if flags.input is not None
@@ -222,18 +225,17 @@ def main(argv: list[str]) -> None:
     data = Dataset("titles", "given by the user", noun, catalogue, [], [], rows, wording)
     if wording == "collm" and any(not liked for row in rows for _, liked in row.history):
         notice("disliked titles have no place in the prompts that this run was trained on, and are left out")
-    model, tokenizer = restore_model(flags, chosen)
-    split = encode_split(rows, data, tokenizer, chosen["template"], chosen["max_len"], notice)
-    answers = answers_in_context(data, tokenizer, chosen["template"])
-    found = predictions(rows, score_split(model, split, answers, "titles" if flags.input is not None else None))
+    model, tokenizer = restore_model(flags, settings)
+    split = encode_split(rows, data, tokenizer, settings.template, settings.max_len, notice)
+    found = predictions(rows, score_split(model, split, "titles" if flags.input is not None else None))
     results = {
         "run": flags.run,
-        "model": chosen["model"],
+        "model": settings.model,
         "adapter": flags.adapter,
-        "template": chosen["template"],
+        "template": settings.template,
         "noun": data.noun,
     }
-    results["demo_model"] = is_demo(chosen["model"])
+    results["demo_model"] = is_demo(settings.model)
     results["stand_in"] = results["demo_model"] or config.get("data_source") == STAND_IN
     if flags.input is not None:
         write_text(Path(os.path.realpath(flags.output)), scores_csv(rows, found))

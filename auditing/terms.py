@@ -70,11 +70,10 @@ def terms_of(logits: Tensor, batch: PairBatch) -> Terms:
     device = logits.device
     positions, targets = batch.positions.to(device), batch.targets.to(device)
     at = logits.gather(1, positions.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))  # (3, A, V)
-    answers = (at[0:1], at[1:2], targets[0:1], targets[1:2])
     paper = {
-        "own": answer_terms(*answers),
-        "shared": answer_terms(*answers, logits_shared=at[2:3]),
-        "first": answer_terms(*answers, kl_tokens="first"),
+        "own": answer_terms(at[:2], targets[:2], 1),
+        "shared": answer_terms(at, targets, 1),
+        "first": answer_terms(at[:2], targets[:2], 1, kl_tokens="first"),
     }
     lengths, input_ids = batch.lengths.to(device), batch.input_ids.to(device)
     _, column, column_neg, has_partner = aligned_positions(lengths[0:1], lengths[1:2])  # (N,) each

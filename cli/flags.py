@@ -8,8 +8,9 @@ import difflib
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from errors import FlagError
 
@@ -24,11 +25,30 @@ class Resolved:
     sources: dict[str, str]
 
 
-def flag(default, help: str, *, choices: tuple = (), low: float | None = None, high: float | None = None):
-    """A dataclass field that is a command-line flag; one of type tuple may be given many times and keeps
-    every value in order. low, high: inclusive bounds of a number.
+def flag(
+    default: object,
+    help: str,
+    *,
+    choices: tuple = (),
+    low: float | None = None,
+    high: float | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """A dataclass field that is a command-line flag.
+
+    A field of type tuple may be given many times and keeps every value in order. low, high: inclusive bounds of a
+    number. metavar: what --help writes for the value, such as DIR.
     """
-    return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+    metadata = {"help": help, "choices": choices, "low": low, "high": high, "metavar": metavar}
+    return field(default=default, metadata=metadata)
+
+
+def flag_of_run(verb: type, name: str) -> Any:
+    """The verb's flag of this name for another verb, which takes the value of a run if the flag is not given."""
+    original = next(f for f in fields(verb) if f.name == name)
+    default = "" if original.default is None else f", or {original.default}"
+    text = f"{original.metadata['help']}; default: the run's{default}"
+    return field(default=None, metadata={**original.metadata, "help": text})
 
 
 def parse_flags(
@@ -36,33 +56,17 @@ def parse_flags(
     argv: list[str],
     description: str,
     presets: Callable[[dict], dict] = lambda values: {},
-    check: Callable = lambda flags, resolved: None,
-):
+    check: Callable[[Any, Resolved], None] = lambda flags, resolved: None,
+) -> tuple[Any, Resolved]:
     """The verb's dataclass filled from argv, and a Resolved.
 
     presets: called with the values so far, returns {name: (value, source)} for names that no flag
     sets. check: called with both results, raises FlagError for what does not fit together.
     Raises FlagError listing everything that is unknown, malformed or does not fit.
     """
-    known = {_name(f.name): f for f in fields(verb)}
-    parser = _Parser(prog=Path(sys.argv[0]).name, description=description, allow_abbrev=False, formatter_class=_Help)
-    for name, f in known.items():
-        if f.type is bool:
-            parser.add_argument(name, action="store_true", default=None, help=f.metadata["help"])
-        else:
-            shown = "" if f.default in (None, (), MISSING) else f" (default {f.default})"
-            metavar = "{" + ",".join(f.metadata["choices"]) + "}" if f.metadata["choices"] else _metavar(f)
-            shown = (f.metadata["help"] + shown).replace("%", "%%")
-            action = "append" if f.type is tuple else "store"
-            parser.add_argument(name, action=action, nargs="?", const=_NO_VALUE, metavar=metavar, help=shown)
-    namespace, unknown = parser.parse_known_args(argv)
-    problems = [_unknown(word, known) for word in unknown if word.startswith("-")]
-    values_of_unknown = {value for word, value in zip(argv, argv[1:]) if word in unknown and word.startswith("-")}
-    problems += [
-        f"{word}: not expected here; every value follows its flag"
-        for word in unknown
-        if not word.startswith("-") and word not in values_of_unknown
-    ]
+    known = {flag_name(f.name): f for f in fields(verb)}
+    namespace, unknown = _parser(verb, description).parse_known_args(argv)
+    problems = _unknown_words(argv, unknown, known)
     given = {}
     for name, f in known.items():
         text = getattr(namespace, f.name)
@@ -86,15 +90,51 @@ def parse_flags(
     return flags, resolved
 
 
-_NO_VALUE = object()  # what a flag has that stands without its value
-
-
-def _name(field_name: str) -> str:
+def flag_name(field_name: str) -> str:
+    """--kl-weight of kl_weight."""
     return "--" + field_name.replace("_", "-")
 
 
-def _metavar(f) -> str:
-    return {int: "N", float: "X"}.get(f.type, "WORD")
+def _parser(verb: type, description: str) -> argparse.ArgumentParser:
+    """A parser of all flags; --help groups them by the class in which each is defined, under its docstring."""
+    parser = _Parser(prog=Path(sys.argv[0]).name, description=description, allow_abbrev=False, formatter_class=_Help)
+    for part in reversed(verb.__mro__):
+        own = (
+            [f for f in fields(part) if f.name in part.__dict__.get("__annotations__", {})]
+            if is_dataclass(part)
+            else []
+        )
+        group = parser.add_argument_group((part.__doc__ or "").splitlines()[0].rstrip(".").lower()) if own else parser
+        for f in own:
+            _add_argument(group, f)
+    return parser
+
+
+def _add_argument(group: argparse._ArgumentGroup, f: Field) -> None:
+    help_text = f.metadata["help"].replace("%", "%%")
+    if f.type is bool:
+        group.add_argument(flag_name(f.name), action="store_true", default=None, help=help_text)
+        return
+    if f.default not in (None, (), MISSING):
+        help_text += f" (default {f.default})"
+    choices = "{" + ",".join(map(str, f.metadata["choices"])) + "}" if f.metadata["choices"] else None
+    metavar = f.metadata["metavar"] or choices or {int: "N", float: "X"}.get(f.type, "WORD")
+    action = "append" if f.type is tuple else "store"
+    group.add_argument(flag_name(f.name), action=action, nargs="?", const=_NO_VALUE, metavar=metavar, help=help_text)
+
+
+def _unknown_words(argv: list[str], unknown: list[str], known: dict[str, Field]) -> list[str]:
+    """A line for every word that is no flag and no flag's value."""
+    problems = [_unknown(word, known) for word in unknown if word.startswith("-")]
+    values_of_unknown = {value for word, value in zip(argv, argv[1:]) if word in unknown and word.startswith("-")}
+    return problems + [
+        f"{word}: not expected here; every value follows its flag"
+        for word in unknown
+        if not word.startswith("-") and word not in values_of_unknown
+    ]
+
+
+_NO_VALUE = object()  # stands for the value of a flag that was given without one
 
 
 def _unknown(word: str, known: dict) -> str:

@@ -3,26 +3,26 @@
 from dataclasses import dataclass
 
 from cli.data import DATA_HELP
-from cli.flags import flag
+from cli.flags import flag, flag_of_run
+from cli.train import TrainFlags
 from data.cache import CHOICES, HELP
-from machine.device import BASE_DTYPES, DTYPES
 
 
 @dataclass(frozen=True)
 class ModelFlags:
-    """The flags that these verbs share."""
+    """Model."""
 
     run: str = flag(
-        None, "folder that train.py wrote; its base, data and template are used unless a flag says otherwise"
+        None,
+        "folder that train.py wrote; its base, data and template are used unless a flag says otherwise",
+        metavar="DIR",
     )
-    model: str = flag(None, "checkpoint folder, or demo; default: the run's")
-    adapter: str = flag(None, "folder with an adapter in PEFT's layout, for --model without --run")
-    template: str = flag(None, "wording of the prompts; default: the run's, or paper", choices=("paper", "released"))
-    max_len: int = flag(None, "tokens; default: the run's, or 512", low=8)
-    precision: str = flag(None, "of the base; default: the run's, or bf16", choices=tuple(DTYPES))
-    base_dtype: str = flag(
-        None, "of the base's matrices, as for train.py; default: the run's, or same", choices=BASE_DTYPES
-    )
+    model: str = flag(None, "checkpoint folder, or demo; default: the run's", metavar="DIR")
+    adapter: str = flag(None, "folder with an adapter in PEFT's layout, for --model without --run", metavar="DIR")
+    template: str = flag_of_run(TrainFlags, "template")
+    max_len: int = flag_of_run(TrainFlags, "max_len")
+    precision: str = flag_of_run(TrainFlags, "precision")
+    base_dtype: str = flag_of_run(TrainFlags, "base_dtype")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, ...")
     json: bool = flag(False, "print the results as one JSON line on standard output")
 

@@ -10,11 +10,15 @@ from data.prompts import prompt_pair
 
 @dataclass(frozen=True)
 class Split:
-    """Interactions of one split and the same as token ids; truncated: rows that lost history."""
+    """Interactions of one split and the same as token ids.
+
+    truncated: rows that lost history; answers: token ids of "yes" (True) and "no" (False) after these prompts.
+    """
 
     rows: list[Interaction]
     pairs: list[EncodedPair]
     truncated: int
+    answers: dict[bool, list[int]]
 
 
 def answers_in_context(data: Dataset, tokenizer, template: str) -> dict[bool, list[int]]:
@@ -36,4 +40,4 @@ def encode_split(
     pairs, truncated = encode_pairs(rows, data, tokenizer, template, max_len, question)
     if truncated:
         say(f"--max-len {max_len}: {truncated:,} of {len(rows):,} prompts lost their oldest history items")
-    return Split(rows, pairs, truncated)
+    return Split(rows, pairs, truncated, answers_in_context(data, tokenizer, template))

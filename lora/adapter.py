@@ -10,6 +10,7 @@ from torch import nn
 
 from errors import AdapterError, quoted
 from lora.inject import lora_state
+from tensors import is_plain, put_tensors
 
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"  # PEFT's older form, as of alpaca-lora
@@ -111,7 +112,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
 
     Raises AdapterError naming every tensor that is missing, surplus, misshapen or not finite.
     """
-    put_lora_state(model, read_tensors(folder), str(_weights(folder)))
+    put_tensors(lora_state(model), read_tensors(folder), str(_weights(folder)))
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -131,30 +132,9 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise AdapterError(f"{path}: not a dictionary of tensors; save or fetch the adapter again")
     for name, tensor in tensors.items():
-        if not isinstance(name, str) or not _is_plain(tensor):
+        if not isinstance(name, str) or not is_plain(tensor):
             raise AdapterError(f"{path}: entry {quoted(name)} is no plain tensor of an adapter; save or fetch it again")
     return tensors
-
-
-def put_lora_state(model: nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
-    """Copy tensors under PEFT's names into the LoRA layers. Raises AdapterError starting with `where`."""
-    wanted = lora_state(model)
-    problems = [f"missing {name}" for name in wanted if name not in tensors]
-    for name, tensor in tensors.items():
-        if name not in wanted:
-            problems.append(f"unexpected {name if name.isprintable() and len(name) <= 200 else quoted(name)}")
-        elif tensor.shape != wanted[name].shape:
-            problems.append(f"{name} is {list(tensor.shape)}, the model asks for {list(wanted[name].shape)}")
-        elif not _is_plain(tensor):
-            problems.append(f"{name} has dtype {tensor.dtype}")
-        elif not torch.isfinite(tensor).all():
-            problems.append(f"{name} has NaN or infinite values")
-    if problems:
-        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-        raise AdapterError(f"{where}: the adapter does not fit the model: {shown}")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            wanted[name].copy_(tensor)
 
 
 def adapter_warnings(folder: Path, base: str, base_fingerprint: str) -> list[str]:
@@ -198,14 +178,6 @@ def _read_config(folder: Path) -> dict:
     if not isinstance(config, dict):
         raise AdapterError(f"{path}: not a JSON object; save or fetch the adapter again")
     return config
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    return (
-        tensor.layout == torch.strided
-        and not tensor.is_meta
-        and tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    )
 
 
 def _weights(folder: Path) -> Path:

@@ -16,31 +16,39 @@ def add_lora(
     alpha: float = 16,
     dropout: float = 0.05,
     rslora: bool = False,
-    where: str = "--lora-targets",
 ) -> int:
     """Freeze the model and wrap every nn.Linear that `targets` name; lm_head stays as it is.
 
     A target is a leaf name (q_proj) or the end of a path (self_attn.q_proj, layers.0.mlp.up_proj).
     Draws the A matrices from torch's global generator, in module order. Returns the number of
-    trainable parameters. Raises AdapterError, starting with `where`, if any target matches no linear layer.
+    trainable parameters. Raises AdapterError if any target matches no linear layer.
     """
     model.requires_grad_(False)
-    linears = [
-        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"
-    ]
-    leaf_names = {name.rpartition(".")[2] for name, _ in linears}
-    unknown = [target for target in targets if not any(_is_named(name, target) for name, _ in linears)]
-    if unknown or not targets:
-        raise AdapterError(
-            f"{where} {','.join(targets)}: no linear layer is called {', '.join(unknown) or '(nothing)'}; "
-            f"there are {', '.join(sorted(leaf_names))}"
-        )
-    for name, module in linears:
+    refuse_unknown_targets(model, targets, "LoRA's targets")
+    for name, module in _linear_layers(model):
         parent_name, _, leaf = name.rpartition(".")
         if any(_is_named(name, target) for target in targets):
             layer = LoRALinear(module, r, alpha, dropout, rslora).train(module.training)
             setattr(model.get_submodule(parent_name), leaf, layer)
     return sum(parameter.numel() for parameter in lora_parameters(model))
+
+
+def refuse_unknown_targets(model: nn.Module, targets: tuple[str, ...], where: str) -> None:
+    """Raises AdapterError, starting with `where`, if any target matches no linear layer."""
+    names = [name for name, _ in _linear_layers(model)]
+    unknown = [target for target in targets if not any(_is_named(name, target) for name in names)]
+    if unknown or not targets:
+        leaf_names = {name.rpartition(".")[2] for name in names}
+        raise AdapterError(
+            f"{where} {','.join(targets)}: no linear layer is called {', '.join(unknown) or '(nothing)'}; "
+            f"there are {', '.join(sorted(leaf_names))}"
+        )
+
+
+def _linear_layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """(name, module) of every linear layer that LoRA may wrap."""
+    modules = model.named_modules()
+    return [(name, module) for name, module in modules if isinstance(module, nn.Linear) and name != "lm_head"]
 
 
 def _is_named(name: str, target: str) -> bool:
@@ -59,38 +67,18 @@ def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def lora_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The adapter's tensors under PEFT's names, detached but not copied."""
-    state = {}
-    for name, layer in lora_layers(model):
-        state[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A.detach()
-        state[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B.detach()
-    return state
+    return {
+        peft_name(f"{name}.{which}"): getattr(layer, which).detach()
+        for name, layer in lora_layers(model)
+        for which in ("lora_A", "lora_B")
+    }
 
 
-def merge_lora(model: nn.Module) -> None:
-    """Fold every layer's update into its weight, in float32 arithmetic.
-
-    Raises AdapterError if that has been done, or if a weight is quantised: its steps are larger than the update.
-    """
-    layers = _layers_or_refuse(model, "merge")
-    if any(not layer.base.weight.is_floating_point() for layer in layers):
-        raise AdapterError("the base is quantised, so nothing can be merged into it; load it without --base-dtype int8")
-    if any(layer.unmerged is not None for layer in layers):
-        raise AdapterError("the adapter is merged already; merging it again would count it twice")
-    for layer in layers:
-        layer.merge()
+def peft_name(name: str) -> str:
+    """PEFT's name of a LoRA parameter that is called `name` in our model."""
+    return f"base_model.model.{name}.weight"
 
 
-def unmerge_lora(model: nn.Module) -> None:
-    """Put every weight back as it was, bitwise. Raises AdapterError if nothing is merged."""
-    layers = _layers_or_refuse(model, "unmerge")
-    if any(layer.unmerged is None for layer in layers):
-        raise AdapterError("the adapter is not merged, so there is nothing to undo")
-    for layer in layers:
-        layer.unmerge()
-
-
-def _layers_or_refuse(model: nn.Module, verb: str) -> list[LoRALinear]:
-    layers = [layer for _, layer in lora_layers(model)]
-    if not layers:
-        raise AdapterError(f"the model has no LoRA layer, so there is nothing to {verb}")
-    return layers
+def own_name(name: str) -> str:
+    """The name in our model of a LoRA parameter that PEFT calls `name`."""
+    return name.removeprefix("base_model.model.").removesuffix(".weight")

@@ -32,12 +32,9 @@ class LoRALinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, r, **options))
         # a = sqrt(5) makes Kaiming's bound sqrt(6 / ((1 + a^2) * in)) = 1 / sqrt(in).
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        self.unmerged = None  # the weight of base as it was, while A and B are merged into it
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., in) to (..., out)."""
-        if self.unmerged is not None:
-            return self.base(x)
         dropout = self.dropout if self.training else 0.0
         low_rank = self.scaling * linear_after_dropout(x, self.lora_A.to(x.dtype), dropout)  # (..., r)
         return self.base(x) + F.linear(low_rank, self.lora_B.to(x.dtype))
@@ -46,12 +43,3 @@ class LoRALinear(nn.Module):
         """W + s B A, (out, in), added up in float32 and rounded once to the dtype of `weight`."""
         update = self.lora_B.detach().float() @ self.lora_A.detach().float()  # (out, in)
         return (weight.float() + self.scaling * update).to(weight.dtype)
-
-    def merge(self) -> None:
-        """Compute with W + s B A from now on, without dropout; `unmerge` brings back W to the last bit."""
-        self.unmerged = self.base.weight.detach()
-        self.base.weight = nn.Parameter(self.merged(self.unmerged), requires_grad=False)
-
-    def unmerge(self) -> None:
-        self.base.weight = nn.Parameter(self.unmerged, requires_grad=False)
-        self.unmerged = None

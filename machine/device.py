@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import resource
 import shutil
 
 import torch
@@ -46,3 +47,16 @@ def compile_layers(model: Llama, backend: str = "inductor") -> None:
         raise FlagError("--compile: needs the package triton; install it, or leave it out")
     for layer in model.model.layers:
         layer.compile(dynamic=True, backend=backend)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done all that it was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory() -> int:
+    """Bytes: the most so far that was allocated on the GPU that this process uses, or was resident without one."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,11 +1,15 @@
-"""How a CPU's memory is asked for, and what to say when it runs out."""
+"""Memory: how a CPU's is asked for, how much there is, and what to say when it runs out."""
 
 import ctypes
 import os
 import re
 import sys
+from pathlib import Path
 
 import torch
+from torch import nn
+
+from machine import ranks
 
 # How torch, its CPU allocator, CUDA's libraries and C++ say it.
 WORDS = (
@@ -45,3 +49,34 @@ def memory_line(error: BaseException) -> str | None:
         ". "
     )
     return f"out of memory{f' ({reason})' if reason else ''}"
+
+
+# ---- how much there is --------------------------------------------------------------------------
+
+
+def bytes_of(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers, each counted once; of those cut over ranks, this rank's part."""
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return sum((tensor.to_local() if hasattr(tensor, "to_local") else tensor).nbytes for tensor in tensors.values())
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return _kilobytes("/proc/meminfo", "MemAvailable") // ranks.count_on_node()
+
+
+def resident_memory() -> int:
+    """Bytes of this process that are in memory."""
+    return _kilobytes("/proc/self/status", "VmRSS")
+
+
+def _kilobytes(path: str, name: str) -> int:
+    """The value of a line of one of Linux' files, in bytes; 0 without that file or line."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":")), 0)

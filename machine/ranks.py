@@ -1,11 +1,10 @@
-"""Several processes at one run, as torchrun starts them; alone, a process finds every function here doing nothing.
+"""Several processes for one run, as torchrun starts them; in a single process every function is a no-op.
 
 A rank is one of the processes, each with a GPU of its own, or all on CPUs. Every rank holds the whole adapter and
-its optimizer, and the whole base (or its part, see machine/sharding.py). Of a step each computes its share of the
-pairs, whose losses are divided by the step's counts, not the rank's; then one sum over the ranks gives all of them
-the gradient that one process would have, and so the same next adapter. That is what DistributedDataParallel does,
-without its wrapper, hooks and buckets, which pay for gradients of gigabytes; an adapter's are a few megabytes.
-Rank 0 alone writes and prints.
+its optimizer, and the whole base (or its part, see machine/sharding.py). In a step each rank computes its share of the
+pairs. Losses are divided by the step's counts, not the rank's. Then one sum over the ranks gives every rank the gradient
+that one process would have, and so the same next adapter. DistributedDataParallel does the same with a wrapper, hooks
+and buckets, which pay for gradients of gigabytes; those of an adapter are a few megabytes. Only rank 0 writes and prints.
 """
 
 import contextlib
@@ -16,15 +15,21 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from errors import FlagError, RunError, notice
 
-TIMEOUT = timedelta(minutes=30)  # for a rank that neither answers nor dies; that one died is noticed at once
-LOST = "another process of this run died, was stopped or no longer answers, so all stop; the same command with --resume --out RUN goes on from the last save"
+TIMEOUT = timedelta(minutes=30)  # for a rank that neither answers nor dies; the death of one is noticed at once
+LOST = (
+    "another process of this run died, was stopped or no longer answers, so all stop; "
+    "the same command with --resume --out RUN resumes from the last save"
+)
 
 
 def count() -> int:
@@ -56,9 +61,9 @@ def first_only(write: Callable) -> Callable:
 
 
 def distributed(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """`main` as one of the processes that torchrun started; as it is without torchrun.
+    """`main` as one of the processes that torchrun started; unchanged without torchrun.
 
-    What fails on one rank, or on all, is said once, by the rank that fails first. The death of a rank becomes a
+    A failure on one rank, or on all, is reported once, by the rank that fails first. The death of a rank becomes a
     RunError on another: its collective breaks off, or torchrun, which watches all of them, sends it SIGTERM.
     """
 
@@ -79,9 +84,8 @@ def distributed(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
                 notice(f"{world_size} processes share the work")
                 main(argv)
         except (Exception, KeyboardInterrupt) as error:
-            signal.signal(
-                signal.SIGTERM, signal.SIG_IGN
-            )  # the others' end makes torchrun send it; the word comes first
+            # The end of the others makes torchrun send SIGTERM; the message comes first.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             if not _is_first_to_fail(store, rank):
                 raise SystemExit(2) from None
             if _tells_of_another(error):
@@ -93,7 +97,7 @@ def distributed(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
 
 
 def single_process(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """`main`, of a verb that has no work to share: refuses to run once in every process of torchrun."""
+    """`main` of a verb that cannot share its work: refuses to run once in every process of torchrun."""
 
     def refuse(argv: list[str]) -> None:
         if count() > 1:
@@ -130,11 +134,11 @@ def _tells_of_another(error: BaseException) -> bool:
 # ---- what they tell each other ------------------------------------------------------------------
 
 
-def broadcast(compute: Callable[[], object]):
-    """The value, fit for JSON, that compute() has on rank 0, on every rank."""
+def broadcast(value: object) -> object:
+    """Rank 0's value, fit for JSON, on every rank."""
     if count() == 1:
-        return compute()
-    content = json.dumps(compute() if is_first() else None).encode()
+        return value
+    content = json.dumps(value if is_first() else None).encode()
     size = torch.tensor(len(content))
     dist.broadcast(size, 0)
     buffer = torch.tensor(list(content), dtype=torch.uint8) if is_first() else torch.empty(int(size), dtype=torch.uint8)
@@ -149,15 +153,16 @@ def broadcast_tensors(parameters: list[torch.Tensor]) -> None:
             dist.broadcast(parameter.data, 0)
 
 
-def first_rank_first(work: Callable[[], object]):
-    """work() on every rank: on rank 0, then on one rank of each other node, then on the rest, so that files are
-    downloaded and prepared once and found by those who come later.
+def first_rank_first(work: Callable, *args: object) -> Any:
+    """work(*args) on every rank: on rank 0, then on one rank of each other node, then on the rest.
+
+    So files are downloaded and prepared once, and later ranks find them.
     """
     turn = 0 if is_first() else 1 if int(os.environ.get("LOCAL_RANK", "0")) == 0 else 2
     result = None
     for number in range(3 if count() > 1 else 1):
         if number == turn:
-            result = work()
+            result = work(*args)
         if count() > 1:
             dist.all_reduce(torch.zeros(1))
     return result
@@ -172,9 +177,9 @@ def gather(tensor: torch.Tensor) -> torch.Tensor:
     return torch.stack(parts)
 
 
-def any_rank(does: bool) -> bool:
-    """Whether it is so on any rank."""
-    return bool(gather(torch.tensor(does)).any())
+def any_rank(value: bool) -> bool:
+    """Whether it is true on any rank."""
+    return bool(gather(torch.tensor(value)).any())
 
 
 def refuse_drift(parameters: list[torch.Tensor]) -> None:
@@ -184,11 +189,16 @@ def refuse_drift(parameters: list[torch.Tensor]) -> None:
         raise RunError("the processes' adapters have drifted apart; are their GPUs and versions of torch the same?")
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether --fsdp has cut the decoder over the ranks, which then have to make as many passes."""
+    return isinstance(model.model, FSDPModule)
+
+
 # ---- each one's part ----------------------------------------------------------------------------
 
 
 def own_device(name: str) -> str:
-    """`--device` for this rank: each has a GPU of its own on its node. Raises FlagError for one that is named."""
+    """`--device` for this rank: each has a GPU of its own on its node. Raises FlagError for a numbered GPU."""
     if count() == 1 or not name.startswith("cuda"):
         return name
     if name != "cuda":
@@ -196,14 +206,15 @@ def own_device(name: str) -> str:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if local >= torch.cuda.device_count():
         raise FlagError(
-            f"more processes than GPUs on this node, {torch.cuda.device_count()}; give torchrun a smaller --nproc-per-node"
+            f"more processes than GPUs on this node, {torch.cuda.device_count()}; "
+            "give torchrun a smaller --nproc-per-node"
         )
     torch.cuda.set_device(local)
     return f"cuda:{local}"
 
 
 def seed_dropout(seed: int, step: int = 0) -> None:
-    """Masks of its own for every rank but the first, which has those of one process."""
+    """Let every rank but the first draw dropout masks of its own; the first draws those of a single process."""
     if index() > 0 or step > 0:
         torch.manual_seed(int(np.random.default_rng([seed, index(), step]).integers(2**62)))
 
@@ -211,9 +222,9 @@ def seed_dropout(seed: int, step: int = 0) -> None:
 def rank_micro_batches(batch: list, size: int, recut: bool, even: bool) -> Iterator[tuple[list, float]]:
     """(micro-batch, weight) for each of this rank's forward and backward passes in a step.
 
-    batch: the step's pairs by length; size: pairs in a micro-batch. Dealt out like cards, so that every rank has
-    long ones and short ones. recut: the loss is the same however the step is cut, so pairs are dealt; otherwise
-    whole micro-batches. even: as many passes on every rank; one that only keeps step with the others has weight 0.
+    batch: the step's pairs by length, which are dealt out like cards, so that every rank has long and short ones; size:
+    pairs in a micro-batch. recut: the loss is the same however the step is cut, so single pairs are dealt; otherwise
+    whole micro-batches. even: every rank makes as many passes; a pass that only keeps a rank in step has weight 0.
     """
 
     def cut(pairs: list) -> list[list]:
@@ -253,7 +264,7 @@ def gather_rows(part: np.ndarray, rows: int) -> np.ndarray:
     """(rows,) float64 from every rank's values of rows_of_rank(rows)."""
     if count() == 1:
         return part
-    found = torch.zeros(rows, dtype=torch.float64)
-    found[rows_of_rank(rows)] = torch.from_numpy(part)
-    dist.all_reduce(found)  # all others are 0 there
-    return found.numpy()
+    whole = torch.zeros(rows, dtype=torch.float64)
+    whole[rows_of_rank(rows)] = torch.from_numpy(part)
+    dist.all_reduce(whole)  # the other ranks have 0 there
+    return whole.numpy()

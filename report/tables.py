@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from data.cache import Options
+from objectives import OBJECTIVES, flags_of
 
 STAND_IN = "stand-in"
 METRICS = (  # (name in results.json, label)
@@ -28,7 +29,7 @@ def provenance(results: dict) -> str:
 
 def tuning(results: dict) -> str:
     """Objective, lambda, shots and seed of a training run in a few words."""
-    weight = "" if results["objective"] == "tallrec" else f" with lambda {results['kl_weight']:g}"
+    weight = f" with lambda {results['kl_weight']:g}" if "kl_weight" in flags_of(results["objective"]) else ""
     return f"objective {results['objective']}{weight}, {results['shots']} shots, seed {results['seed']}"
 
 
@@ -144,55 +145,6 @@ def _cell(values: dict, name: str, sign: str = "") -> str:
     return f"{value:{sign}.3f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
-def step_plan(pairs: int, steps_per_epoch: int, total_steps: int, flags) -> str:
-    """How a step is made up: batch arithmetic is where reproductions go wrong."""
-    batch, micro = min(flags.batch_size, pairs), min(flags.micro_batch_size, flags.batch_size, pairs)
-    rows = {"paper": 3 if flags.kl_forcing == "shared" else 2, "released": 2, "tallrec": 1}[flags.objective]
-    last = pairs % flags.batch_size
-    text = f"{pairs:,} pairs, {batch} a step in micro-batches of {micro} ({rows * micro} rows); {steps_per_epoch} steps an epoch"
-    if last and pairs > flags.batch_size:
-        text += f", the last of {last} pairs"
-    return text + f"; at most {total_steps:,} steps, validated every {flags.eval_every}"
-
-
-PLAN_PARTS = {
-    "weights": "the base's weights",
-    "adapter": "adapter, float32",
-    "gradients": "its gradients",
-    "optimizer": "AdamW's two moments",
-    "program": "Python, torch and the data",
-    "boundaries": "inputs of the recomputed layers",
-    "kept_layers": "what the other layers keep for the backward pass",
-    "logits": "logits and loss, or:",
-    "working_layer": "  a layer at work",
-    "allocator": "holes between tensors in the heap",
-}
-
-
-def plan_table(plan: dict, most_steps: int) -> str:
-    """machine.plan.Plan.as_dict(): memory by part in MB, and time."""
-
-    def line(label: str, size: int) -> str:
-        return f"  {label:52}{size / 1e6:>12,.1f}"
-
-    lines = [
-        f"Plan for this {plan['device']}: {plan['pairs']} pairs a micro-batch, the longest of {plan['tokens']:,} distinct tokens; "
-        f"{plan['checkpointed']} of {plan['layers']} layers computed again in the backward pass",
-        "  memory, MB",
-        *(line(label, plan[name]) for name, label in PLAN_PARTS.items()),
-        line("at most while training", plan["training"]),
-        line("at most at any time, scoring and saving included", plan["peak"]),
-        line("there is", plan["room"]),
-        f"  time, from that of one layer: {plan['step_s']:,.1f} s a step, {plan['validation_s']:,.1f} s a validation; "
-        f"{most_steps:,} steps at most, {most_steps * plan['step_s'] / 3600:,.2f} h without validations",
-    ]
-    if not plan["fits"]:
-        lines.append(
-            "  THIS DOES NOT FIT, or hardly: lower --micro-batch-size or --max-len, or take --checkpointing on or --base-dtype int8"
-        )
-    return "\n".join(lines)
-
-
 def next_commands(run: Path, flags) -> str:
     """What to try next, ready to be typed."""
     same = f"python train.py --data {flags.data} --shots {flags.shots}"
@@ -203,10 +155,9 @@ def next_commands(run: Path, flags) -> str:
     same += "" if flags.model == "demo" else f" --model {flags.model}"
     lines = ["", f"Written to {run}: results.json, predictions.csv, curves.png, adapter_model.safetensors. Next:"]
     lines.append(f"  python eval.py --run {run} --split valid")
-    if flags.objective != "tallrec":
-        lines.append(f"  {same} --objective tallrec        # the baseline: positive prompts only")
     if flags.kl_weight > 0:
         lines.append(f"  {same} --kl-weight 0              # the control: both prompts, no KL")
-    if flags.objective == "paper":
-        lines.append(f"  {same} --objective released       # what the published code computes")
+    for name, objective in OBJECTIVES.items():
+        if name != flags.objective:
+            lines.append(f"  {same} --objective {name:14} # {objective.about}")
     return "\n".join(lines)

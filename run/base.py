@@ -6,7 +6,7 @@ import torch
 
 from errors import notice
 from lora.adapter import adapter_warnings, load_adapter, read_adapter_config, targets_named_in
-from lora.inject import add_lora
+from lora.inject import add_lora, refuse_unknown_targets
 from machine.device import DTYPES
 from machine.sharding import shard
 from model.demo import model_folder
@@ -41,7 +41,8 @@ def load_tokenizer(model: str) -> Tokenizer:
 def put_adapter(model: Llama, folder: Path, base: dict[str, str]) -> None:
     """Add the LoRA layers that the adapter in `folder` asks for and load it. base: base_identity of the model."""
     settings = read_adapter_config(folder)
-    add_lora(model, **settings, where=targets_named_in(folder))
+    refuse_unknown_targets(model, settings["targets"], targets_named_in(folder))
+    add_lora(model, **settings)
     load_adapter(model, folder)
     warn_of_misfit(folder, base)
 

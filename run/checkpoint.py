@@ -1,19 +1,20 @@
 """Resume state: everything that the next step depends on, as safetensors and JSON; no pickle.
 
 last/step-00000040/
-  adapter.safetensors    A and B of every layer
+  trained.safetensors    every trained tensor by its name in the model: A and B of every layer
+                         (adapter.safetensors, with PEFT's names, in runs of version 0.1)
   optimizer.safetensors  AdamW's moments
   rng.safetensors        random state of torch on every rank (LoRA's dropout); the data order needs none
   best.safetensors       the adapter that was best on validation so far, if there was one
   step.json              step, best validation AUC and step, evaluations since
   manifest.json          bytes and sha256 of each of them, written last
 
-A generation is written under another name and renamed when whole; the one before it is kept, and
-serves where the newest is found damaged.
+A generation is renamed into place when it is whole. The one before it is kept, and is used if the newest is damaged.
 """
 
 import hashlib
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -21,34 +22,40 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from errors import RunError, notice
+from errors import RunError, notice, quoted
 from files import discard, new_folder, read_whole, write_bytes, write_flushed
-from lora.adapter import put_lora_state
-from lora.inject import lora_state
+from lora.inject import own_name
 from machine import ranks
-from run.validate import optimizer_state, refuse_progress, refuse_rng
+from run.progress import Progress
+from run.validate import optimizer_state, read_progress, refuse_rng
+from tensors import put_tensors, trainable_parameters
 
 GENERATIONS = 2
-TENSORS = ("adapter.safetensors", "optimizer.safetensors", "rng.safetensors")
+TRAINED, OPTIMIZER, RNG = "trained.safetensors", "optimizer.safetensors", "rng.safetensors"
 STEP, BEST, MANIFEST = "step.json", "best.safetensors", "manifest.json"
+TRAINED_OF_0_1 = "adapter.safetensors"
 
 
 def save_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict, best: Path | None = None
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, best: Path | None = None
 ) -> None:
-    """Write the state after progress["step"] steps as the newest generation in `folder`.
+    """Write the state after progress.step steps as the newest generation in `folder`.
 
     best: the file of the best adapter so far; it may not be there. Takes all ranks. Raises OSError naming a file.
     """
     rng = {"cpu": ranks.gather(torch.get_rng_state())}  # (ranks, bytes)
     if torch.cuda.is_available():
         rng["cuda"] = ranks.gather(torch.cuda.get_rng_state())
-    ranks.refuse_drift(list(lora_state(model).values()))
+    ranks.refuse_drift(list(trainable_parameters(model).values()))
     if not ranks.is_first():
         return
-    generation = folder / f"step-{progress['step']:08d}"
+    generation = folder / f"step-{progress.step:08d}"
+    contents = _contents(trainable_parameters(model), optimizer, rng)
+    if best is not None and best.exists():
+        contents[BEST] = best.read_bytes()
+    contents[STEP] = (json.dumps(asdict(progress), indent=2) + "\n").encode()
     with new_folder(generation) as temporary:
-        _write_generation(temporary, model, optimizer, rng, progress, best)
+        _write_generation(temporary, contents)
         if generation.exists():  # found damaged by load_state, and its steps done again
             discard(generation)
     for later in generations(folder):
@@ -63,21 +70,21 @@ def _keep_newest(folder: Path, newest: Path) -> None:
         discard(old)
 
 
-def _write_generation(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rng: dict, progress: dict, best: Path | None
-) -> None:
+def _contents(trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, rng: dict) -> dict[str, bytes]:
+    """The files of tensors by name."""
     moments = {
         f"{index}.{name}": value
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
-    parts = zip(TENSORS, (lora_state(model), moments, rng))
-    contents = {
-        name: save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}) for name, tensors in parts
+    files = {TRAINED: trained, OPTIMIZER: moments, RNG: rng}
+    return {
+        name: save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
+        for name, tensors in files.items()
     }
-    if best is not None and best.exists():
-        contents[BEST] = best.read_bytes()
-    contents[STEP] = (json.dumps(progress, indent=2) + "\n").encode()
+
+
+def _write_generation(folder: Path, contents: dict[str, bytes]) -> None:
     manifest = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in contents.items()
@@ -92,82 +99,102 @@ def generations(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-[0-9]*"), reverse=True)
 
 
+@dataclass(frozen=True)
+class State:
+    """What a generation holds. trained, moments, rng: tensors by name; best: the file of the best adapter, or None."""
+
+    progress: Progress
+    trained: dict[str, torch.Tensor]
+    moments: dict[int, dict[str, torch.Tensor]]
+    rng: dict[str, torch.Tensor]
+    best: bytes | None
+
+
 def load_state(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, best: Path | None = None
-) -> dict | None:
+) -> Progress | None:
     """Put the newest whole state back into model, optimizer and random generators; returns its progress.
 
-    best: where the best adapter of that time is put; nothing is left there if there was none.
-    None if the run had not come as far as saving one. A damaged state is named and passed over;
+    best: where the best adapter of that time is put; the file is removed if there was none.
+    Returns None if the run never saved a state. A damaged state is reported and the one before it is taken;
     raises RunError if all are damaged.
     """
+    generation, state = _newest_whole(folder, optimizer)
+    if state is None:
+        return None
+    put_tensors(trainable_parameters(model), state.trained, str(generation))
+    _keep_newest(folder, generation)  # a kill may have come between saving and this
+    optimizer.load_state_dict({"state": state.moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    _put_random_state(state.rng, state.progress.step)
+    if best is not None and ranks.is_first():
+        _put_best(best, state.best)
+    return state.progress
+
+
+def _newest_whole(folder: Path, optimizer: torch.optim.Optimizer) -> tuple[Path, State | None]:
+    """The newest generation that is whole, and what it holds; None if there is no generation."""
     damaged = []
     for generation in generations(folder):
         try:
-            progress, (adapter, moments, rng), best_adapter = _read_generation(generation)
-            moments = optimizer_state(moments, optimizer)
+            state = _read_generation(generation, optimizer)
         except ValueError as error:
             damaged.append(f"{generation.name}: damaged, {error}")
             continue
         for line in damaged:
-            notice(f"{folder / line}; going on from {generation.name}, the state before it")
-        break
-    else:
-        if damaged:
-            raise RunError(
-                f"{folder}: no whole state to go on from ({'; '.join(damaged)}); remove this folder to do the run again from its first step"
-            )
-        return None
-    put_lora_state(model, adapter, str(generation))
-    _keep_newest(folder, generation)  # a kill may have come between saving and this
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    _put_random_state(rng, progress["step"])
-    if best is not None and ranks.is_first():
-        _put_best(best, best_adapter)
-    return progress
+            notice(f"{folder / line}; resuming from {generation.name}, the state before it")
+        return generation, state
+    if damaged:
+        raise RunError(
+            f"{folder}: no whole state to resume from ({'; '.join(damaged)}); "
+            "remove this folder to do the run again from its first step"
+        )
+    return folder, None
 
 
 def _put_random_state(rng: dict[str, torch.Tensor], step: int) -> None:
-    """This rank's state of those saved, (ranks, bytes); where another number of ranks goes on, masks of their own."""
+    """This rank's saved state, of (ranks, bytes); if another number of ranks resumes, each draws masks of its own."""
     saved = len(rng["cpu"])
     if saved != ranks.count():
         notice(
-            f"Saved by {saved} process(es), resumed by {ranks.count()}: dropout draws other masks than in a run that was not broken"
+            f"Saved by {saved} process(es), resumed by {ranks.count()}: "
+            "dropout draws other masks than in a run without interruption"
         )
         ranks.seed_dropout(torch.initial_seed(), step)
         return
-    torch.set_rng_state(rng["cpu"][ranks.index()].clone())  # torch does not read a view right
+    torch.set_rng_state(rng["cpu"][ranks.index()].clone())  # torch misreads a view
     if "cuda" in rng and torch.cuda.is_available():
         torch.cuda.set_rng_state(rng["cuda"][ranks.index()].clone())
 
 
 def _put_best(path: Path, content: bytes | None) -> None:
-    """A later step than the state's may have left its adapter, and need not come out best when it is done again."""
+    """A later step than the state's may have left its adapter, which need not be the best when it is done again."""
     if content is None:
         path.unlink(missing_ok=True)
     elif not path.exists() or path.read_bytes() != content:
         write_bytes(path, content)
 
 
-def _read_generation(folder: Path) -> tuple[dict, list[dict[str, torch.Tensor]], bytes | None]:
-    """(progress, [adapter, moments, rng], best adapter or None). Raises ValueError naming the file that is not as it was written."""
+def _read_generation(folder: Path, optimizer: torch.optim.Optimizer) -> State:
+    """Raises ValueError naming the file that is not as it was written."""
     manifest = _json_object(folder, MANIFEST)
+    trained = TRAINED_OF_0_1 if TRAINED_OF_0_1 in manifest else TRAINED
     contents = {}
-    for name in (*TENSORS, STEP, *([BEST] if BEST in manifest else [])):
+    for name in (trained, OPTIMIZER, RNG, STEP, *([BEST] if BEST in manifest else [])):
         content, written = _content(folder, name), manifest.get(name)
         if not isinstance(written, dict) or written.get("bytes") != len(content):
-            raise ValueError(f"{name} has not the length that {MANIFEST} says")
+            raise ValueError(f"{name} does not have the length that {MANIFEST} says")
         if written.get("sha256") != hashlib.sha256(content).hexdigest():
-            raise ValueError(f"{name} has not the sha256 that {MANIFEST} says")
+            raise ValueError(f"{name} does not have the sha256 that {MANIFEST} says")
         contents[name] = content
-    progress = _json_object(folder, STEP)
-    refuse_progress(progress)
+    progress = read_progress(_json_object(folder, STEP))
     try:
-        tensors = [load(contents[name]) for name in TENSORS]
+        tensors, moments, rng = (load(contents[name]) for name in (trained, OPTIMIZER, RNG))
     except SafetensorError as error:
-        raise ValueError(f"a file of tensors cannot be read ({str(error)[:80]!r})") from None
-    refuse_rng(tensors[-1])
-    return progress, tensors, contents.get(BEST)
+        raise ValueError(f"a file of tensors cannot be read ({quoted(str(error), 80)})") from None
+    if trained == TRAINED_OF_0_1:
+        tensors = {own_name(name): tensor for name, tensor in tensors.items()}
+    refuse_rng(rng)
+    return State(progress, tensors, optimizer_state(moments, optimizer), rng, contents.get(BEST))
 
 
 def _content(folder: Path, name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What a run was, in words and JSON: config.json, and the heading of results.json."""
+"""What a run is, in words and JSON: config.json, and the heading of results.json."""
 
 import hashlib
 import platform
@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy
 import torch
 
-from cli.flags import Resolved
+from cli.flags import Resolved, flag_name
+from cli.train import TrainFlags
 from data.interactions import Dataset
 from data.splits import Split
 from machine import ranks
 from model.demo import is_demo, model_folder
 from model.weights import read_llama_config
+from run.inputs import Inputs
 from run.merge import digest_of
 
 PACKAGES = ("safetensors", "sentencepiece", "scikit-learn")
@@ -41,25 +43,21 @@ def run_config(resolved: Resolved, data: Dataset, device: torch.device, fingerpr
     }
 
 
-def fingerprints(
-    data: Dataset, splits: dict[str, Split], model: str, base_fingerprint: str, init_adapter: str | None
-) -> dict[str, str]:
-    """Of everything outside the flags that a run depends on: a sha256, and of the data in words, too.
-
-    splits: {name: encoded}; base_fingerprint: model.weights.fingerprint of `model`.
-    """
+def fingerprints(inputs: Inputs, model: str, init_adapter: str | None) -> dict[str, str]:
+    """A sha256 of everything outside the flags that a run depends on; of the data also a description in words."""
+    data, splits = inputs.data, {"train": inputs.train, "valid": inputs.valid, "test": inputs.test}
     rows = " + ".join(f"{len(split):,}" for split in (data.train, data.valid, data.test))
     return {
         "data": f"{data.fingerprint()} ({data.source}, {rows} rows)",
         **{f"prompts of {name}": _of_prompts(split) for name, split in splits.items()},
-        "weights of the base": base_fingerprint,
+        "weights of the base": inputs.adapter["base_fingerprint"],
         "config.json of the base": hashlib.sha256(repr(read_llama_config(model_folder(model))).encode()).hexdigest(),
         "adapter to start from": digest_of(Path(init_adapter)) if init_adapter else "none",
     }
 
 
 def _of_prompts(split: Split) -> str:
-    """sha256 over the token ids of both rows of every pair, prompts and answers: wording, tokenizer, order and lengths."""
+    """sha256 over the token ids of both rows of every pair: it covers wording, tokenizer, order and lengths."""
     digest = hashlib.sha256()
     for pair in split.pairs:
         for part in (pair.positive.prompt, pair.positive.answer, pair.negative.prompt, pair.negative.answer):
@@ -72,11 +70,11 @@ def chosen_flags(resolved: Resolved) -> str:
     by_source: dict[str, list[str]] = {}
     for name, source in resolved.sources.items():
         if source != "default":
-            by_source.setdefault(source, []).append(f"--{name.replace('_', '-')} {resolved.values[name]}")
+            by_source.setdefault(source, []).append(f"{flag_name(name)} {resolved.values[name]}")
     return "\n".join(f"{source}: {' '.join(words)}" for source, words in by_source.items())
 
 
-def results_heading(flags, data: Dataset, summary: dict) -> dict:
+def results_heading(flags: TrainFlags, data: Dataset, summary: dict) -> dict:
     """The part of results.json above the splits."""
     return {
         "data": data.name,

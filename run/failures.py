@@ -1,6 +1,6 @@
-"""What stops a run: named by what was being done, and by the pair and the term at fault."""
+"""What stops a run: the message names what was being done, and the pair and the term at fault."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -8,14 +8,21 @@ import torch
 from data.pairs import EncodedPair
 from errors import RunError
 from machine.memory import IN_TRAINING, memory_line
+from model.llama import Llama
+from objectives import Objective
+from tensors import all_finite, trainable_parameters
 
-ADVICE = "Lower --lr or --kl-weight, or set --kl-cap, in another run; it may start from this one's best adapter with --init-adapter"
+ADVICE = (
+    "Lower --lr or --kl-weight, or set --kl-cap, in another run; "
+    "it may start from this one's best adapter with --init-adapter"
+)
 
 
 @contextmanager
 def error_context(doing: str, planned: str = "") -> Iterator[None]:
-    """Begin a RunError from within with what was being done ("step 12"); a lack of memory becomes one, with the memory
-    that was planned below it.
+    """Put what was being done ("step 12") in front of a RunError from within.
+
+    A lack of memory becomes a RunError too, with the memory that was planned below it.
     """
     try:
         yield
@@ -43,41 +50,36 @@ def refuse_non_finite_loss(loss: torch.Tensor, terms: dict[str, torch.Tensor], p
 
 
 def refuse_non_finite_gradient(
-    norm: torch.Tensor, parameters: list, batch: list[EncodedPair], share_of_loss: Callable
+    norm: torch.Tensor, model: Llama, objective: Objective, batch: list[EncodedPair]
 ) -> None:
     """Stop before an update that would destroy the adapter. norm: of the step's gradient.
 
-    share_of_loss: ([pair]) -> (loss, {term: (1,)}, ...). Each pair is computed alone to find the one
-    at fault, with other draws of the dropout than in the step, so that it may not be found.
+    Each pair of the step is computed by itself to find the one at fault. The dropout draws other masks than in the step,
+    so the pair may not be found.
     """
     if torch.isfinite(norm):
         return
+    parameters = list(trainable_parameters(model).values())
     for pair in batch:
-        loss, terms, *_ = share_of_loss([pair])
+        loss, terms, _ = objective.loss(model, [pair], len(batch))
         for name, value in {**terms, "the loss": loss}.items():
             if value.requires_grad:
-                found = torch.autograd.grad(value.sum(), parameters, retain_graph=True, allow_unused=True)
-                if not all_finite([gradient for gradient in found if gradient is not None]):
+                gradients = torch.autograd.grad(value.sum(), parameters, retain_graph=True, allow_unused=True)
+                if not all_finite([gradient for gradient in gradients if gradient is not None]):
                     _refuse(f"the gradient of {name} of {pair.name} is not finite", "before the update")
     _refuse(
-        f"the gradient is not finite (its norm is {float(norm)}), though that of no pair alone is not",
+        f"the gradient is not finite (its norm is {float(norm)}), though the gradient of every single pair is",
         "before the update",
     )
 
 
-def refuse_non_finite_weights(named: dict[str, torch.Tensor]) -> None:
+def refuse_non_finite_weights(trained: dict[str, torch.Tensor]) -> None:
     """Stop before an adapter that the update destroyed is saved."""
-    if not all_finite(list(named.values())):
-        culprit = next(name for name, tensor in named.items() if not torch.isfinite(tensor).all())
+    if not all_finite(list(trained.values())):
+        culprit = next(name for name, tensor in trained.items() if not torch.isfinite(tensor).all())
         _refuse(
-            f"the update made {culprit} NaN or infinite, with a finite gradient of all pairs",
-            "before anything was saved",
+            f"the update made {culprit} NaN or infinite, although the gradient was finite", "before anything was saved"
         )
-
-
-def all_finite(tensors: list[torch.Tensor]) -> bool:
-    """Whether all values are; one wait for the device, not one a tensor."""
-    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
 
 
 def _refuse(what: str, when: str) -> None:

@@ -8,8 +8,12 @@ import shlex
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
+
+import torch
+from torch import nn
 
 from errors import RunError, notice
 from files import (
@@ -23,10 +27,13 @@ from files import (
     write_json,
 )
 from lora.adapter import CONFIG, WEIGHTS, load_adapter, save_adapter
-from lora.inject import lora_parameters
 from machine import ranks
+from machine.device import peak_memory
+from objectives import TERMS
 from run.checkpoint import load_state, save_state
-from run.validate import TERMS, refuse_config, step_lines
+from run.progress import Progress
+from run.validate import refuse_config, step_lines
+from tensors import trainable_parameters
 
 LOCK = ".lock"
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
@@ -37,10 +44,8 @@ OUTCOME = ("results.json", "predictions.csv", "curves.png")
 def refuse_unusable(path: Path, resume: bool) -> None:
     """Raises RunError if a run cannot be started, or resumed, in this folder. Changes nothing."""
     if (path / LOCK).exists():
-        try:
+        with suppress(OSError):  # reported below
             _lock(path).close()
-        except OSError:
-            pass  # said below
     _refuse_content(path, resume)
 
 
@@ -48,7 +53,7 @@ def _refuse_content(path: Path, resume: bool) -> None:
     if resume and not (path / "config.json").is_file():
         raise RunError(f"--resume --out {path}: no run there (config.json is missing); start without --resume")
     if not resume and path.exists() and (not path.is_dir() or any(not _is_leftover(file) for file in path.iterdir())):
-        raise RunError(f"--out {path}: is there already; choose another folder, or continue that run with --resume")
+        raise RunError(f"--out {path}: already exists; choose another folder, or continue that run with --resume")
     refuse_unwritable(path, "--out", RunError)
 
 
@@ -57,10 +62,11 @@ def _is_leftover(path: Path) -> bool:
     return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(PART))
 
 
-def _lock(folder: Path):
+def _lock(folder: Path) -> TextIO:
     """The folder's lock file, locked until it is closed or this process ends in any way.
 
-    Raises RunError if another process has it. Another RunFolder of this process may: it is one run after the other.
+    Raises RunError if another process has it. Another RunFolder of this process may have it: runs of one process follow
+    each other.
     """
     file = open(folder / LOCK, "a+", encoding="utf-8")
     try:
@@ -68,7 +74,7 @@ def _lock(folder: Path):
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             notice(
-                f"{folder}: this file system knows no locks ({error.strerror}); see to it that no two runs share a folder"
+                f"{folder}: this file system has no locks ({error.strerror}); make sure that no two runs share a folder"
             )
             return file
         file.seek(0)
@@ -76,7 +82,7 @@ def _lock(folder: Path):
         if holder != _this_process():
             file.close()
             raise RunError(
-                f"--out {folder}: another process is at work there ({holder}); wait for it, or choose another folder"
+                f"--out {folder}: another process is working there ({holder}); wait for it, or choose another folder"
             ) from None
     return file
 
@@ -86,18 +92,19 @@ def _this_process() -> str:
 
 
 def resume_command(path: Path) -> str:
+    """What to type to resume the run in this folder."""
     return f"{'python' if ranks.count() == 1 else 'torchrun ...'} train.py --out {shlex.quote(str(path))} --resume"
 
 
 class RunFolder:
-    """runs/NAME, created on construction and locked from then on, as long as the object or the process lives.
-    Of several ranks the first alone locks it and writes there.
+    """runs/NAME, created on construction and locked for as long as the object or the process lives.
 
-    Raises RunError if it holds another run, another process is at work there, or it cannot be written.
+    adapter: what lora.adapter.save_adapter writes about the adapter. Only the first of several ranks locks the folder
+    and writes there. Raises RunError if it holds another run, another process is working there, or it cannot be written.
     """
 
-    def __init__(self, path: Path, resume: bool):
-        self.path = path
+    def __init__(self, path: Path, resume: bool, adapter: dict | None = None):
+        self.path, self.resume, self.adapter = path, resume, adapter
         if not ranks.is_first():
             return
         refuse_unusable(path, resume)
@@ -115,11 +122,12 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Around what writes to the folder. Raises RunError if it fails, or if the folder is not the one that
-        this run began in.
+        """Around what writes to the folder.
+
+        Raises RunError if writing fails, or if the folder is not the one in which this run began.
         """
         if not ranks.is_first():
-            yield  # to what writes nothing here
+            yield
             return
         try:
             try:
@@ -128,20 +136,19 @@ class RunFolder:
                 same = False
             if not same:
                 raise RunError(
-                    f"{self.path}: the run folder was removed or replaced; nothing more was written. Put it back and go on with: {resume_command(self.path)}"
+                    f"{self.path}: the run folder was removed or replaced; nothing more was written. "
+                    f"Put it back and resume with: {resume_command(self.path)}"
                 )
             yield
         except OSError as error:
             raise RunError(
                 f"{error.filename or self.path}: cannot be written ({error.strerror}); what was saved before is whole. "
-                f"Mend that, then go on with: {resume_command(self.path)}"
+                f"Mend that, then resume with: {resume_command(self.path)}"
             ) from None
-
-    def config(self) -> dict:
-        return read_run_config(self.path)
 
     @ranks.first_only
     def write_config(self, config: dict) -> None:
+        """Write config.json."""
         with self.writing():
             write_json(self.path / "config.json", config)
 
@@ -149,10 +156,13 @@ class RunFolder:
 
     @ranks.first_only
     def log(self, record: dict, timing: dict | None = None) -> None:
-        """Add a line to metrics.jsonl, which holds what the computation determines, and one to timings.jsonl,
-        which holds what the machine made of it. A line at once, so that a reader sees whole ones.
+        """Add a line to metrics.jsonl and one to timings.jsonl.
+
+        The first holds what the computation determines, the second what depends on the machine. A line is written at
+        once, so that a reader sees whole lines.
         """
         with self.writing():
+            timing = timing and {**timing, "peak_memory_bytes": peak_memory()}
             for name, content in ((METRICS, record), (TIMINGS, timing)):
                 if content is not None:
                     with naming_errors(self.path / name), open(self.path / name, "ab") as file:
@@ -172,49 +182,56 @@ class RunFolder:
 
     # ---- what came of it ------------------------------------------------------------------------
 
-    def save_state(self, model, optimizer, progress: dict) -> None:
-        """All that restore_state needs, the lines of the steps so far and the best adapter included."""
+    def save_state(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Save all that restore_state needs, with the lines of the steps so far and the best adapter."""
         with self.writing():
             for name in (METRICS, TIMINGS):
                 if (self.path / name).exists():
                     flush(self.path / name)
             save_state(self.path / "last", model, optimizer, progress, best=self.path / WEIGHTS)
 
-    def restore_state(self, model, optimizer) -> dict | None:
-        """The run as it was when it was last saved; returns its progress, None if it never was.
+    def restore_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+        """Put a resumed run back to where it was last saved; returns its progress, the beginning of a run if there is none.
 
         Raises RunError if no saved state is whole.
         """
+        if not self.resume:
+            return Progress()
         with self.writing():
-            progress = load_state(self.path / "last", model, optimizer, best=self.path / WEIGHTS)
-        self.forget_after(progress["step"] if progress else 0)
+            progress = load_state(self.path / "last", model, optimizer, best=self.path / WEIGHTS) or Progress()
+        self.forget_after(progress.step)
         return progress
 
     @ranks.first_only
     def forget_results(self) -> None:
-        """Delete the results of an end that is no longer the run's, because it is made longer."""
+        """Delete the results of a finished run that is made longer."""
         with self.writing():
             for name in OUTCOME:
                 (self.path / name).unlink(missing_ok=True)
 
     @ranks.first_only
-    def save_best(self, model, settings: dict) -> None:
-        """Make the model's adapter the run's result: both files whole, the weights last. The configuration is
-        the same throughout a run, so a kill between the two leaves a pair that belongs together.
-        """
-        with self.writing(), tempfile.TemporaryDirectory(dir=self.path, prefix=".best-", suffix=PART) as aside:
-            with naming_errors(self.path / WEIGHTS):
-                save_adapter(model, Path(aside), settings)
-                for name in (CONFIG, WEIGHTS):
-                    flush(Path(aside) / name)
-                    os.replace(Path(aside) / name, self.path / name)
-                flush(self.path)
+    def save_best(self, model: nn.Module) -> None:
+        """Make the model's adapter the run's result: both files whole, the weights last.
 
-    def load_best(self, model) -> None:
-        """Put that adapter into the model."""
+        The configuration is the same throughout a run, so a kill between the two leaves files that belong together.
+        """
+        with (
+            self.writing(),
+            tempfile.TemporaryDirectory(dir=self.path, prefix=".best-", suffix=PART) as temporary,
+            naming_errors(self.path / WEIGHTS),
+        ):
+            save_adapter(model, Path(temporary), self.adapter)
+            for name in (CONFIG, WEIGHTS):
+                flush(Path(temporary) / name)
+                os.replace(Path(temporary) / name, self.path / name)
+            flush(self.path)
+
+    def load_best(self, model: nn.Module) -> None:
+        """Put the best adapter into the model."""
         if ranks.is_first():
             load_adapter(model, self.path)
-        ranks.broadcast_tensors(lora_parameters(model))  # another node's view of the file may be old
+        # Another node may still see an older file.
+        ranks.broadcast_tensors(list(trainable_parameters(model).values()))
 
 
 def fresh_name(parent: Path, name: str) -> Path:

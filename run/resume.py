@@ -1,4 +1,4 @@
-"""--resume: what must be as it was when the run was started, what may be otherwise, and what is said about it."""
+"""--resume: what must not have changed since the run was started, what may change, and what the user is told."""
 
 import math
 from pathlib import Path
@@ -6,18 +6,17 @@ from pathlib import Path
 from cli.flags import Resolved
 from cli.train import TrainFlags
 from errors import FlagError, RunError, notice
+from objectives import make_objective
 from run.folder import read_run_config
 from run.validate import recorded_flags, shown
 
 FOR_ONE_CALL = ("resume", "out", "json", "merge_out", "fsdp", "plan")
-_LONGER = (
-    "the learning rate now falls to 0 at the new last step: from here on another run than a longer one from the start"
-)
-MAY_CHANGE = {  # flag: what it means for the result; it holds until it is given anew
-    "device": "another device rounds otherwise, so what follows is not the same to the last bit",
-    "data_dir": "the rows must be the same, which is looked at",
+_LONGER = "the learning rate now falls to 0 at the new last step, unlike in a run that was longer from the start"
+MAY_CHANGE = {  # flag: what a change means for the result; it lasts until the flag is given again
+    "device": "another device rounds differently, so what follows is not the same to the last bit",
+    "data_dir": "the rows must be the same, which is checked",
     "checkpointing": "changes no bit of the result",
-    "micro_batch_size": "the same pairs a step; sums are rounded otherwise and the dropout draws otherwise",
+    "micro_batch_size": "the same pairs per step; sums are rounded differently and dropout draws differently",
     "epochs": _LONGER,
     "max_steps": _LONGER,
 }
@@ -25,8 +24,9 @@ ONLY_UPWARD = {"epochs": lambda value: value, "max_steps": lambda value: value o
 
 
 def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Resolved]:
-    """The flags that the run in --out was started with, and of MAY_CHANGE those that are given now, whose
-    source is "resume". Raises FlagError with a line for each one that is given otherwise and may not be.
+    """The flags that the run in --out was started with, changed where MAY_CHANGE allows it.
+
+    The source of a changed flag is "resume". Raises FlagError with a line for each flag that may not change but does.
     """
     config = read_run_config(Path(flags.out))
     then = recorded_flags(TrainFlags, config, Path(flags.out) / "config.json")
@@ -55,7 +55,7 @@ def _refusal(name: str, then: dict, now: dict, out: str) -> str | None:
         return f"{started}; leave it out, or start another run"
     if name in ONLY_UPWARD and ONLY_UPWARD[name](now[name]) < ONLY_UPWARD[name](then[name]):
         return f"{started}, and this may only be raised; leave it out, or start another run"
-    if name == "micro_batch_size" and (then["objective"] == "released" or then["train_on_prompt"]):
+    if name == "micro_batch_size" and not make_objective(then).any_micro_batch:
         return f"{started}, and this loss depends on it: the published code divides by the micro-batch; leave it out"
     if name == "micro_batch_size" and now[name] > then["batch_size"]:
         return f"is larger than --batch-size {then['batch_size']}"

@@ -1,25 +1,24 @@
-"""What a run wrote down of itself, read again: its flags, its steps, and where it stood. Checked, since a folder may come from anywhere."""
+"""What a run folder says of its run, checked when it is read again: a folder may come from anywhere."""
 
 import json
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 
 import torch
 
 from cli.flags import parse_value
 from data.prompts import WORDINGS
-from errors import FlagError, RunError
+from errors import FlagError, RunError, quoted
 from files import read_whole
+from run.progress import Progress
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-PROGRESS = {"step", "best_auc", "best_step", "since_best"}
 LARGEST = 1e300  # of any figure: none comes near, and a plot must be able to hold it
-TERMS = ("ce_pos", "ce_neg", "kl")  # that are drawn of every step
 TEXTS = ("data_source", "noun", "wording", "device")  # of config.json, beside its flags
 
 
 def refuse_config(config: object, path: Path) -> None:
-    """Raises RunError unless this is what config.json of a run holds, as far as another verb uses it."""
+    """Raises RunError unless this is what config.json of a run holds, as far as any verb uses it."""
     try:
         for entry in config["flags"].values():
             entry["value"], entry["source"]
@@ -39,22 +38,22 @@ def recorded_flags(verb: type, config: dict, path: Path) -> dict:
     Raises RunError naming the file and the flag that is not.
     """
     known = {f.name: f for f in fields(verb)}
-    found = {name: entry["value"] for name, entry in config["flags"].items()}
-    for name, value in found.items():
+    recorded = {name: entry["value"] for name, entry in config["flags"].items()}
+    for name, value in recorded.items():
         if name in known and not _is_value_of(known[name], value):
             raise RunError(
-                f"{path}: {name} is {repr(value)[:60]}, which that flag cannot be; was the file changed? Start another run"
+                f"{path}: {name} is {quoted(value)}, which that flag cannot be; was the file changed? Start another run"
             )
-    return found
+    return recorded
 
 
 def shown(value: object) -> str:
-    """A recorded value in a message: as it is, or as Python writes it if it could spoil a terminal."""
+    """A recorded value as it may stand in a message: unchanged, or as Python writes it if it could spoil a terminal."""
     text = str(value)
     return text if text.isprintable() and len(text) <= 200 else repr(text[:200])
 
 
-def _is_value_of(f, value: object) -> bool:
+def _is_value_of(f: Field, value: object) -> bool:
     if value is None:
         return f.default is None
     if type(value) is not f.type and not (f.type is float and type(value) is int):
@@ -68,14 +67,14 @@ def _is_value_of(f, value: object) -> bool:
 
 
 def step_lines(path: Path, terms: tuple[str, ...]) -> list[tuple[dict, bytes]]:
-    """(record, line) for the lines of metrics.jsonl, each with `terms`, or of timings.jsonl, which has none.
+    """(record, line) for each line of metrics.jsonl, which has `terms`, or of timings.jsonl, which has none.
 
-    A line cut off by a crash is left out, and there are none if there is no file. Raises RunError naming the line
-    that is no record of a step.
+    A line that a crash cut off is left out; without the file there are no lines. Raises RunError naming a line that is
+    not the record of a step.
     """
     if not path.exists():
         return []
-    found = []
+    lines = []
     for number, line in enumerate(read_whole(path).split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line)
@@ -86,32 +85,36 @@ def step_lines(path: Path, terms: tuple[str, ...]) -> list[tuple[dict, bytes]]:
                 raise TypeError
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise RunError(
-                f"{path} line {number}: not the record of a step, found {line[:60]!r}; take that line out, or start another run"
+                f"{path} line {number}: not the record of a step, found {line[:60]!r}; "
+                "remove that line, or start another run"
             ) from None
-        found.append((record, line + b"\n"))
-    return found
+        lines.append((record, line + b"\n"))
+    return lines
 
 
 # ---- resume state -------------------------------------------------------------------------------
 
 
-def refuse_progress(progress: object) -> None:
-    """Raises ValueError unless this is what step.json holds."""
-    if (
-        not isinstance(progress, dict)
-        or set(progress) != PROGRESS
-        or not all(type(value) in (int, float) for value in progress.values())
-    ):
+def read_progress(content: dict) -> Progress:
+    """What step.json holds. Raises ValueError if it holds anything else."""
+    if set(content) != {field.name for field in fields(Progress)}:
         raise ValueError("step.json does not say how far the run had come")
-    whole = [progress[name] for name in ("step", "best_step", "since_best")]
-    if not all(type(value) is int and 0 <= value < 2**53 for value in whole) or not -1 <= progress["best_auc"] <= 1:
-        raise ValueError("step.json has figures that cannot be")
+    if not all(type(value) in (int, float) for value in content.values()):
+        raise ValueError("step.json does not say how far the run had come")
+    progress = Progress(**content)
+    whole = (progress.step, progress.best_step, progress.since_best)
+    if not all(type(value) is int and 0 <= value < 2**53 for value in whole) or not -1 <= progress.best_auc <= 1:
+        raise ValueError("step.json has impossible figures")
+    return progress
 
 
 def optimizer_state(
     tensors: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[int, dict[str, torch.Tensor]]:
-    """AdamW's state by parameter from {"0.exp_avg": ...}. Raises ValueError if it is not that of this optimizer, or not finite."""
+    """AdamW's state by parameter from {"0.exp_avg": ...}.
+
+    Raises ValueError if it is not that of this optimizer, or not finite.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     wanted = {
         f"{i}.{name}": () if name == "step" else tuple(p.shape) for i, p in enumerate(parameters) for name in MOMENTS
@@ -136,4 +139,4 @@ def refuse_rng(tensors: dict[str, torch.Tensor]) -> None:
         state.dtype != torch.uint8 or state.dim() != 2 or len(state) != len(tensors["cpu"])
         for state in tensors.values()
     ):
-        raise ValueError("a random state is not made of bytes, a row for each rank")
+        raise ValueError("a random state is not made of bytes, one row per rank")

@@ -7,6 +7,7 @@ Shape letters: N pairs, R prompts, B rows of a batch, D hidden_size, V vocabular
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -14,45 +15,40 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.pairs import EncodedPair, pad_right
+from data.splits import Split
 from errors import RunError
 from loss import log_probabilities, token_kl
 from metrics import Scored
 from model.llama import Llama
 from model.prefix_tree import prefix_tree
 
+COLUMNS = tuple(field.name for field in fields(Scored) if field.name not in ("users", "labels"))  # in this order
 TOKENS_PER_BATCH = 4096  # distinct ones; on a CPU twice as many were no faster, and take twice the memory
 PAIRS_PER_BATCH = 256  # at lm_head: two times this many distributions over the vocabulary
 
 
-def score(
-    model: Llama,
-    pairs: list[EncodedPair],
-    labels: list[bool],
-    users: list,
-    answers: dict[bool, list[int]],
-    negatives: bool = True,
-    progress: str | None = None,
-) -> Scored:
-    """The answer to every pair's positive prompt, and its negative one unless told otherwise.
+def score(model: Llama, split: Split, negatives: bool = True, progress: str | None = None) -> Scored:
+    """The answer to every pair's positive prompt and, unless told otherwise, to its negative one.
 
-    Without negatives the log-probabilities are those among the two answers alone: all that an AUC looks at.
-    answers: token ids of the two answers (data.pairs.answer_ids); the first of each is looked at.
-    progress: what to call the progress bar; none if None. The model is left in evaluation mode.
+    Without negatives the log-probabilities are those among the two answers alone: all that an AUC looks at. Of each
+    answer the first token counts. progress: the name of the progress bar; none if None. The model is left in evaluation
+    mode.
     """
     model.eval()
-    yes, no = answers[True][0], answers[False][0]
+    pairs, (yes, no) = split.pairs, (split.answers[liked][0] for liked in (True, False))
     prompts = [pair.positive.prompt for pair in pairs] + ([pair.negative.prompt for pair in pairs] if negatives else [])
     with torch.inference_mode():
         hidden_states = last_hidden(model, prompts, progress)  # (R, D)
         if negatives:
-            found = _both_answers(model, hidden_states, yes, no)
+            scores = _both_answers(model, hidden_states, yes, no)
         else:
             two_rows = model.lm_head.weight[[yes, no]].float()  # (2, D)
             log_p = log_probabilities(hidden_states.float() @ two_rows.T)  # (N, 2)
-            found = {"log_yes_pos": log_p[:, 0], "log_no_pos": log_p[:, 1]}
-    columns = {name: value.double().cpu().numpy() for name, value in found.items()}
+            scores = dict(zip(COLUMNS, log_p.unbind(1)))
+    columns = {name: value.double().cpu().numpy() for name, value in scores.items()}
     refuse_non_finite(columns, pairs)
-    return Scored(list(users), np.array(labels, dtype=bool), **columns)
+    labels = np.array([row.label for row in split.rows], dtype=bool)
+    return Scored([row.user for row in split.rows], labels, **columns)
 
 
 def _both_answers(model: Llama, hidden_states: Tensor, yes: int, no: int) -> dict[str, Tensor]:
@@ -60,26 +56,25 @@ def _both_answers(model: Llama, hidden_states: Tensor, yes: int, no: int) -> dic
     # A score is a difference of logits: in bf16, logits around 16 are 1/16 apart. One float32 copy
     # of lm_head serves all batches; it meets a single position per prompt.
     lm_head = model.lm_head.weight.float()  # (V, D)
-    columns = ("log_yes_pos", "log_no_pos", "log_yes_neg", "log_no_neg", "kl", "js")
-    found = []
+    batches = []
     for sides in zip(*(side.split(PAIRS_PER_BATCH) for side in hidden_states.chunk(2))):
         pos, neg = (log_probabilities(side.float() @ lm_head.T) for side in sides)  # (B, V) each
-        found.append((pos[:, yes], pos[:, no], neg[:, yes], neg[:, no], token_kl(pos, neg), jensen_shannon(pos, neg)))
-    return {name: torch.cat(parts) for name, parts in zip(columns, zip(*found))}
+        batches.append((pos[:, yes], pos[:, no], neg[:, yes], neg[:, no], token_kl(pos, neg), jensen_shannon(pos, neg)))
+    return {name: torch.cat(parts) for name, parts in zip(COLUMNS, zip(*batches))}
 
 
 def last_hidden(model: Llama, prompts: list[Sequence[int]], progress: str | None = None) -> Tensor:
     """The final hidden state of every prompt's last token: (R, D), in the prompts' order."""
-    found: list[Tensor] = [torch.empty(0)] * len(prompts)
+    hidden_states: list[Tensor] = [torch.empty(0)] * len(prompts)
     with tqdm(total=len(prompts), desc=progress, unit="prompt", leave=False, disable=None if progress else True) as bar:
         for batch in _batches(prompts):
             rows = [prompts[i] for i in batch]
             lengths = torch.tensor([len(row) for row in rows])
             tree = prefix_tree(model, pad_right(rows), lengths, lengths[:, None] - 1)
             for i, hidden in zip(batch, model.model(tree.input_ids, tree)):  # (B, D)
-                found[i] = hidden
+                hidden_states[i] = hidden
             bar.update(len(batch))
-    return torch.stack(found)
+    return torch.stack(hidden_states)
 
 
 def _batches(prompts: list[Sequence[int]]) -> Iterator[list[int]]:
@@ -108,9 +103,9 @@ def _shared(a: Sequence[int], b: Sequence[int]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def refuse_non_finite(found: dict[str, np.ndarray], pairs: list[EncodedPair]) -> None:
+def refuse_non_finite(columns: dict[str, np.ndarray], pairs: list[EncodedPair]) -> None:
     """Raises RunError naming the first pair whose scores are not finite: no metric could use them."""
-    for name, values in found.items():
+    for name, values in columns.items():
         for i in np.flatnonzero(~np.isfinite(values))[:1]:
             raise RunError(f"{name} of {pairs[i].name} is {values[i]}; the adapter or the base is damaged")
 

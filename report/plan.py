@@ -1,0 +1,58 @@
+"""The plan of a run in words: how a step is made up, memory by part, and time."""
+
+import math
+
+from cli.train import OptimisationFlags
+from objectives import Objective
+
+PLAN_PARTS = {
+    "weights": "the base's weights",
+    "adapter": "adapter, float32",
+    "gradients": "its gradients",
+    "optimizer": "AdamW's two moments",
+    "program": "Python, torch and the data",
+    "boundaries": "inputs of the recomputed layers",
+    "kept_layers": "what the other layers keep for the backward pass",
+    "logits": "logits and loss, or:",
+    "working_layer": "  a layer at work",
+    "allocator": "holes between tensors in the heap",
+}
+
+
+def step_plan(pairs: int, total_steps: int, objective: Objective, flags: OptimisationFlags) -> str:
+    """How a step is made up: batch arithmetic is where reproductions go wrong."""
+    batch, micro = min(flags.batch_size, pairs), min(flags.micro_batch_size, flags.batch_size, pairs)
+    text = (
+        f"{pairs:,} pairs, {batch} a step in micro-batches of {micro} ({objective.rows_per_pair * micro} rows); "
+        f"{math.ceil(pairs / flags.batch_size)} steps an epoch"
+    )
+    last = pairs % flags.batch_size
+    if last and pairs > flags.batch_size:
+        text += f", the last of {last} pairs"
+    return text + f"; at most {total_steps:,} steps, validated every {flags.eval_every}"
+
+
+def plan_table(plan: dict, most_steps: int) -> str:
+    """run.plan.Plan.as_dict(): memory by part in MB, and time."""
+
+    def line(label: str, size: int) -> str:
+        return f"  {label:52}{size / 1e6:>12,.1f}"
+
+    lines = [
+        f"Plan for this {plan['device']}: {plan['pairs']} pairs a micro-batch, "
+        f"the longest of {plan['tokens']:,} distinct tokens; "
+        f"{plan['checkpointed']} of {plan['layers']} layers recomputed in the backward pass",
+        "  memory, MB",
+        *(line(label, plan[name]) for name, label in PLAN_PARTS.items()),
+        line("at most while training", plan["training"]),
+        line("at most at any time, scoring and saving included", plan["peak"]),
+        line("available", plan["room"]),
+        f"  time, from that of one layer: {plan['step_s']:,.1f} s a step, {plan['validation_s']:,.1f} s a validation; "
+        f"{most_steps:,} steps at most, {most_steps * plan['step_s'] / 3600:,.2f} h without validations",
+    ]
+    if not plan["fits"]:
+        lines.append(
+            "  THIS DOES NOT FIT, or only just: lower --micro-batch-size or --max-len, "
+            "or set --checkpointing on or --base-dtype int8"
+        )
+    return "\n".join(lines)

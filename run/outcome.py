@@ -1,0 +1,89 @@
+"""What a finished run leaves and shows: results.json, predictions.csv, curves.png, tables, a merged checkpoint."""
+
+import json
+from pathlib import Path
+
+from cli.train import TrainFlags
+from data.interactions import Dataset
+from data.splits import Split
+from errors import notice
+from files import write_json
+from metrics import Scored, evaluate, paired_change
+from model.demo import model_folder
+from model.llama import Llama
+from report.curves import draw_curves
+from report.tables import next_commands, result_table
+from run.base_scores import score_base
+from run.config import results_heading
+from run.folder import RunFolder
+from run.inputs import Inputs
+from run.merge import write_merged
+from run.predictions import write_predictions
+from run.progress import Progress
+from scoring.splits import rules_without_learning, score_split
+
+
+def score_before(run: RunFolder, inputs: Inputs) -> dict[str, Scored]:
+    """The base's answers, by split."""
+    return {name: score_base(run, name, inputs.model, split) for name, split in _scored_splits(inputs).items()}
+
+
+def score_after(run: RunFolder, inputs: Inputs) -> dict[str, Scored]:
+    """The answers with the run's best adapter, by split."""
+    run.load_best(inputs.model)
+    splits = _scored_splits(inputs)
+    return {name: score_split(inputs.model, split, f"tuned on {name}") for name, split in splits.items()}
+
+
+def _scored_splits(inputs: Inputs) -> dict[str, Split]:
+    return {"valid": inputs.valid, "test": inputs.test}
+
+
+def summary_of(progress: Progress, patience: int) -> dict:
+    """What happened, for results.json."""
+    return {
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "best_valid_auc": progress.best_auc,
+        "stopped": "patience" if progress.since_best >= patience else "steps done",
+    }
+
+
+def finish(
+    run: RunFolder,
+    inputs: Inputs,
+    flags: TrainFlags,
+    progress: Progress,
+    before: dict[str, Scored],
+    after: dict[str, Scored],
+) -> None:
+    """Measure both splits, write the files of a finished run, and show the results. before, after: by split."""
+    heading = results_heading(flags, inputs.data, summary_of(progress, flags.patience))
+    splits = _scored_splits(inputs).items()
+    results = heading | {name: measure(inputs.data, split, before[name], after[name]) for name, split in splits}
+    with run.writing():
+        write_predictions(run.path / "predictions.csv", [row.target for row in inputs.test.rows], after["test"])
+        draw_curves(run.path / "curves.png", run.history(), results)
+        write_json(run.path / "results.json", results)  # last: the run is complete once it is there
+    notice(result_table(results, "test"))
+    notice(next_commands(run.path, flags))
+    write_merged_on_request(inputs.model, flags.model, run.path, flags.merge_out)
+    if flags.json:
+        print(json.dumps(results, allow_nan=False))
+
+
+def measure(data: Dataset, split: Split, before: Scored, after: Scored) -> dict:
+    """The metrics of a split before and after, their change, and the rules without learning on its rows."""
+    return {
+        "before": evaluate(before),
+        "after": evaluate(after),
+        "change": paired_change(before, after),
+        "rules": rules_without_learning(data.train, split.rows),
+    }
+
+
+def write_merged_on_request(model: Llama, base: str, adapter: Path, merge_out: str | None) -> None:
+    """--merge-out: base and adapter as one plain checkpoint."""
+    if merge_out:
+        write_merged(model_folder(base), model, adapter, Path(merge_out))
+        notice(f"Merged checkpoint written to {merge_out}")

@@ -1,0 +1,79 @@
+"""The beginning of a training run: flags, inputs, plan and run folder, before any step."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cli.flags import Resolved, parse_flags
+from cli.train import TrainFlags, check_flags, presets, run_name
+from data.pairs import EncodedPair
+from errors import notice
+from machine import ranks
+from objectives import Objective, make_objective
+from report.plan import plan_table, step_plan
+from run.config import chosen_flags, fingerprints, run_config
+from run.folder import RunFolder, fresh_name, refuse_unusable
+from run.inputs import Inputs, load_inputs
+from run.merge import refuse_unusable_output
+from run.plan import longest_pairs, make_plan
+from run.progress import count_steps
+from run.resume import config_of_resumed, flags_of_run
+from tensors import trainable_parameters
+
+
+@dataclass(frozen=True)
+class Start:
+    """longest: the pairs of the longest micro-batch of all ranks; planned: the plan in words."""
+
+    flags: TrainFlags
+    inputs: Inputs
+    objective: Objective
+    run: RunFolder
+    longest: list[EncodedPair]
+    planned: str
+
+
+def start_run(argv: list[str], description: str) -> Start | None:
+    """Parse the flags, load everything, and open the run folder; None if --plan asks for the plan alone.
+
+    Raises UserError for whatever is unusable, as early as it can be known.
+    """
+    flags, resolved = parse_flags(TrainFlags, argv, description, presets, check_flags)
+    if flags.resume:
+        flags, resolved = flags_of_run(flags, resolved)
+    out = Path(flags.out or ranks.broadcast(str(fresh_name(Path("runs"), run_name(flags)))))
+    refuse_unusable(out, flags.resume)  # now, and not after minutes of loading
+    if flags.merge_out:
+        refuse_unusable_output(Path(flags.merge_out), "--merge-out")
+    inputs, objective = load_inputs(flags), make_objective(vars(flags))
+
+    train, total_steps = inputs.train.pairs, count_steps(len(inputs.train.pairs), flags)[1]
+    plan = make_plan(inputs.model, objective, train, inputs.valid.pairs, flags)
+    planned = plan_table(plan.as_dict(), total_steps)
+    if flags.plan:
+        notice(planned)
+        if flags.json:
+            print(json.dumps(plan.as_dict()))
+        return None
+    # One decision for all ranks, whose free memory differs.
+    inputs.model.model.checkpointed_layers, micro = ranks.broadcast([plan.checkpointed, plan.pairs])
+    flags, resolved.values["micro_batch_size"] = replace(flags, micro_batch_size=micro), micro
+    run = open_run(out, flags, resolved, inputs)
+    notice(step_plan(len(train), total_steps, objective, flags))
+    longest = longest_pairs(train, min(flags.batch_size, flags.micro_batch_size * ranks.count()))
+    return Start(flags, inputs, objective, run, longest, planned)
+
+
+def open_run(out: Path, flags: TrainFlags, resolved: Resolved, inputs: Inputs) -> RunFolder:
+    """The run folder, new or resumed, with its config.json written, and the first lines that a user sees."""
+    data = inputs.data
+    config = run_config(resolved, data, inputs.device, fingerprints(inputs, flags.model, flags.init_adapter))
+    run = RunFolder(out, flags.resume, inputs.adapter)
+    run.write_config(config_of_resumed(out, config) if flags.resume else config)
+    trainable = sum(parameter.numel() for parameter in trainable_parameters(inputs.model).values())
+    notice(
+        f"{run.path}: {data.name} from {data.source}; base {flags.model}, {flags.precision} on {inputs.device}; "
+        f"{trainable:,} trainable parameters"
+    )
+    notice(chosen_flags(resolved))
+    return run

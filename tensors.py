@@ -1,0 +1,56 @@
+"""Named tensors: which ones are trained, and how values are put into them.
+
+Importable from everywhere.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from errors import AdapterError, quoted
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter that requires a gradient, by its name in the model, in module order: A and B of LoRA today.
+
+    The optimizer, clipping, the checks for finite values, saved states, the plan and the sum over ranks take these, and
+    know of no LoRA.
+    """
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def put_tensors(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
+    """Copy the given tensors into the wanted ones of the same names.
+
+    Raises AdapterError, starting with `where`, naming every tensor that is missing, surplus, misshapen or not finite;
+    nothing is copied then.
+    """
+    problems = [f"missing {name}" for name in wanted if name not in given]
+    for name, tensor in given.items():
+        if name not in wanted:
+            problems.append(f"unexpected {name if name.isprintable() and len(name) <= 200 else quoted(name)}")
+        elif tensor.shape != wanted[name].shape:
+            problems.append(f"{name} is {list(tensor.shape)}, the model asks for {list(wanted[name].shape)}")
+        elif not is_plain(tensor):
+            problems.append(f"{name} has dtype {tensor.dtype}")
+        elif not torch.isfinite(tensor).all():
+            problems.append(f"{name} has NaN or infinite values")
+    if problems:
+        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
+        raise AdapterError(f"{where}: the adapter does not fit the model: {shown}")
+    with torch.no_grad():
+        for name, tensor in given.items():
+            wanted[name].copy_(tensor)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether it is dense, holds values, and these are floating-point numbers."""
+    return tensor.layout == torch.strided and not tensor.is_meta and tensor.dtype in FLOATS
+
+
+def all_finite(tensors: list[Tensor]) -> bool:
+    """Whether all values are finite; one wait for the device, not one per tensor."""
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
