@@ -106,12 +106,7 @@ def fine_tune(
             if stopping:
                 signal = stop.signal or "a signal to another process"
                 raise Stopped(f"{signal}: saved after step {progress.step}; resume with: {resume_command(run.path)}")
-            if due and bar.disable:
-                auc = record["valid_auc"]
-                notice(f"step {progress.step}: loss {record['loss']:.3f}, validation AUC {auc:.3f}")
-            bar.update()
-            best = f"{progress.best_auc:.3f}"
-            bar.set_postfix(loss=f"{record['loss']:.3f}", kl=f"{record['kl']:.2f}", valid_auc=best)
+            show_step(bar, progress, record)
     return progress
 
 
@@ -124,6 +119,15 @@ def report_resumed(run: RunFolder, progress: Progress, over: bool) -> None:
     else:
         run.forget_results()
         notice(f"Resuming after step {progress.step:,}")
+
+
+def show_step(bar: tqdm, progress: Progress, record: dict[str, float]) -> None:
+    """Move the progress bar; without a terminal print a line per validation instead."""
+    if "valid_auc" in record and bar.disable:
+        notice(f"step {progress.step}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}")
+    bar.update()
+    best = f"{progress.best_auc:.3f}"
+    bar.set_postfix(loss=f"{record['loss']:.3f}", kl=f"{record['kl']:.2f}", valid_auc=best)
 
 
 def rehearse(model: nn.Module, longest: list[EncodedPair], objective: Objective, micro: int, planned: str) -> None:
