@@ -15,7 +15,7 @@ from bench.fuzz_made import World
 from cli.data import load_data
 from cli.flags import Resolved, parse_flags
 from cli.model import RunDataFlags
-from cli.train import TrainFlags, adapter_settings, check_flags, presets
+from cli.train import TrainFlags, check_flags, presets
 from data.cache import Options
 from data.interactions import Dataset, not_cold
 from data.load import load_dataset
@@ -28,6 +28,7 @@ from model.llama import Llama
 from run.base import base_identity, load_base
 from run.checkpoint import MANIFEST
 from run.folder import RunFolder
+from run.inputs import adapter_settings
 from run.merge import refuse_merging_twice, write_merged
 from run.restore import resolve_settings, restore_model
 from run.resume import config_of_resumed, flags_of_run

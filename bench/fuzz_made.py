@@ -23,13 +23,14 @@ from data.sources import amazon_book, collm, tallrec
 from errors import notice
 from files import write_json
 from lora.adapter import save_adapter
-from lora.inject import add_lora, lora_parameters
+from lora.inject import add_lora
 from model import convert
 from model.llama import Llama, LlamaConfig
 from run.base import load_base
 from run.checkpoint import save_state
 from run.config import fingerprints, run_config
 from run.folder import RunFolder
+from tensors import trainable_parameters
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -192,7 +193,7 @@ def make_adapter(folder: Path) -> None:
     model = load_base(str(World.folder / "base"), "fp32", torch.device("cpu"))[0]
     torch.manual_seed(0)
     add_lora(model, ("q_proj", "v_proj"), 2, 4, 0.0)
-    for parameter in lora_parameters(model):
+    for parameter in trainable_parameters(model).values():
         torch.nn.init.normal_(parameter, std=0.1)
     save_adapter(model, folder, SETTINGS)
 
@@ -385,7 +386,7 @@ def tuned() -> tuple[Llama, torch.optim.Optimizer]:
     model = load_base(str(World.folder / "base"), "fp32", torch.device("cpu"))[0]
     torch.manual_seed(0)
     add_lora(model, ("q_proj", "v_proj"), 2, 4, 0.0)
-    return model, torch.optim.AdamW(lora_parameters(model), lr=1e-3)
+    return model, torch.optim.AdamW(list(trainable_parameters(model).values()), lr=1e-3)
 
 
 def step_once(model: Llama, optimizer: torch.optim.Optimizer) -> None:

@@ -28,11 +28,11 @@ from cli.verb import run_verb
 from data.load import load_dataset
 from data.splits import encode_split
 from errors import RunError, notice
-from lora.inject import lora_parameters
 from machine.device import BASE_DTYPES, pick_device
-from machine.plan import longest_pairs, make_plan
 from model.tokenizer import Tokenizer
 from run.base import load_base
+from run.plan import longest_pairs, make_plan
+from tensors import trainable_parameters
 
 
 def measure(args: argparse.Namespace, pairs: list, valid: list, size: int, checkpointing: str) -> dict:
@@ -56,7 +56,7 @@ def measure(args: argparse.Namespace, pairs: list, valid: list, size: int, check
     train.start_adapter(model, train.adapter_settings(flags), flags)
     plan = make_plan(model, pairs, valid, flags)
     model.model.checkpointed_layers = plan.checkpointed
-    parameters, batch = lora_parameters(model), longest_pairs(pairs, size)
+    parameters, batch = list(trainable_parameters(model).values()), longest_pairs(pairs, size)
     optimizer = torch.optim.AdamW(parameters, lr=flags.lr)
 
     def step() -> None:

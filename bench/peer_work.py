@@ -17,14 +17,14 @@ import train
 from bench.measure import PeakMemory, Products, seconds_of
 from cli.train import TrainFlags
 from data.pairs import EncodedPair
-from lora.adapter import put_lora_state
-from lora.inject import add_lora, lora_parameters, lora_state
+from lora.inject import add_lora, lora_state
 from machine.device import DTYPES, pick_device
 from machine.memory import HUGE_PAGES, keep_freed_memory
 from metrics import auc
 from model.llama import Llama
 from model.weights import load_llama
 from scoring.forward import score
+from tensors import put_tensors, trainable_parameters
 
 OURS, PRODUCTS = "ours", "matrix products"
 FORMS = {  # by case
@@ -137,15 +137,15 @@ def steps_of(form: Form, task: Task) -> Callable[[int], dict]:
 def ours_load(task: Task, device: torch.device, dtype: torch.dtype) -> Form:
     model = load_llama(task.folder, dtype, device)
     add_lora(model, TARGETS, RANK, ALPHA, task.dropout)
-    put_lora_state(
-        model,
+    put_tensors(
+        lora_state(model),
         random_adapter({name: tensor.shape for name, tensor in lora_state(model).items()}),
         "the benchmark's adapter",
     )
     model.model.checkpointed_layers = len(model.model.layers) if task.checkpointing else 0
     return Form(
         model,
-        lora_parameters(model),
+        list(trainable_parameters(model).values()),
         lambda pairs: ours_gradients(model, pairs, task.case),
         lambda: ours_evaluate(model, task),
     )

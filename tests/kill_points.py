@@ -20,9 +20,10 @@ import torch
 from bench.kill_resume import ON_THE_WAY, content, die_at_change
 from cli.train import TrainFlags
 from data.pairs import EncodedPair, Row
-from lora.inject import add_lora, lora_parameters
+from lora.inject import add_lora
 from model.llama import Llama, LlamaConfig
 from run.folder import RunFolder
+from tensors import trainable_parameters
 from train import fine_tune
 
 SIZES = {
@@ -77,7 +78,9 @@ def small_run(out: Path, validate: Callable[[], float] | None = None, **changes)
         folder.write_config({"flags": {}})
 
     def changing() -> float:
-        return float(torch.cat([parameter.detach().flatten() for parameter in lora_parameters(model)]).sum().sin())
+        return float(
+            torch.cat([parameter.detach().flatten() for parameter in trainable_parameters(model).values()]).sum().sin()
+        )
 
     return fine_tune(model, pairs, replace(flags, **changes), folder, ADAPTER, validate or changing)
 

@@ -16,9 +16,10 @@ from data.sources import amazon_book, book, collm, custom, ml_1m, movie, moviele
 from errors import AdapterError, CheckpointError, DataError, RunError
 from lora.adapter import read_adapter_config, read_tensors
 from model.weights import read_llama_config
+from objectives import TERMS
 from predict import read_users
 from run.folder import read_run_config as read_run
-from run.validate import TERMS, step_lines
+from run.validate import step_lines
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from errors import AdapterError, RunError
-from lora.inject import add_lora, lora_parameters, lora_state
+from lora.inject import add_lora, lora_state
 from run.checkpoint import generations, load_state, save_state
+from tensors import trainable_parameters
 
 PROGRESS = {"step": 3, "best_auc": 0.625, "best_step": 2, "since_best": 1}
 
@@ -21,7 +22,7 @@ def start(tiny_llama):
         model = tiny_llama()
         torch.manual_seed(5)
         add_lora(model, r=r, alpha=4, dropout=0.5)
-        return model, torch.optim.AdamW(lora_parameters(model), lr=0.01, weight_decay=0.1)
+        return model, torch.optim.AdamW(list(trainable_parameters(model).values()), lr=0.01, weight_decay=0.1)
 
     return build
 
@@ -80,7 +81,7 @@ def test_the_restored_moments_and_random_state_are_those_that_were_saved(start, 
     load_state(tmp_path, other, other_optimizer)
     assert torch.equal(torch.get_rng_state(), rng)
     wanted, found = optimizer.state_dict()["state"], other_optimizer.state_dict()["state"]
-    assert wanted.keys() == found.keys() and len(wanted) == len(lora_parameters(model))
+    assert wanted.keys() == found.keys() and len(wanted) == len(trainable_parameters(model))
     for index in wanted:
         assert {name: value.dtype for name, value in wanted[index].items()} == {
             n: v.dtype for n, v in found[index].items()

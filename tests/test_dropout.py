@@ -6,7 +6,7 @@ from torch import nn
 
 from lora.dropout import drawn
 from lora.layer import LoRALinear
-from machine.plan import LiveTensors
+from machine.layer_cost import LiveTensors
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.02, 0.5, 0.95, 1 - 1e-6, 1.0])

@@ -19,15 +19,17 @@ from bench import fuzz_mutations
 from cli.flags import parse_flags
 from cli.train import TrainFlags
 from errors import AdapterError, CheckpointError, FlagError, RunError
-from lora.adapter import put_lora_state, read_adapter_config, read_tensors
-from lora.inject import add_lora, lora_parameters
+from lora.adapter import read_adapter_config, read_tensors
+from lora.inject import add_lora, lora_state
 from model.convert import convert_checkpoint
 from model.tokenizer import Tokenizer
 from model.weights import load_llama
+from objectives import TERMS
 from run.checkpoint import load_state, save_state
 from run.folder import read_run_config as read_run
 from run.merge import refuse_merging_twice
-from run.validate import TERMS, recorded_flags, step_lines
+from run.validate import recorded_flags, step_lines
+from tensors import put_tensors, trainable_parameters
 from tests.test_hostile_files import refused
 
 # ---- names --------------------------------------------------------------------------------------
@@ -42,7 +44,7 @@ def test_a_tensor_with_an_unprintable_name_is_refused(make_checkpoint, tiny_llam
     assert "has a tensor called" in refused(CheckpointError, load_llama, folder, torch.float32)
     model = tiny_llama()
     add_lora(model)
-    refused(AdapterError, put_lora_state, model, {name: torch.zeros(1)}, "here")
+    refused(AdapterError, put_tensors, lora_state(model), {name: torch.zeros(1)}, "here")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 1, "lora_alpha": 1, "target_modules": [name]}))
     assert "which no layer is called" in refused(AdapterError, read_adapter_config, tmp_path)
 
@@ -219,7 +221,7 @@ def state(tiny_llama, tmp_path):
     """A saved state after one step; load(): puts it into a fresh model."""
     model = tiny_llama()
     add_lora(model, r=2)
-    optimizer = torch.optim.AdamW(lora_parameters(model), lr=1e-3)
+    optimizer = torch.optim.AdamW(list(trainable_parameters(model).values()), lr=1e-3)
     model(torch.tensor([[1, 2]])).sum().backward()
     optimizer.step()
     save_state(tmp_path / "last", model, optimizer, {"step": 1, "best_auc": 0.5, "best_step": 1, "since_best": 0})

@@ -15,11 +15,12 @@ from auditing.terms import Tail
 from cli.verb import run_verb
 from data.sources.tallrec import write_split
 from demo.world import stand_in
-from errors import AdapterError, CheckpointError
-from lora.inject import add_lora, lora_parameters, merge_lora
+from errors import CheckpointError
+from lora.inject import add_lora
 from lora.layer import LoRALinear
 from model.int8 import Int8Linear, quantise
 from model.weights import load_llama
+from tensors import trainable_parameters
 
 IDS = torch.tensor([[1, 5, 22, 0, 13, 7], [9, 9, 2, 4, 11, 3]])
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -180,7 +181,7 @@ def adapted(model):
     torch.manual_seed(4)
     add_lora(model, LINEARS, r=3, dropout=0.0)
     with torch.no_grad():
-        for parameter in lora_parameters(model):
+        for parameter in trainable_parameters(model).values():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.train()
 
@@ -196,19 +197,11 @@ def test_lora_has_the_gradients_that_it_has_over_the_dequantised_weights(make_ch
         adapted(model).model.checkpointed_layers = checkpointed_layers
         assert len([module for module in model.modules() if isinstance(module, LoRALinear)]) == 14
         F.cross_entropy(model(IDS).flatten(0, 1), IDS.flip(1).flatten()).backward()
-        gradients.append([parameter.grad for parameter in lora_parameters(model)])
+        gradients.append([parameter.grad for parameter in trainable_parameters(model).values()])
         assert all(parameter.grad is None for name, parameter in model.named_parameters() if "lora" not in name)
     for found, expected in zip(*gradients):
         assert expected.any()
         torch.testing.assert_close(found, expected, rtol=0, atol=float(expected.abs().max()) * 1e-4)
-
-
-def test_merging_into_an_int8_base_is_refused_and_changes_nothing(make_checkpoint):
-    model = adapted(load_llama(make_checkpoint(), torch.float32, int8=True)).eval()
-    before = model(IDS)
-    with pytest.raises(AdapterError, match="quantised.*without --base-dtype int8"):
-        merge_lora(model)
-    assert torch.equal(model(IDS), before)
 
 
 def test_the_float64_tail_of_the_audit_computes_with_the_same_weights(make_checkpoint):

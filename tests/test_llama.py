@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lora.inject import add_lora, lora_parameters
+from lora.inject import add_lora
 from model.llama import RMSNorm, RopeScaling, rope_frequencies
+from tensors import trainable_parameters
 
 VARIANTS = {
     "mha": {},
@@ -193,7 +194,7 @@ def test_exactly_the_first_layers_are_computed_again_in_the_backward_pass(tiny_l
 def test_checkpointing_draws_the_same_lora_dropout_again(tiny_llama, layers):
     model = tiny_llama()
     add_lora(model, ("q_proj", "v_proj", "down_proj"), dropout=0.4)
-    for parameter in lora_parameters(model):
+    for parameter in trainable_parameters(model).values():
         torch.nn.init.normal_(parameter, std=0.3)
     model.train()
     plain = gradients(model, 0)

@@ -7,8 +7,9 @@ from torch import nn
 
 from errors import AdapterError
 from lora.dropout import drawn
-from lora.inject import add_lora, lora_layers, lora_parameters, merge_lora, unmerge_lora
+from lora.inject import add_lora, lora_layers
 from lora.layer import LoRALinear
+from tensors import trainable_parameters
 
 IDS = torch.tensor([[1, 5, 22, 0, 13, 7], [9, 9, 2, 4, 11, 3]])
 SETTINGS = {
@@ -29,7 +30,7 @@ def adapted(model, seed=0, **changes):
     add_lora(model, *(settings[name] for name in ("targets", "r", "alpha", "dropout", "rslora")))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in lora_parameters(model):
+        for parameter in trainable_parameters(model).values():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
     return model.eval()
 
@@ -124,14 +125,14 @@ def test_every_b_moves_after_a_step_and_every_a_after_two(tiny_llama, dtype, che
     frozen = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     add_lora(model)
     model.model.checkpointed_layers = checkpointed_layers
-    start = [parameter.detach().clone() for parameter in lora_parameters(model)]
-    optimizer = torch.optim.SGD(lora_parameters(model), lr=1.0)
+    start = [parameter.detach().clone() for parameter in trainable_parameters(model).values()]
+    optimizer = torch.optim.SGD(list(trainable_parameters(model).values()), lr=1.0)
     for step in range(2):
         optimizer.zero_grad()
         loss_of(model.train()).backward()
         assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
         optimizer.step()
-        moved = [not torch.equal(p, old) for p, old in zip(lora_parameters(model), start)]
+        moved = [not torch.equal(p, old) for p, old in zip(list(trainable_parameters(model).values()), start)]
         # B starts at zero, so A has no gradient in the first step.
         assert moved == [step == 1, True] * 4
     after = {name.replace(".base.", "."): tensor for name, tensor in model.state_dict().items() if "lora_" not in name}
@@ -141,9 +142,11 @@ def test_every_b_moves_after_a_step_and_every_a_after_two(tiny_llama, dtype, che
 def test_masters_stay_float32_over_a_bf16_base(tiny_llama):
     model = tiny_llama().bfloat16()
     add_lora(model)
-    assert {p.dtype for p in lora_parameters(model)} == {torch.float32} and model(IDS).dtype == torch.bfloat16
+    assert {p.dtype for p in trainable_parameters(model).values()} == {torch.float32} and model(
+        IDS
+    ).dtype == torch.bfloat16
     loss_of(model).backward()
-    B = lora_parameters(model)[1]
+    B = list(trainable_parameters(model).values())[1]
     assert B.grad.dtype == torch.float32
     with torch.no_grad():
         B.fill_(1.0).sub_(1e-4)  # bf16 has no number between 1 and 1 - 2^-8
@@ -188,9 +191,13 @@ def refusal(action, *words):
 def test_merged_logits_are_those_of_the_adapter(tiny_llama, rslora):
     model = adapted(tiny_llama(), targets=LINEARS, rslora=rslora)
     expected = model(IDS)
-    merge_lora(model)
+    for name, layer in list(lora_layers(model)):
+        merged = nn.Linear(layer.base.in_features, layer.base.out_features, bias=False)
+        merged.weight.data = layer.merged(layer.base.weight)
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, merged)
+    assert not list(lora_layers(model))
     torch.testing.assert_close(model(IDS), expected, rtol=0, atol=2e-5)
-    assert torch.equal(model.train()(IDS), model.eval()(IDS))  # no dropout remains
 
 
 def test_merged_weight_is_rounded_once():
@@ -199,28 +206,5 @@ def test_merged_weight_is_rounded_once():
     layer = LoRALinear(base, r=1, alpha=1, dropout=0.0)
     # bf16 has 8 bits: 1 + 2^-9 is rounded to 1, 1 + 3 * 2^-9 up to 1 + 2^-7.
     layer.lora_A.data, layer.lora_B.data = torch.tensor([[2.0**-9, 3 * 2.0**-9]]), torch.tensor([[1.0]])
-    layer.merge()
-    assert layer.base.weight.tolist() == [[1.0, 1.0 + 2.0**-7]]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_unmerge_is_exact(tiny_llama, dtype):
-    model = adapted(tiny_llama().to(dtype))
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    before = model(IDS)
-    merge_lora(model)
-    assert not torch.equal(
-        model.model.layers[0].self_attn.q_proj.base.weight, weights["model.layers.0.self_attn.q_proj.base.weight"]
-    )
-    unmerge_lora(model)
-    assert model.state_dict().keys() == weights.keys()
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
-    assert torch.equal(model(IDS), before)
-
-
-def test_merging_twice_and_unmerging_what_is_not_merged_are_refused(tiny_llama):
-    model = adapted(tiny_llama())
-    refusal(lambda: unmerge_lora(model), "not merged")
-    merge_lora(model)
-    refusal(lambda: merge_lora(model), "merged already")
-    refusal(lambda: merge_lora(tiny_llama()), "no LoRA layer")
+    assert layer.merged(base.weight).tolist() == [[1.0, 1.0 + 2.0**-7]]
+    assert base.weight.tolist() == [[1.0, 1.0]]

@@ -8,9 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from errors import AdapterError, FlagError
 from lora.adapter import save_adapter
-from lora.inject import add_lora, lora_parameters
+from lora.inject import add_lora
 from model.weights import fingerprint, load_llama
 from run.merge import MERGED, refuse_merging_twice, refuse_unusable_output, write_merged
+from tensors import trainable_parameters
 
 IDS = torch.tensor([[1, 5, 22, 0, 13, 7], [9, 9, 2, 4, 11, 3]])
 TARGETS = ("q_proj", "v_proj", "down_proj")
@@ -36,7 +37,7 @@ def merge(make_checkpoint, tmp_path):
         add_lora(model, TARGETS, r=4, alpha=6, dropout=0.0)
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
-            for parameter in lora_parameters(model):
+            for parameter in trainable_parameters(model).values():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
         adapter.mkdir()
         save_adapter(model, adapter, SETTINGS)

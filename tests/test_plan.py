@@ -5,16 +5,18 @@ import json
 import pytest
 import torch
 
-import machine.plan as plan_module
 import model.llama as llama
+import run.plan as plan_module
 import train
 from cli.train import TrainFlags
 from data.pairs import EncodedPair, Row, collate
 from errors import RunError
 from lora.inject import add_lora
-from machine.plan import LiveTensors, layer_cost, longest_pairs, make_plan
+from machine.layer_cost import LiveTensors, layer_cost
 from model.llama import rope_tables
 from model.prefix_tree import prefix_tree
+from objectives import Paper
+from run.plan import longest_pairs, make_plan
 
 PAIRS = [
     EncodedPair(Row([1, 2, 3, *range(n)], [5, 3, 2]), Row([1, 2, 4, 4, *range(n)], [6, 3, 2])) for n in range(2, 14)
@@ -96,7 +98,7 @@ def test_planning_leaves_model_and_random_generator_as_they_are(model):
     model = model()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     torch.manual_seed(3)
-    make_plan(model, PAIRS, PAIRS, TrainFlags())
+    make_plan(model, Paper(), PAIRS, PAIRS, TrainFlags())
     drawn = torch.rand(4)
     torch.manual_seed(3)
     assert torch.equal(drawn, torch.rand(4))
@@ -106,7 +108,7 @@ def test_planning_leaves_model_and_random_generator_as_they_are(model):
 
 def test_weights_and_optimizer_are_counted_byte_by_byte(model):
     model = model(tie_word_embeddings=True)
-    plan = make_plan(model, PAIRS, PAIRS, TrainFlags())
+    plan = make_plan(model, Paper(), PAIRS, PAIRS, TrainFlags())
     adapter = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
     assert plan.weights == sum(p.numel() * 4 for p in model.parameters() if not p.requires_grad)
     assert (plan.adapter, plan.gradients, plan.optimizer) == (adapter, adapter, 2 * adapter)
@@ -114,12 +116,12 @@ def test_weights_and_optimizer_are_counted_byte_by_byte(model):
 
 def test_auto_recomputes_as_few_layers_as_the_memory_asks_for(model, monkeypatch):
     model = model(num_hidden_layers=6)
-    monkeypatch.setattr(plan_module, "_resident", lambda: 0)
+    monkeypatch.setattr(plan_module, "resident_memory", lambda: 0)
     monkeypatch.setattr(plan_module, "TOKENS_PER_BATCH", 1)  # scoring needs no more than training
 
     def plan(room, **flags):
         monkeypatch.setattr(plan_module, "free_memory", lambda device: room)
-        return make_plan(model, PAIRS, PAIRS, TrainFlags(**{"micro_batch_size": 8, **flags}))
+        return make_plan(model, Paper(), PAIRS, PAIRS, TrainFlags(**{"micro_batch_size": 8, **flags}))
 
     whole, least = plan(10**12, checkpointing="off"), plan(10**12, checkpointing="on")
     assert (whole.checkpointed, least.checkpointed) == (0, 6) and whole.training > least.training
@@ -136,15 +138,15 @@ def test_auto_recomputes_as_few_layers_as_the_memory_asks_for(model, monkeypatch
 
 def test_a_micro_batch_chosen_by_the_plan_is_large_with_much_memory_and_small_with_little(model, monkeypatch):
     model = model()
-    monkeypatch.setattr(plan_module, "_resident", lambda: 0)
+    monkeypatch.setattr(plan_module, "resident_memory", lambda: 0)
     monkeypatch.setattr(plan_module, "TOKENS_PER_BATCH", 1)  # scoring needs no more than training
     monkeypatch.setattr(plan_module, "PAIRS_PER_BATCH", 1)
     flags = TrainFlags(micro_batch_size=0, batch_size=9)
     monkeypatch.setattr(plan_module, "free_memory", lambda device: 10**12)
-    assert make_plan(model, PAIRS, PAIRS, flags).pairs == 8  # the most is shared there
-    one = make_plan(model, PAIRS, PAIRS, TrainFlags(micro_batch_size=1, checkpointing="on"))
+    assert make_plan(model, Paper(), PAIRS, PAIRS, flags).pairs == 8  # the most is shared there
+    one = make_plan(model, Paper(), PAIRS, PAIRS, TrainFlags(micro_batch_size=1, checkpointing="on"))
     monkeypatch.setattr(plan_module, "free_memory", lambda device: int(one.peak / plan_module.ROOM) + 2)
-    assert make_plan(model, PAIRS, PAIRS, flags).pairs == 1
+    assert make_plan(model, Paper(), PAIRS, PAIRS, flags).pairs == 1
 
 
 def test_the_longest_pairs_come_first_to_be_tried():

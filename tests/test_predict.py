@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 
 import predict
 from lora.adapter import save_adapter
-from lora.inject import add_lora, lora_parameters
+from lora.inject import add_lora
 from metrics import Scored
 from model.demo import DEMO_FOLDER
 from model.weights import load_llama
 from report.tables import prediction_table
+from tensors import trainable_parameters
 
 PROMPT = """\
 Below is an instruction that describes a task, paired with an input that provides further context. \
@@ -146,7 +147,7 @@ def run_folder(checkpoint, tmp_path):
     settings = {"r": 2, "alpha": 6.0, "dropout": 0.0, "rslora": False, "targets": ("q_proj", "v_proj")}
     add_lora(model, **settings)
     torch.manual_seed(5)
-    for parameter in lora_parameters(model):
+    for parameter in trainable_parameters(model).values():
         torch.nn.init.normal_(parameter, std=0.3)
     save_adapter(model, folder, {**settings, "base": str(checkpoint), "base_fingerprint": ""})
     values = {"model": str(checkpoint), "template": "released", "max_len": 600}

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from data.pairs import pad_right
-from lora.inject import add_lora, lora_parameters
+from lora.inject import add_lora
 from machine.device import compile_layers
 from model.llama import RopeScaling
 from model.prefix_tree import masked_attention, prefix_tree, take
+from tensors import trainable_parameters
 
 ROWS = {
     "nothing shared": [[1, 2, 3], [4, 5], [6]],
@@ -53,7 +54,7 @@ def model(tiny_llama):
         add_lora(model, ("q_proj", "v_proj", "o_proj", "down_proj"), r=2, dropout=0.0)
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
-            for parameter in lora_parameters(model):
+            for parameter in trainable_parameters(model).values():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
         return model.double()
 
@@ -106,7 +107,9 @@ def test_asked_positions_and_all_gradients_are_those_of_the_plain_path(model, ki
             else:
                 logits = model.lm_head(model.model(tree.input_ids, tree)).view(len(rows), 2, -1)
             weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(4), dtype=logits.dtype)
-            gradients = torch.autograd.grad((F.log_softmax(logits, -1) * weights).sum(), lora_parameters(model))
+            gradients = torch.autograd.grad(
+                (F.log_softmax(logits, -1) * weights).sum(), list(trainable_parameters(model).values())
+            )
             results.append((logits.detach(), gradients))
         (plain, plain_gradients), (found, found_gradients) = results
         torch.testing.assert_close(found, plain, rtol=0, atol=1e-12)
@@ -153,7 +156,9 @@ def test_compiled_layers_compute_the_same_for_trees_of_any_size(model):
         for each in (plain, compiled):
             tree = tree_of(each, rows, torch.tensor([[len(row) - 1] for row in rows]))
             hidden = each.model(tree.input_ids, tree)
-            results.append((hidden, torch.autograd.grad(hidden.square().sum(), lora_parameters(each))))
+            results.append(
+                (hidden, torch.autograd.grad(hidden.square().sum(), list(trainable_parameters(each).values())))
+            )
         (expected, gradients), (found, found_gradients) = results
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(found_gradients, gradients, rtol=1e-10, atol=1e-12)

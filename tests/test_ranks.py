@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tensors import trainable_parameters
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -29,7 +31,7 @@ from data.sources.tallrec import write_split
 from data.splits import answers_in_context, encode_split
 from demo.world import stand_in
 from errors import FlagError, RunError
-from lora.inject import add_lora, lora_layers, lora_parameters
+from lora.inject import add_lora, lora_layers
 from machine import ranks
 from machine.sharding import equal_forward_passes, shard
 from run.base import load_base
@@ -291,7 +293,7 @@ def computed(fsdp):
                 model.train(), sorted(pairs[:count], key=lambda pair: pair.length), flags
             )
             found[f"{name} {count} record"] = torch.tensor(list(record.values()), dtype=torch.float64)
-            for i, parameter in enumerate(lora_parameters(model)):
+            for i, parameter in enumerate(list(trainable_parameters(model).values())):
                 found[f"{name} {count} {i}"] = parameter.grad.clone()
                 parameter.grad = None
     valid = encode_split(data.valid, data, tokenizer, "paper", 128, quiet)

@@ -11,7 +11,8 @@ from data.interactions import Dataset, Interaction, Item
 from machine.device import pick_device
 from metrics import Scored, evaluate, paired_change, ranking_metrics
 from report.curves import draw_curves
-from report.tables import next_commands, provenance, result_table, score_table, step_plan, tuning
+from report.plan import step_plan
+from report.tables import next_commands, provenance, result_table, score_table, tuning
 from run.config import results_heading, run_config
 from run.folder import RunFolder
 

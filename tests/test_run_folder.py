@@ -14,10 +14,11 @@ import pytest
 from errors import RunError
 from files import write_file, write_json, write_text
 from lora.adapter import load_adapter, read_adapter_config
-from lora.inject import add_lora, lora_parameters, lora_state
+from lora.inject import add_lora, lora_state
 from metrics import Scored
 from run.folder import RunFolder, fresh_name, read_run_config
 from run.predictions import write_predictions
+from tensors import trainable_parameters
 
 ROOT = Path(__file__).parent.parent
 
@@ -187,7 +188,7 @@ SETTINGS = {
 def adapted(tiny_llama, scale=1.0):
     model = tiny_llama()
     add_lora(model, r=2, alpha=8.0)
-    for i, parameter in enumerate(lora_parameters(model)):
+    for i, parameter in enumerate(list(trainable_parameters(model).values())):
         parameter.data.fill_(scale * (i + 1))
     return model
 

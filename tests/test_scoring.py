@@ -14,6 +14,7 @@ from metrics import Scored
 from run.folder import RunFolder
 from scoring import splits as evaluation
 from scoring.forward import jensen_shannon, score
+from tensors import trainable_parameters
 
 
 @pytest.fixture
@@ -97,11 +98,11 @@ def test_the_answer_itself_is_never_shown_to_the_model(model, pairs):
 
 
 def test_dropout_is_off_while_scoring(model, pairs):
-    from lora.inject import add_lora, lora_parameters
+    from lora.inject import add_lora
 
     torch.manual_seed(0)
     add_lora(model, r=2, alpha=4, dropout=0.5)
-    for parameter in lora_parameters(model):
+    for parameter in trainable_parameters(model).values():
         torch.nn.init.normal_(parameter)
     model.train()
     first = score(model, pairs, LABELS, USERS, ANSWERS)

@@ -6,9 +6,10 @@ import json
 import pytest
 
 from cli.flags import parse_flags
-from cli.train import TrainFlags, adapter_settings, check_flags, presets, shot_count
+from cli.train import TrainFlags, check_flags, presets, shot_count
 from errors import RunError
 from run.base import base_identity
+from run.inputs import adapter_settings
 from run.resume import FOR_ONE_CALL, MAY_CHANGE, config_of_resumed, flags_of_run
 from tests.test_flags import problems
 

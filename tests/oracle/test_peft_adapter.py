@@ -6,8 +6,9 @@ from safetensors.torch import load_file
 
 from errors import AdapterError
 from lora.adapter import load_adapter, read_adapter_config, save_adapter
-from lora.inject import add_lora, lora_parameters
+from lora.inject import add_lora
 from model.weights import load_llama
+from tensors import trainable_parameters
 from tests.oracle.twins import ALL_LINEAR, adapter_record, load_theirs, peft, twins
 
 IDS = torch.tensor([[1, 5, 22, 0, 13, 7], [9, 9, 2, 4, 11, 3]])
@@ -75,7 +76,7 @@ def test_the_same_adapter_saved_by_both_has_the_same_tensors(make_checkpoint, tm
     save_adapter(ours, tmp_path / "ours", adapter_record(ALL_LINEAR))
     theirs.save_pretrained(tmp_path / "theirs")
     mine, other = (load_file(tmp_path / side / "adapter_model.safetensors") for side in ("ours", "theirs"))
-    assert mine.keys() == other.keys() and len(mine) == 2 * len(ALL_LINEAR) * 2 == len(lora_parameters(ours))
+    assert mine.keys() == other.keys() and len(mine) == 2 * len(ALL_LINEAR) * 2 == len(trainable_parameters(ours))
     for name in mine:
         assert mine[name].dtype == other[name].dtype and torch.equal(mine[name], other[name]), name
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from lora.adapter import save_adapter
-from lora.inject import add_lora, lora_parameters
+from lora.inject import add_lora
 from model.weights import load_llama
 from run.merge import write_merged
+from tensors import trainable_parameters
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
@@ -24,7 +25,7 @@ def test_merged_checkpoint_loads_in_transformers_with_equal_logits(make_checkpoi
     add_lora(model, TARGETS, r=4, alpha=6, dropout=0.0, rslora=rslora)
     torch.manual_seed(6)
     with torch.no_grad():
-        for parameter in lora_parameters(model):
+        for parameter in trainable_parameters(model).values():
             parameter.copy_(torch.randn(parameter.shape) * 0.3)
     adapter.mkdir()
     settings = {
