@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
         torch.manual_seed(0)
         add_lora(model)  # gradients have to be of something; B is zero, so no value changes
     answers_in_context(data, tokenizer, chosen["template"])  # refuses a tokenizer under which the answers look alike
-    pair = encode_split([row], data, tokenizer, chosen["template"], chosen["max_len"], notice).pairs[0]
+    pair = encode_split([row], data, tokenizer, chosen["template"], chosen["max_len"]).pairs[0]
     kl_weight = flags.kl_weight
     if kl_weight is None:
         kl_weight = config["flags"].get("kl_weight", {"value": 1e-4})["value"]

@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     rows = getattr(data, flags.split)
 
     def encoded(question: str | None = None) -> Split:
-        return encode_split(rows, data, tokenizer, chosen["template"], chosen["max_len"], notice, question)
+        return encode_split(rows, data, tokenizer, chosen["template"], chosen["max_len"], question=question)
 
     split = encoded()
     scored = score_split(model, split, answers, f"{data.name} {flags.split}")

@@ -223,7 +223,7 @@ def main(argv: list[str]) -> None:
     if wording == "collm" and any(not liked for row in rows for _, liked in row.history):
         notice("disliked titles have no place in the prompts that this run was trained on, and are left out")
     model, tokenizer = restore_model(flags, chosen)
-    split = encode_split(rows, data, tokenizer, chosen["template"], chosen["max_len"], notice)
+    split = encode_split(rows, data, tokenizer, chosen["template"], chosen["max_len"])
     answers = answers_in_context(data, tokenizer, chosen["template"])
     found = predictions(rows, score_split(model, split, answers, "titles" if flags.input is not None else None))
     results = {

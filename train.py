@@ -80,8 +80,7 @@ def main(argv: list[str]) -> None:
     shots = select_shots(data.train, shot_count(flags.shots), flags.seed)
     model, tokenizer = load_base(flags.model, flags.precision, device, flags.base_dtype, flags.fsdp)
     train, valid, test = (
-        encode_split(rows, data, tokenizer, flags.template, flags.max_len, notice)
-        for rows in (shots, selection, data.test)
+        encode_split(rows, data, tokenizer, flags.template, flags.max_len) for rows in (shots, selection, data.test)
     )
     answers = answers_in_context(data, tokenizer, flags.template)
 

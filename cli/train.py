@@ -18,7 +18,7 @@ class TrainFlags(DataFlags):
     """Defaults are those of a 7B base (Appendix B of the paper, TALLRec); presets follow below."""
 
     shots: str = flag("64", "training pairs drawn from the training split: a number, or all")
-    model: str = flag("demo", "checkpoint folder (config.json, *.safetensors, tokenizer.model), or demo")
+    model: str = flag("demo", "checkpoint folder (config.json, *.safetensors, tokenizer), or demo")
     init_adapter: str = flag(None, "start from this adapter folder instead of a fresh one")
     objective: str = flag("paper", "which loss, see docs/method.md", choices=("paper", "released", "tallrec"))
     kl_weight: float = flag(1e-4, "lambda of Eq. 3", low=0)

@@ -31,7 +31,7 @@ from errors import AdapterError, CheckpointError, DataError, FlagError, RunError
 from lora.adapter import put_lora_state, read_adapter_config, read_tensors
 from lora.inject import add_lora, lora_parameters
 from model.convert import convert_checkpoint
-from model.tokenizer import Tokenizer
+from model.tokenizer import load_tokenizer
 from model.weights import load_llama, read_json
 from predict import read_users
 from run.checkpoint import load_state, save_state
@@ -90,7 +90,7 @@ def test_a_file_of_gigabytes_is_refused_unread(tmp_path):
     assert "has 3,221,225,472 bytes" in refused(DataError, files.read_whole, path)
     assert "not valid JSON" in refused(CheckpointError, read_json, path)
     (tmp_path / "tokenizer.model").symlink_to(path)
-    assert "more than 67,108,864 bytes" in refused(CheckpointError, Tokenizer, tmp_path, None)
+    assert "more than 67,108,864 bytes" in refused(CheckpointError, load_tokenizer, tmp_path, None)
 
 
 def test_gzip_that_unpacks_to_far_more_is_stopped(tmp_path, monkeypatch):
@@ -204,14 +204,14 @@ def test_a_tokenizer_with_pieces_that_are_no_text_is_refused(tokenizer_bytes, tm
     for change in (lambda b: b.replace(b"<0x41>", b"<0x\xff1>"), lambda b: b.replace(b"the", b"t\xffe")):
         assert change(tokenizer_bytes) != tokenizer_bytes
         (tmp_path / "tokenizer.model").write_bytes(change(tokenizer_bytes))
-        assert "not a SentencePiece model" in refused(CheckpointError, Tokenizer, tmp_path, None)
+        assert "not a SentencePiece model" in refused(CheckpointError, load_tokenizer, tmp_path, None)
 
 
 def test_a_mark_of_merging_that_is_no_list_is_refused(make_checkpoint, tmp_path):
     folder = make_checkpoint(merged_adapters=3)
     (tmp_path / "adapter_config.json").write_text("{}")
     save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
-    assert "merged_adapters is no list" in refused(CheckpointError, refuse_merging_twice, folder, tmp_path)
+    assert "merged_adapters is not a list" in refused(CheckpointError, refuse_merging_twice, folder, tmp_path)
 
 
 def test_params_that_are_text_are_shown_as_python_writes_them(make_checkpoint, tmp_path):
