@@ -28,7 +28,7 @@ def refuse_unusable_output(out: Path, flag: str) -> None:
 def refuse_merging_twice(base: Path, adapter: Path) -> None:
     """Raises AdapterError if this adapter has been merged into `base` already."""
     if digest_of(adapter) in _merged_into(base, read_json(base / "config.json")):
-        raise AdapterError(f"{adapter}: has been merged into {base} already; merging it again would count it twice")
+        raise AdapterError(f"{adapter}: is merged into {base} already; merging it again would count it twice")
 
 
 def _merged_into(base: Path, config: dict) -> list[str]:
