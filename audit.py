@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
     if not adapter:
         torch.manual_seed(0)
         add_lora(model)  # gradients have to be of something; B is zero, so no value changes
-    pair = encode_split([row], data, tokenizer, settings.template, settings.max_len, notice).pairs[0]
+    pair = encode_split([row], data, tokenizer, settings.template, settings.max_len).pairs[0]
     kl_weight = flags.kl_weight
     if kl_weight is None:
         kl_weight = config["flags"].get("kl_weight", {"value": 1e-4})["value"]

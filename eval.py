@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
         )
     model, tokenizer = restore_model(flags, settings)
     rows = getattr(data, flags.split)
-    split = encode_split(rows, data, tokenizer, settings.template, settings.max_len, notice)
+    split = encode_split(rows, data, tokenizer, settings.template, settings.max_len)
     scored = score_split(model, split, f"{data.name} {flags.split}")
     results = {
         "run": flags.run,
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
         words = WORDINGS[data.wording]
         results["negations"] = [trained_wording(scored, words.dislike)]
         for question, same in words.held_out.items():
-            other = encode_split(rows, data, tokenizer, settings.template, settings.max_len, notice, question)
+            other = encode_split(rows, data, tokenizer, settings.template, settings.max_len, question=question)
             results["negations"].append(score_wording(model, scored, other, question, same))
         notice(wording_table(results["negations"]))
     if ranks.is_first():

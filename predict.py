@@ -226,7 +226,7 @@ def main(argv: list[str]) -> None:
     if wording == "collm" and any(not liked for row in rows for _, liked in row.history):
         notice("disliked titles have no place in the prompts that this run was trained on, and are left out")
     model, tokenizer = restore_model(flags, settings)
-    split = encode_split(rows, data, tokenizer, settings.template, settings.max_len, notice)
+    split = encode_split(rows, data, tokenizer, settings.template, settings.max_len)
     found = predictions(rows, score_split(model, split, "titles" if flags.input is not None else None))
     results = {
         "run": flags.run,

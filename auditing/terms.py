@@ -142,11 +142,16 @@ class Tail:
 
 
 def row_figures(tokenizer: Tokenizer, pair: EncodedPair) -> dict[str, list[dict]]:
-    """(X+, Y+) and (X-, Y-) token by token: id, piece, whether it is of the answer, whether the rows differ there."""
+    """(X+, Y+) and (X-, Y-) token by token: id, piece, whether it is of the answer, the rows differ there, a line ends."""
     rows = {"positive": pair.positive, "negative": pair.negative}
     figures = {
         side: [
-            {**_token(tokenizer, token_id), "answer": i >= len(row.prompt), "changed": False}
+            {
+                **_token(tokenizer, token_id),
+                "answer": i >= len(row.prompt),
+                "changed": False,
+                "ends_line": tokenizer.ends_line(token_id),
+            }
             for i, token_id in enumerate(row.ids)
         ]
         for side, row in rows.items()

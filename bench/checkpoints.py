@@ -15,7 +15,8 @@ import torch
 from cli.verb import run_verb
 from errors import CheckpointError, notice
 from model.llama import Llama, LlamaConfig
-from model.weights import read_json, refuse_missing_or_pointer
+from model.tokenizer import tokenizer_files
+from model.weights import read_json
 from model.write import INDEX, plan_shards, write_checkpoint
 
 STANDARD_DEVIATION = 0.02
@@ -51,24 +52,21 @@ SHAPES = {  # config.json by name
 def make_checkpoint(config: dict, tokenizer: Path, folder: Path, limit: int = SHARD_BYTES) -> Path:
     """Write the random checkpoint to `folder` unless it is there; returns the folder.
 
-    config: the content of config.json; tokenizer: a folder with tokenizer.model; limit: bytes of a shard.
+    config: the content of config.json; tokenizer: a folder with a tokenizer; limit: bytes of a shard.
     Raises CheckpointError if the tokenizer is missing or the folder holds another checkpoint.
     """
-    refuse_missing_or_pointer(tokenizer / "tokenizer.model")
+    tokenizer_content = {path.name: path.read_bytes() for path in tokenizer_files(tokenizer)}
     shapes = tensor_shapes(config)
     sizes = {name: 2 * shape.numel() for name, shape in shapes.items()}  # bf16
-    shards = plan_shards(sizes, limit)
-    if _is_whole(folder, config, shards):
+    plan = plan_shards(sizes, limit)
+    if _is_whole(folder, config, plan.shards):
         return folder
     seeds = {name: seed for seed, name in enumerate(shapes)}
 
     def drawn(names: list[str]) -> dict[str, torch.Tensor]:
         return {name: random_tensor(name, shapes[name], seeds[name]) for name in names}
 
-    content = (tokenizer / "tokenizer.model").read_bytes()
-    write_checkpoint(
-        folder, shards, sum(sizes.values()), drawn, config, content, lambda file: notice(f"{folder / file}")
-    )
+    write_checkpoint(folder, plan, drawn, config, tokenizer_content, lambda file: notice(f"{folder / file}"))
     return folder
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from data.load import load_dataset
 from data.pairs import collate, encode_pairs
 from data.sources import ml_1m
-from run.base import load_tokenizer
+from run.base import base_tokenizer
 
 PAIRS = 8
 LINES = 1_000_209  # of the whole ratings.dat
@@ -57,11 +57,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--movie", metavar="DIR", help="folder with u.data and u.item")
     parser.add_argument("--ml-1m", metavar="DIR", help="folder with ratings.dat and movies.dat, or CoLLM's rows as CSV")
-    parser.add_argument(
-        "--model", default="demo", help="whose tokenizer is used: a folder with tokenizer.model, or demo"
-    )
+    parser.add_argument("--model", default="demo", help="whose tokenizer is used: a folder with a tokenizer, or demo")
     args = parser.parse_args()
-    tokenizer = load_tokenizer(args.model)
+    tokenizer = base_tokenizer(args.model)
     print(
         "| data | raw to rows, s | raw to batches, s | the same from the cache, s | pairs | tokens |\n|---|---|---|---|---|---|"
     )

@@ -58,7 +58,7 @@ def ask(model: Llama, tokenizer, data: Dataset) -> None:
     """Both answers to the first rows."""
     rows = data.test[:2]
     answers = answers_in_context(data, tokenizer, "paper")
-    score_split(model, encode_split(rows, data, tokenizer, "paper", 2048, notice), answers)
+    score_split(model, encode_split(rows, data, tokenizer, "paper", 2048), answers)
 
 
 def some_rows() -> Dataset:
@@ -136,7 +136,7 @@ def read_data(name: str | None) -> Callable[[Path, Path], None]:
         for split in ("train", "valid", "test"):
             rows = getattr(data, split)
             not_cold(data, rows)
-            encode_split(rows[:3], data, tokenizer, "paper", 2048, notice)
+            encode_split(rows[:3], data, tokenizer, "paper", 2048)
         all_rules(data.train, data.test)
         ask(World.model, tokenizer, data)
         if name:

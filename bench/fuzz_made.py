@@ -24,7 +24,7 @@ from errors import notice
 from files import write_json
 from lora.adapter import save_adapter
 from lora.inject import add_lora
-from model import convert
+from model import meta
 from model.llama import Llama, LlamaConfig
 from run.base import load_base
 from run.checkpoint import save_state
@@ -181,7 +181,7 @@ def make_meta(folder: Path) -> None:
             if "layers" not in short
             else (".".join(short.split(".")[:2]) + ".", "", short.split(".", 2)[2])
         )
-        theirs, dim = convert.META[stem]
+        theirs, dim = meta.META[stem]
         for part, piece in zip(parts, [tensor] * 2 if dim is None else tensor.chunk(2, dim)):
             part[f"{layer}{theirs}.weight"] = piece.clone()
     for i, part in enumerate(parts):

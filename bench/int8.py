@@ -83,7 +83,7 @@ def demo_accuracy(name: str, data_dir: str | None) -> None:
     data, rows, reference = load_data(settings), [], None
     for precision, base_dtype in BASES:
         model, tokenizer = load_base("demo", precision, torch.device("cpu"), base_dtype)
-        split = encode_split(data.test, data, tokenizer, "paper", 512, print)
+        split = encode_split(data.test, data, tokenizer, "paper", 512)
         scored = score_split(model, split, answers_in_context(data, tokenizer, "paper"))
         figures, log_odds = evaluate(scored), np.concatenate((scored.z_pos, scored.z_neg))
         reference = log_odds if reference is None else reference
@@ -197,7 +197,7 @@ def write_random(folder: Path, config: LlamaConfig) -> None:
         }
 
     fields = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **asdict(config)}
-    write_checkpoint(folder, plan_shards(sizes, 2**30), sum(sizes.values()), tensors_of, fields, None)
+    write_checkpoint(folder, plan_shards(sizes, 2**30), tensors_of, fields, {})
 
 
 def memory_status() -> dict[str, int]:

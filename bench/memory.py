@@ -29,7 +29,7 @@ from data.load import load_dataset
 from data.splits import encode_split
 from errors import RunError, notice
 from machine.device import BASE_DTYPES, pick_device
-from model.tokenizer import Tokenizer
+from model.tokenizer import load_tokenizer
 from run.base import load_base
 from run.plan import longest_pairs, make_plan
 from tensors import trainable_parameters
@@ -133,9 +133,9 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     args.folder = make_checkpoint(SHAPES[args.shape], args.tokenizer, args.work / args.shape)
     data = load_dataset("movie" if args.data_dir else "demo", args.data_dir, bool(args.data_dir), notice)
-    tokenizer = Tokenizer(args.tokenizer, SHAPES[args.shape]["vocab_size"])
+    tokenizer = load_tokenizer(args.tokenizer, SHAPES[args.shape]["vocab_size"])
     pairs, valid = (
-        encode_split(rows, data, tokenizer, "paper", args.max_len, notice).pairs for rows in (data.train, data.valid)
+        encode_split(rows, data, tokenizer, "paper", args.max_len).pairs for rows in (data.train, data.valid)
     )
     lines = []
     for size in map(int, args.pairs.split(",")):

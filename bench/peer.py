@@ -33,7 +33,7 @@ from data.prompts import TEMPLATES
 from data.splits import answers_in_context, encode_split
 from errors import DataError, FlagError, RunError, notice
 from machine.device import DTYPES, pick_device
-from model.tokenizer import Tokenizer
+from model.tokenizer import load_tokenizer
 from model.weights import read_llama_config
 
 TOLERANCE = 1e-4  # of losses and gradient norms, relative, and of AUC, in float32
@@ -215,9 +215,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def shared_settings(args: argparse.Namespace) -> tuple[dict, str]:
     """(what all tasks have in common, where the data came from)."""
     data = load_dataset("movie" if args.data_dir else "demo", args.data_dir, bool(args.data_dir), notice)
-    tokenizer = Tokenizer(args.tokenizer, SHAPES[args.shape]["vocab_size"])
+    tokenizer = load_tokenizer(args.tokenizer, SHAPES[args.shape]["vocab_size"])
     drawn = select_shots(data.train, args.pairs * args.rounds, args.seed)
-    pairs = encode_split(drawn, data, tokenizer, args.template, args.max_len, notice).pairs
+    pairs = encode_split(drawn, data, tokenizer, args.template, args.max_len).pairs
     pairs.sort(key=lambda pair: pair.length)
     asked = data.test[: args.prompts]
     if len({row.label for row in asked}) < 2:
@@ -227,7 +227,7 @@ def shared_settings(args: argparse.Namespace) -> tuple[dict, str]:
         "device": args.device,
         "threads": args.threads,
         "batches": [pairs[i : i + args.pairs] for i in range(0, len(pairs), args.pairs)],
-        "prompts": encode_split(asked, data, tokenizer, args.template, args.max_len, notice).pairs,
+        "prompts": encode_split(asked, data, tokenizer, args.template, args.max_len).pairs,
         "labels": [row.label for row in asked],
         "answers": answers_in_context(data, tokenizer, args.template),
     }

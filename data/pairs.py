@@ -1,8 +1,8 @@
 """From prompt pairs to token ids, and from P pairs to one batch of rows in blocks.
 
-A batch holds all positive rows first, then all negative ones (then, for `--kl-forcing shared`,
-the negative prompts with the positive answers): never told apart by row parity. Rows are padded
-on the right: under a causal mask, padding there changes nothing on its left.
+A batch has one block of positive rows, then one of negative rows, then, for `--kl-forcing shared`, one of negative
+prompts with positive answers. Rows are padded on the right: under a causal mask, padding there changes nothing on
+its left.
 
 Shape letters: P pairs, B rows (P, 2P or 3P), T tokens, A answer positions.
 """
@@ -10,6 +10,7 @@ Shape letters: P pairs, B rows (P, 2P or 3P), T tokens, A answer positions.
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,15 +19,27 @@ from data.interactions import Dataset, Interaction
 from data.prompts import WORDINGS, PromptPair, as_shown, prompt_pair
 from errors import DataError
 
-PAD_ID = 0  # any valid id: nothing real ever sees it
+PAD_ID = 0  # any valid id would do: no real token sees it
+
+
+class Tokenizer(Protocol):
+    """What this room needs of a tokenizer; model.tokenizer describes it in full."""
+
+    eos_id: int
+
+    def encode(self, text: str) -> list[int]:
+        """BOS, if the tokenizer has one, and the ids of the text."""
+
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        """`encode` of every text."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids of a prompt (BOS included) and of its answer (EOS included).
+    """Token ids of a prompt, from its BOS if it has one, and of its answer, up to EOS.
 
-    Made by encode_pairs they are arrays of 4 bytes a token, where lists of Python's integers take 36:
-    the rows of a large data set are all held in memory.
+    encode_pairs makes them arrays with 4 bytes a token; lists of Python's integers take 36, and all rows of a data set
+    are held in memory.
     """
 
     prompt: Sequence[int]
@@ -34,6 +47,7 @@ class Row:
 
     @property
     def ids(self) -> Sequence[int]:
+        """Prompt and answer in one."""
         return self.prompt + self.answer
 
     def __len__(self) -> int:
@@ -42,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """name: what to call the pair in a message."""
+    """Both rows of one interaction. name: what messages call it."""
 
     positive: Row
     negative: Row
@@ -56,8 +70,10 @@ class EncodedPair:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """input_ids: (B, T); lengths: (B,) real tokens; positions: (B, A), where hidden states predict the
-    answer tokens; targets: (B, A), those tokens, -1 beyond the end. All int64. pairs: P.
+    """Rows as tensors, all int64.
+
+    input_ids: (B, T); lengths: (B,), real tokens of each row; positions: (B, A), where the hidden states predict the
+    answer's tokens; targets: (B, A), those tokens, -1 beyond the answer's end. pairs: P.
     """
 
     input_ids: torch.Tensor
@@ -67,43 +83,48 @@ class PairBatch:
     pairs: int
 
 
-def answer_ids(tokenizer, prompt: str, wording: str = "tallrec") -> dict[bool, list[int]]:
-    """The tokens of "Yes." (True) and "No." (False) as they come after this prompt, without EOS.
+def answer_ids(tokenizer: Tokenizer, prompt: str, wording: str = "tallrec") -> dict[bool, list[int]]:
+    """The token ids of "Yes." (True) and "No." (False) as they follow this prompt, without EOS.
 
-    Found in context: tokens depend on what stands before. Raises DataError if the prompt's ids are
-    not a prefix of the whole, or if both answers begin with the same token, since a single
-    position could then not tell them apart.
+    They are taken in context because a token may depend on the text before it. Raises DataError if a token spans the
+    end of the prompt and the start of an answer, or if both answers begin with the same token: one position could then
+    not tell them apart.
     """
-    found = {
-        liked: _answer_in_context(tokenizer, prompt, answer) for liked, answer in WORDINGS[wording].answers.items()
-    }
-    if found[True][0] == found[False][0]:
-        yes, no = (answer.strip() for answer in WORDINGS[wording].answers.values())
+    answers = WORDINGS[wording].answers
+    ids = {liked: _answer_in_context(tokenizer, prompt, answer) for liked, answer in answers.items()}
+    if ids[True][0] == ids[False][0]:
+        yes, no = (answer.strip() for answer in answers.values())
         raise DataError(
-            f'tokenizer: "{yes}" and "{no}" begin with the same token ({found[True][0]}) after this prompt, so one '
+            f'tokenizer: "{yes}" and "{no}" begin with the same token ({ids[True][0]}) after this prompt, so one '
             "position cannot tell them apart; use a checkpoint with a larger vocabulary"
         )
-    return found
+    return ids
 
 
-def _answer_in_context(tokenizer, prompt: str, answer: str) -> list[int]:
+def _answer_in_context(tokenizer: Tokenizer, prompt: str, answer: str) -> list[int]:
     prompt_ids, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + answer)
     if whole[: len(prompt_ids)] != prompt_ids or len(whole) == len(prompt_ids):
         raise DataError(
-            f"tokenizer: joins the answer {answer!r} with the end of the prompt ...{prompt[-40:]!r}; use another template"
+            f"tokenizer: joins the answer {answer!r} with the end of the prompt ...{prompt[-40:]!r}; "
+            "use another template"
         )
     return whole[len(prompt_ids) :]
 
 
 def encode_pairs(
-    rows: list[Interaction], data: Dataset, tokenizer, template: str, max_len: int, question: str | None = None
+    rows: list[Interaction],
+    data: Dataset,
+    tokenizer: Tokenizer,
+    template: str,
+    max_len: int,
+    question: str | None = None,
 ) -> tuple[list[EncodedPair], int]:
-    """Every interaction as token ids of at most max_len, and how many lost history to fit.
+    """Every interaction as a pair of at most max_len tokens a row, and how many of them lost history to fit.
 
-    question: see data.prompts.prompt_pair. Truncation drops the oldest history items; it never cuts the
-    answer or the target. Raises DataError if a row is too long even without history.
+    question: see data.prompts.prompt_pair. Truncation drops the oldest items of the history, never the target or the
+    answer. Raises DataError if a row is too long even without history.
     """
-    answers: dict[str, list[int]] = {}
+    answers: dict[str, list[int]] = {}  # filled by _encode
 
     def encode(shown: list[Interaction], names: list[str]) -> list[EncodedPair]:
         pairs = [prompt_pair(row, data.catalogue, data.noun, template, question, data.wording) for row in shown]
@@ -126,20 +147,21 @@ def encode_pairs(
     return encoded, truncated
 
 
-def _encode(pairs: list[PromptPair], names: list[str], tokenizer, answers: dict[str, list[int]]) -> list[EncodedPair]:
-    """answers: the ids of each answer text in context, filled here: prompts of one template all end alike.
+def _encode(
+    pairs: list[PromptPair], names: list[str], tokenizer: Tokenizer, answers: dict[str, list[int]]
+) -> list[EncodedPair]:
+    """The pairs as token ids, each prompt encoded once, together with its answer.
 
-    Prompt and answer are encoded together, once. Where the ids of the answer come out as its own, no
-    piece reaches across the seam, and the rest are the ids of the prompt alone: merges on one side
-    of a seam that is never crossed do not depend on the other side.
+    answers: the ids of each answer text, filled here; prompts of one template all have the same end, so an answer has
+    the same ids after each of them. If a whole row ends with these ids, no token spans the border between prompt and
+    answer, and what comes before are the ids of the prompt alone: a tokenizer's merges on one side of a border that no
+    token spans do not depend on the other side.
     """
-    sides = [
-        side
-        for pair in pairs
-        for side in ((pair.positive, pair.answer_positive), (pair.negative, pair.answer_negative))
-    ]
+    texts = []
+    for pair in pairs:
+        texts += [(pair.positive, pair.answer_positive), (pair.negative, pair.answer_negative)]
     rows = []
-    for (prompt, answer), whole in zip(sides, tokenizer.encode_all([prompt + answer for prompt, answer in sides])):
+    for (prompt, answer), whole in zip(texts, tokenizer.encode_all([prompt + answer for prompt, answer in texts])):
         if answer not in answers:
             answers[answer] = _answer_in_context(tokenizer, prompt, answer)
         ids = answers[answer]
@@ -150,8 +172,10 @@ def _encode(pairs: list[PromptPair], names: list[str], tokenizer, answers: dict[
 
 
 def collate(pairs: list[EncodedPair], negatives: bool = True, shared: bool = False) -> PairBatch:
-    """One batch: the block of positive rows, then if asked that of negative rows, then that of
-    negative prompts with positive answers (X-, Y+).
+    """One batch: the block of positive rows (X+, Y+), and others if asked for.
+
+    negatives: add the block of negative rows (X-, Y-); shared: add that of negative prompts with positive answers
+    (X-, Y+).
     """
     rows = [pair.positive for pair in pairs]
     if negatives:
@@ -177,7 +201,7 @@ def collate(pairs: list[EncodedPair], negatives: bool = True, shared: bool = Fal
 
 
 def pad_right(rows: list[Sequence[int]]) -> torch.Tensor:
-    """Rows of ids as one (B, T) int64 tensor, filled up with PAD_ID on the right."""
+    """Rows of ids as one (B, T) int64 tensor, padded with PAD_ID on the right."""
     padded = np.full((len(rows), max(map(len, rows))), PAD_ID, dtype=np.int64)  # (B, T)
     for i, ids in enumerate(rows):
         padded[i, : len(ids)] = ids
@@ -185,12 +209,12 @@ def pad_right(rows: list[Sequence[int]]) -> torch.Tensor:
 
 
 def aligned_positions(lengths_pos: torch.Tensor, lengths_neg: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Every position of P positive rows, with its partner when both rows of a pair end together.
+    """Every position of P positive rows, with its partner when both rows of a pair are aligned at their ends.
 
-    lengths_*: (P,) tokens. Returns (row, column_pos, column_neg, has_partner), each (N,) with N the
-    positive rows' tokens in all; where the negative row is the shorter one, the first positions of
-    the positive row have no partner. "dislike" is a token longer than "like", so what comes after
-    the swapped word is compared with itself and what comes before with its left neighbour.
+    lengths_*: (P,), tokens. Returns (row, column_pos, column_neg, has_partner), each (N,) with N all tokens of the
+    positive rows. If the negative row is shorter, the first positions of the positive row have no partner. "dislike"
+    has one token more than "like": so a token after the swapped word is compared with itself, and one before it with
+    its left neighbour.
     """
     columns = torch.arange(int(lengths_pos.max()), device=lengths_pos.device)
     row, column_pos = (columns < lengths_pos[:, None]).nonzero(as_tuple=True)  # (N,) each
@@ -199,7 +223,7 @@ def aligned_positions(lengths_pos: torch.Tensor, lengths_neg: torch.Tensor) -> t
 
 
 def next_tokens(input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """The token that follows each position, -1 where none does. input_ids: (B, T); returns (B, T)."""
+    """The token after each position, (B, T), -1 where there is none. input_ids: (B, T); lengths: (B,)."""
     following = input_ids.roll(-1, dims=1)
     last = torch.arange(input_ids.shape[1], device=input_ids.device) >= lengths[:, None] - 1
     return following.masked_fill(last, -1)

@@ -20,7 +20,7 @@ from data.prompts import TEMPLATES, prompt_pair
 from data.statistics import UNBOUNDED, describe_split
 from errors import FlagError, notice
 from report.data_table import draw_histograms, statistics_table
-from run.base import load_tokenizer
+from run.base import base_tokenizer
 
 SPLITS = ("train", "valid", "test")
 
@@ -31,7 +31,7 @@ class ShowFlags(DataFlags):
     sample: int = flag(1, "samples to print", low=0)
     seed: int = flag(0, "draws the samples", low=0, high=2**32 - 1)
     template: str = flag("paper", "wording of the prompts", choices=TEMPLATES)
-    model: str = flag("demo", "whose tokenizer counts: a folder with tokenizer.model, or demo")
+    model: str = flag("demo", "whose tokenizer counts: a folder with a tokenizer, or demo")
     max_len: int = flag(512, "tokens; how many prompts are longer is counted", low=8)
     rows: int = flag(20_000, "rows of a split whose tokens are counted, at most", low=1)
     plot: str = flag(None, "picture file for the histograms: .png, .pdf or .svg")
@@ -71,7 +71,7 @@ def show_samples(data: Dataset, flags: ShowFlags, tokenizer) -> str:
 
 def main(argv: list[str]) -> None:
     flags, _ = parse_flags(ShowFlags, argv, __doc__, check=check_flags)
-    tokenizer = load_tokenizer(flags.model)
+    tokenizer = base_tokenizer(flags.model)
     data = load_data(vars(flags))
     samples = show_samples(data, flags, tokenizer)
     splits = {

@@ -1,18 +1,18 @@
-"""One split of a data set as token ids, ready to be trained on or scored."""
+"""One split of a data set as token ids, ready for training or scoring."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from data.interactions import Dataset, Interaction
-from data.pairs import EncodedPair, answer_ids, encode_pairs
+from data.pairs import EncodedPair, Tokenizer, answer_ids, encode_pairs
 from data.prompts import prompt_pair
+from errors import notice
 
 
 @dataclass(frozen=True)
 class Split:
-    """Interactions of one split and the same as token ids.
+    """The interactions of one split, and the same as token ids.
 
-    truncated: rows that lost history; answers: token ids of "yes" (True) and "no" (False) after these prompts.
+    truncated: how many of them lost history to fit; answers: the token ids of both answers, see answers_in_context.
     """
 
     rows: list[Interaction]
@@ -21,8 +21,8 @@ class Split:
     answers: dict[bool, list[int]]
 
 
-def answers_in_context(data: Dataset, tokenizer, template: str) -> dict[bool, list[int]]:
-    """The answers' token ids after this data set's prompts, which all end alike."""
+def answers_in_context(data: Dataset, tokenizer: Tokenizer, template: str) -> dict[bool, list[int]]:
+    """The token ids of "yes" (True) and "no" (False) after this data set's prompts, which all have the same end."""
     prompt = prompt_pair(data.test[0], data.catalogue, data.noun, template, wording=data.wording).positive
     return answer_ids(tokenizer, prompt, data.wording)
 
@@ -30,14 +30,15 @@ def answers_in_context(data: Dataset, tokenizer, template: str) -> dict[bool, li
 def encode_split(
     rows: list[Interaction],
     data: Dataset,
-    tokenizer,
+    tokenizer: Tokenizer,
     template: str,
     max_len: int,
-    say: Callable[[str], None],
+    *,
     question: str | None = None,
 ) -> Split:
-    """The rows as token ids; says how many prompts had to lose history to fit max_len. question: see data.prompts.prompt_pair."""
+    """The rows as token ids, with a notice if prompts lost history to fit max_len. question: see prompt_pair."""
+    answers = answers_in_context(data, tokenizer, template)
     pairs, truncated = encode_pairs(rows, data, tokenizer, template, max_len, question)
     if truncated:
-        say(f"--max-len {max_len}: {truncated:,} of {len(rows):,} prompts lost their oldest history items")
-    return Split(rows, pairs, truncated, answers_in_context(data, tokenizer, template))
+        notice(f"--max-len {max_len}: {truncated:,} of {len(rows):,} prompts lost their oldest history items")
+    return Split(rows, pairs, truncated, answers)

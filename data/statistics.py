@@ -14,7 +14,7 @@ UNBOUNDED = 10**9  # tokens
 def describe_split(data: Dataset, split: str, tokenizer, template: str, max_len: int, at_most: int) -> dict:
     """Figures of one split, ready for JSON.
 
-    tokens: of the longer of both rows (BOS, prompt, answer, EOS); counted on every n-th row if there
+    tokens: of the longer of both rows (prompt, answer, EOS); counted on every n-th row if there
     are more than at_most, and how many were counted is part of the result.
     """
     rows = getattr(data, split)

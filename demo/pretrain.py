@@ -1,7 +1,7 @@
 """Pre-train the built-in demo's tokenizer and LLaMA: `python -m demo.pretrain --out DIR`.
 
 DIR becomes a LlamaForCausalLM folder: config.json, bf16 shards with their index, tokenizer.model.
-The same machine gives the same bytes.
+Repeated on one machine, it gives the same bytes.
 
 Shape letters: B documents, T tokens, V vocabulary.
 """
@@ -26,16 +26,23 @@ from model.write import plan_shards, write_checkpoint
 SEED = 0
 VOCAB_SIZE = 2048
 TOKENIZER_DOCUMENTS = 4000
-# Words of everyday English that so small a corpus would leave in pieces.
+# Words of the prompts that are too rare in so small a corpus to become single pieces.
 COMMON_WORDS = (
     "identify whether target movie movies user User will like dislike preference Preference "
     "unpreference Unpreference Whether Given"
 )
 
 BATCH = 24  # documents in a step
-FIRST_STEPS, STEPS = 900, 1350  # of the first course, of both
+FIRST_STEPS, STEPS = 900, 1350  # of the first course; of both together
 ANSWER_WEIGHT = 8.0
-ANSWER_WORDS = ("Yes", "No", "liked", "disliked", "enjoyed", "not")  # and what corpus.ACCLAIM and the genres say
+ANSWER_WORDS = (
+    "Yes",
+    "No",
+    "liked",
+    "disliked",
+    "enjoyed",
+    "not",
+)  # answer_ids adds those of corpus.ACCLAIM and the genres
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 60
 SHARD_BYTES = 1_800_000
@@ -57,8 +64,8 @@ CONFIG = LlamaConfig(
 
 def train_tokenizer() -> bytes:
     """A SentencePiece BPE model of LLaMA's kind, as the bytes of tokenizer.model."""
-    # SentencePiece reads line by line and would put a space before every line's first word; a
-    # quotation mark in place of each line break shows it words that follow no space.
+    # SentencePiece reads line by line and would put a space before the first word of every line. With a quotation
+    # mark in place of each line break it also sees words that follow no space.
     sentences = [
         text.replace("\n", '"')
         for course in (FIRST_COURSE, SECOND_COURSE)
@@ -86,7 +93,7 @@ def train_tokenizer() -> bytes:
 
 
 def batches(tokenizer: sentencepiece.SentencePieceProcessor, seed: int, course: Course) -> Iterator[list[list[int]]]:
-    """Endless batches of whole documents as token ids, BOS to EOS, grouped by length so that little is padding."""
+    """Endless batches of whole documents as token ids, BOS to EOS; grouped by length, so they need little padding."""
     rng = np.random.default_rng(seed)
     stream = documents(seed, course)
     while True:
@@ -98,7 +105,7 @@ def batches(tokenizer: sentencepiece.SentencePieceProcessor, seed: int, course: 
 
 
 def initialise(model: Llama, seed: int) -> None:
-    """Normal weights of deviation 0.02, those that write to the residual stream less, by depth (GPT-2)."""
+    """Normal weights of standard deviation 0.02; smaller, by depth, where they write to the residual stream (GPT-2)."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:
@@ -108,7 +115,11 @@ def initialise(model: Llama, seed: int) -> None:
 
 
 def answer_ids(tokenizer: sentencepiece.SentencePieceProcessor) -> torch.Tensor:
-    """The first ids, after a space, of the words that tell of viewers and films; "Yes" and "No" after a line break too."""
+    """The ids that loss_of gives a larger weight.
+
+    They are the first ids, after a space, of the words that describe viewers and films, and those of "Yes" and "No"
+    after a line break.
+    """
     words = (*ANSWER_WORDS, *(word for _, word in ACCLAIM), *read_world().genres)
     after_space = [tokenizer.encode(word)[0] for word in words]
     after_break = [tokenizer.encode(f"\n{word}")[2] for word in ("Yes", "No")]  # 0: the space, 1: the line break
@@ -118,10 +129,10 @@ def answer_ids(tokenizer: sentencepiece.SentencePieceProcessor) -> torch.Tensor:
 def loss_of(model: Llama, rows: list[list[int]], answers: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of the next token in nats, a weighted mean over every real token of the batch.
 
-    Most tokens spell film titles, which nobody can foresee; the few that answer a question weigh
-    ANSWER_WEIGHT times as much, or the questions would be learned last.
+    Most tokens spell film titles, which no model can predict. The few that answer a question have ANSWER_WEIGHT times
+    the weight; otherwise the model would learn the questions last.
     """
-    length = math.ceil(max(map(len, rows)) / 32) * 32  # few different shapes: the CPU kernels are set up once for each
+    length = math.ceil(max(map(len, rows)) / 32) * 32  # few shapes, as CPU kernels are set up for each
     ids = torch.zeros(len(rows), length + 1, dtype=torch.long)  # (B, T + 1), padded on the right
     weights = torch.zeros(len(rows), length + 1)  # (B, T + 1)
     for i, row in enumerate(rows):
@@ -135,7 +146,7 @@ def loss_of(model: Llama, rows: list[list[int]], answers: torch.Tensor) -> torch
 
 
 def learning_rate(step: int) -> float:
-    """Linear warm-up, then half a cosine down to a fiftieth."""
+    """Linear warm-up, then half a cosine down to a fiftieth of LEARNING_RATE. step: from 0."""
     if step < WARMUP_STEPS:
         return LEARNING_RATE * (step + 1) / WARMUP_STEPS
     done = (step - WARMUP_STEPS) / (STEPS - WARMUP_STEPS)
@@ -143,7 +154,7 @@ def learning_rate(step: int) -> float:
 
 
 def pretrain(tokenizer: sentencepiece.SentencePieceProcessor) -> Llama:
-    """The trained model, in bf16. The optimizers work on float32 copies: bf16 would lose its small updates."""
+    """The trained model, in bf16. The optimizers work on float32 copies: bf16 would round small updates away."""
     masters, model = Llama(CONFIG), Llama(CONFIG).bfloat16()
     initialise(masters, SEED)
     weights = list(zip(masters.parameters(), model.parameters()))
@@ -175,19 +186,17 @@ def pretrain(tokenizer: sentencepiece.SentencePieceProcessor) -> Llama:
 
 
 def save(model: Llama, tokenizer: bytes, folder: Path) -> None:
-    """Write the folder that `--model DIR` reads, in shards of at most SHARD_BYTES."""
+    """Write a checkpoint folder in shards of at most SHARD_BYTES. tokenizer: the bytes of tokenizer.model."""
     state = model.state_dict()
     if model.config.tie_word_embeddings:
         del state["lm_head.weight"]
     sizes = {name: tensor.nbytes for name, tensor in state.items()}
-    shards = plan_shards(sizes, SHARD_BYTES)
     write_checkpoint(
         folder,
-        shards,
-        sum(sizes.values()),
+        plan_shards(sizes, SHARD_BYTES),
         lambda names: {name: state[name] for name in names},
         config_fields(model.config),
-        tokenizer,
+        {"tokenizer.model": tokenizer},
     )
 
 
@@ -216,11 +225,12 @@ def config_fields(config: LlamaConfig) -> dict:
         "eos_token_id": 2,
         "torch_dtype": "bfloat16",
         "use_cache": True,
-        "built_in_demo": True,  # model.demo recognises what it computes by this
+        "built_in_demo": True,  # model.demo.is_demo looks for this
     }
 
 
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser(description="Pre-train the built-in demo model.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     out = parser.parse_args().out

@@ -1,1 +1,1 @@
-"""LLaMA, its prefix tree, tokenizers, and checkpoints in and out; imports torch, safetensors, sentencepiece, the ground floor (errors, files) and this room."""
+"""LLaMA, prefix tree, tokenizers, checkpoints; imports torch, safetensors, sentencepiece, errors, files, this room."""

@@ -1,14 +1,13 @@
 """A checkpoint in pickled files to safetensors: `python -m model.convert SRC --out DIR`.
 
-Two layouts are read: pytorch_model*.bin with config.json (as Vicuna is published), and Meta's
-consolidated.*.pth with params.json. A pickle can hold code; PyTorch opens these as tensors and
-nothing else, from a memory-mapped file, so that a look at all names and shapes costs no memory.
+Two layouts are read: pytorch_model*.bin with config.json, as Vicuna is published, and Meta's consolidated.*.pth with
+params.json. A pickle can contain code, so PyTorch is told to load tensors and nothing else. The files are
+memory-mapped, so checking all names and shapes costs no memory.
 """
 
 import argparse
 import json
 import math
-import re
 import sys
 import zipfile
 from collections.abc import Callable
@@ -20,31 +19,25 @@ from safetensors import SafetensorError
 
 from errors import CheckpointError
 from model.llama import Llama, LlamaConfig
-from model.weights import (
-    LARGEST_FLOAT,
-    LARGEST_SIZE,
-    MOST_LAYERS,
-    read_json,
-    read_llama_config,
-    refuse_missing_or_pointer,
-    refuse_unprintable,
-)
+from model.meta import config_of_params, half_split, our_name
+from model.tokenizer import has_tokenizer, tokenizer_files
+from model.weights import IGNORED, read_json, read_llama_config, refuse_missing_or_pointer, refuse_unprintable
 from model.write import SHARD_BYTES, name_shards, plan_shards, write_checkpoint
 
 DTYPES = {"keep": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 READABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-NOTE = "convert.json"  # in DIR until the conversion is complete: what it is a conversion of
+NOTE = "convert.json"  # in DIR until the conversion is complete; says what is being converted
 
 
 @dataclass
 class Source:
-    """A checkpoint whose headers were read: what it holds under our names, and how to get it."""
+    """A checkpoint whose headers were read: what it contains, under our names, and how to read it."""
 
     config: dict  # for config.json
     stored: dict[str, tuple[torch.Size, torch.dtype]]
-    groups: list[list[str]] | None  # names by output shard; None leaves it to their sizes
-    read: Callable[[list[str]], dict[str, torch.Tensor]]  # the named tensors of one group
+    groups: list[list[str]] | None  # the tensor names of each output shard; None: divide them by size
+    read: Callable[[list[str]], dict[str, torch.Tensor]]  # reads the named tensors, all of one group
 
 
 def convert_checkpoint(
@@ -54,18 +47,16 @@ def convert_checkpoint(
     limit: int = SHARD_BYTES,
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Write the checkpoint of `src` to `out` as safetensors. A broken call can be repeated and goes on where it was.
+    """Write the checkpoint of `src` to `out` as safetensors. Repeating an interrupted call completes it.
 
-    dtype: a key of DTYPES; limit: bytes per shard where the source does not divide it already; progress
-    is told one line per step. Raises CheckpointError, before anything is written where headers can tell.
+    dtype: a key of DTYPES; limit: bytes per shard, unless the source is divided into files already; progress: called
+    with one line per step. Raises CheckpointError, before anything is written if the headers show the problem.
     """
     weights = _weight_files(src)
     meta = weights[0].suffix == ".pth"
-    description, tokenizer = src / ("params.json" if meta else "config.json"), src / "tokenizer.model"
-    if meta and not tokenizer.exists() and (src.resolve().parent / tokenizer.name).exists():
-        tokenizer = src.resolve().parent / tokenizer.name  # Meta's download has it once, above the folders of all sizes
+    description, tokenizer = src / ("params.json" if meta else "config.json"), _tokenizer_files(src, meta)
     files = {}
-    for path in (description, tokenizer, *weights):
+    for path in (description, *tokenizer, *weights):
         refuse_missing_or_pointer(path)
         files[path.name] = [path.stat().st_size, path.stat().st_mtime_ns]
     note = {"source": str(src.resolve()), "files": files, "dtype": dtype, "shard_bytes": limit}
@@ -75,24 +66,24 @@ def convert_checkpoint(
 
     target = DTYPES[dtype]
     sizes = {name: math.prod(shape) * (target or kept).itemsize for name, (shape, kept) in source.stored.items()}
-    shards = name_shards(source.groups) if source.groups else plan_shards(sizes, limit)
+    plan = name_shards(source.groups, sizes) if source.groups else plan_shards(sizes, limit)
     if target:
         source.config["dtype" if "dtype" in source.config else "torch_dtype"] = str(target).removeprefix("torch.")
     out.mkdir(parents=True, exist_ok=True)
     (out / NOTE).write_text(json.dumps(note, indent=2) + "\n")
     write_checkpoint(
         out,
-        shards,
-        sum(sizes.values()),
+        plan,
         lambda names: _cast(src, source.read(names), target),
         source.config,
-        tokenizer.read_bytes(),
+        {path.name: path.read_bytes() for path in tokenizer},
         lambda file: progress(f"{out / file}: {'is there' if (out / file).exists() else 'writing'}"),
     )
     (out / NOTE).unlink()
 
 
 def _cast(src: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """The tensors in `dtype` (None: as they are), none sharing memory. Raises CheckpointError if one is not finite."""
     cast, storages = {}, set()
     for name, tensor in tensors.items():
         new = tensor.to(dtype or tensor.dtype)
@@ -102,7 +93,7 @@ def _cast(src: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype | None
                     f"{src}: {name} has values too large for {dtype}; empty the output folder and pass --dtype bf16"
                 )
             raise CheckpointError(f"{src}: {name} has NaN or infinite values; the file is damaged, fetch it again")
-        # torch.save keeps views of one storage as such; safetensors takes no two of them.
+        # torch.save keeps views that share a storage; safetensors refuses them.
         cast[name] = new.clone() if new.untyped_storage().data_ptr() in storages else new
         storages.add(new.untyped_storage().data_ptr())
     return cast
@@ -112,9 +103,9 @@ def _cast(src: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype | None
 
 
 def _weight_files(src: Path) -> list[Path]:
-    """The pickled files in order, of one layout or the other. Raises CheckpointError if there are none."""
+    """The pickled files in order, of either layout. Raises CheckpointError if there are none."""
     if not src.is_dir():
-        raise CheckpointError(f"{src}: no such checkpoint folder; pass one that is there")
+        raise CheckpointError(f"{src}: no such checkpoint folder; pass an existing one")
     if (src / BIN).exists():
         return [src / BIN]
     if (src / BIN_INDEX).exists() or any(src.glob("pytorch_model*.bin")):
@@ -135,45 +126,51 @@ def _weight_files(src: Path) -> list[Path]:
                 f"{src / f'consolidated.{number:02d}.pth'}: missing, though {path.name} is there; fetch all parts"
             )
     if not parts:
-        what = "it has safetensors already" if any(src.glob("*.safetensors")) else "pass a folder that has them"
-        raise CheckpointError(f"{src}: neither pytorch_model*.bin nor consolidated.*.pth to convert; {what}")
+        advice = "it has safetensors already" if any(src.glob("*.safetensors")) else "pass a folder that has them"
+        raise CheckpointError(f"{src}: neither pytorch_model*.bin nor consolidated.*.pth to convert; {advice}")
     return parts
+
+
+def _tokenizer_files(src: Path, meta: bool) -> list[Path]:
+    above = src.resolve().parent  # where Meta's download has one tokenizer for the folders of all model sizes
+    return tokenizer_files(above if meta and not has_tokenizer(src) and has_tokenizer(above) else src)
 
 
 def _refuse_output(src: Path, out: Path, note: dict) -> None:
     """Raises CheckpointError unless `out` is new, empty, or an unfinished conversion of the same source."""
     if src.resolve() in (out.resolve(), *out.resolve().parents):
-        raise CheckpointError(f"{out}: lies in the source folder; choose another folder")
+        raise CheckpointError(f"{out}: is inside the source folder; choose another folder")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / NOTE).exists():
-        raise CheckpointError(f"{out}: is there already and no unfinished conversion; choose another folder")
+        raise CheckpointError(f"{out}: is there already and is not an unfinished conversion; choose another folder")
     if read_json(out / NOTE) != note:
         raise CheckpointError(
-            f"{out / NOTE}: the unfinished conversion there is of another source or dtype; remove that folder or choose another"
+            f"{out / NOTE}: the unfinished conversion there is of another source or dtype; "
+            "remove that folder or choose another"
         )
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a pickled file by name, memory-mapped where the format allows.
 
-    Raises CheckpointError if it is damaged or holds anything but tensors; no code in it is run.
+    Raises CheckpointError if it is damaged or contains anything but tensors; no code in it is run.
     """
     try:
-        # Before PyTorch 1.6 the format was no zip archive; such a file cannot be mapped and is read whole.
+        # Files from before PyTorch 1.6 are not zip archives. They cannot be mapped and are read whole.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle can raise anything
         reason = (
-            "holds more than tensors, or is damaged"
+            "contains more than tensors, or is damaged"
             if type(error).__name__ == "UnpicklingError"
             else "damaged or truncated"
         )
         raise CheckpointError(
-            f"{path}: {reason}; nothing in it was run, fetch it again from a source you trust"
+            f"{path}: {reason}; nothing in it was run; fetch it again from a source you trust"
         ) from None
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{path}: holds a {type(content).__name__} instead of tensors by name; it is no checkpoint of this layout"
+            f"{path}: holds a {type(content).__name__}, not tensors by name; it is not a checkpoint of this layout"
         )
     for name, tensor in content.items():
         if (
@@ -183,14 +180,17 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
             or tensor.is_meta
         ):
             raise CheckpointError(
-                f"{path}: entry {str(name)[:60]!r} is no plain tensor; it is no checkpoint of this layout"
+                f"{path}: entry {str(name)[:60]!r} is not a plain tensor; it is not a checkpoint of this layout"
             )
     refuse_unprintable(path, list(content))
     return {name: tensor.detach() for name, tensor in content.items()}
 
 
 def _refuse_misfits(where: Path, config: LlamaConfig, stored: dict, problems: list[str]) -> None:
-    """Raises CheckpointError naming what `stored` lacks or has too much or misshapen, after the problems found before."""
+    """Raises CheckpointError if `stored` does not fit `config`, or if `problems` lists something already.
+
+    stored: (shape, dtype) by tensor name. The message names the tensors that are missing, unexpected or misshapen.
+    """
     with torch.device("meta"):
         wanted = {name: parameter.shape for name, parameter in Llama(config).named_parameters()}
     problems = [*problems, *(f"missing {name}" for name in wanted if name not in stored)]
@@ -215,13 +215,15 @@ def _open_bins(src: Path, paths: list[Path]) -> Source:
     config, stored, files, problems = read_llama_config(src), {}, {}, []
     for path in paths:
         for name, tensor in _load(path).items():
-            if not name.endswith("rotary_emb.inv_freq"):  # old exports store it; it follows from the config
+            if not name.endswith(IGNORED):
                 if name in stored:
                     problems.append(f"{name} is in both {files[name].name} and {path.name}")
                 stored[name], files[name] = (tensor.shape, tensor.dtype), path
     embeddings, head = "model.embed_tokens.weight", "lm_head.weight"
     if config.tie_word_embeddings and embeddings in stored and head in stored:
-        kept = _load(files[embeddings])[embeddings].clone()  # a copy lets go of its file before the other is opened
+        kept = _load(files[embeddings])[
+            embeddings
+        ].clone()  # a copy, so that its file is closed before the next is opened
         if not torch.equal(kept, _load(files[head])[head]):
             problems.append(f"{head} differs from {embeddings} though tie_word_embeddings is true")
         del stored[head]
@@ -237,44 +239,19 @@ def _open_bins(src: Path, paths: list[Path]) -> Source:
 
 # ---- Meta's consolidated.*.pth ------------------------------------------------------------------
 
-# Our name: Meta's, and the dimension along which the parts of model parallelism divide it (None: every part has it all).
-META = {
-    "embed_tokens": ("tok_embeddings", 1),
-    "norm": ("norm", None),
-    "lm_head": ("output", 0),
-    "self_attn.q_proj": ("attention.wq", 0),
-    "self_attn.k_proj": ("attention.wk", 0),
-    "self_attn.v_proj": ("attention.wv", 0),
-    "self_attn.o_proj": ("attention.wo", 1),
-    "mlp.gate_proj": ("feed_forward.w1", 0),
-    "mlp.up_proj": ("feed_forward.w3", 0),
-    "mlp.down_proj": ("feed_forward.w2", 1),
-    "input_layernorm": ("attention_norm", None),
-    "post_attention_layernorm": ("ffn_norm", None),
-}
-
-
-def _our_name(theirs: str) -> tuple[str, int | None] | None:
-    """(our name, dimension divided) of a tensor of Meta's, or None if no LLaMA has it."""
-    layer, stem = re.fullmatch(r"(layers\.\d+\.)?(.*)", theirs, re.DOTALL).groups("")
-    for ours, (name, dim) in META.items():
-        if f"{name}.weight" == stem:
-            return f"{'' if ours == 'lm_head' else 'model.'}{layer}{ours}.weight", dim
-    return None
-
 
 def _open_meta(params_path: Path, paths: list[Path]) -> Source:
     params = read_json(params_path)
     parts = [_load(path) for path in paths]
-    found, stored, problems = {}, {}, []  # found: {our name: (Meta's name, dimension)}
+    origin, stored, problems = {}, {}, []  # origin: {our name: (Meta's name, dimension)}
     for theirs in dict.fromkeys(name for part in parts for name in part if name != "rope.freqs"):
         without = [path.name for path, part in zip(paths, parts, strict=True) if theirs not in part]
         if without:
             problems.append(f"{without[0]} has no {theirs}")
-        elif _our_name(theirs) is None:
+        elif our_name(theirs) is None:
             problems.append(f"unexpected {theirs}")
         else:
-            ours, dim = _our_name(theirs)
+            ours, dim = our_name(theirs)
             tensors = [part[theirs] for part in parts]
             # LLaMA 1 and 2 divide the embeddings by width, LLaMA 3 by vocabulary.
             if theirs == "tok_embeddings.weight" and tensors[0].shape[-1:].numel() * len(parts) != params.get("dim"):
@@ -282,85 +259,26 @@ def _open_meta(params_path: Path, paths: list[Path]) -> Source:
             if len({(tensor.dtype, tensor.shape) for tensor in tensors}) > 1:
                 problems.append(f"{theirs} has another shape or dtype in another part")
             shape = [size * (len(parts) if i == dim else 1) for i, size in enumerate(tensors[0].shape)]
-            found[ours], stored[ours] = (theirs, dim), (torch.Size(shape), tensors[0].dtype)
-    fields, config = _meta_config(params_path, params, stored)
+            origin[ours], stored[ours] = (theirs, dim), (torch.Size(shape), tensors[0].dtype)
+    fields, config = config_of_params(params_path, params, stored)
     _refuse_misfits(params_path, config, stored, problems)
 
     def read(names: list[str]) -> dict[str, torch.Tensor]:
         tensors = {}
         for name in names:
-            theirs, dim = found[name]
+            theirs, dim = origin[name]
             tensors[name] = (
                 parts[0][theirs] if dim is None or len(parts) == 1 else torch.cat([part[theirs] for part in parts], dim)
             )
             if name.endswith(("q_proj.weight", "k_proj.weight")):
-                tensors[name] = _half_split(tensors[name], config.head_dim)
+                tensors[name] = half_split(tensors[name], config.head_dim)
         return tensors
 
     return Source(fields, stored, None, read)
 
 
-def _half_split(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Rows of each head from Meta's rotary pairs (2i, 2i + 1) to ours, (i, i + Dh/2); see model.llama.rotate."""
-    rows, width = tensor.shape
-    return tensor.reshape(rows // head_dim, head_dim // 2, 2, width).transpose(1, 2).reshape(rows, width)
-
-
-def _meta_config(path: Path, params: dict, stored: dict) -> tuple[dict, LlamaConfig]:
-    """(config.json as published folders have it, the same as a LlamaConfig). Raises CheckpointError naming the field at fault."""
-
-    def number(name: str, largest: float, default: int | None = None) -> float:
-        value = params.get(name, default)
-        allowed = (int, float) if largest == LARGEST_FLOAT else (int,)
-        if type(value) not in allowed or not 0 < value <= largest:
-            raise CheckpointError(
-                f"{path}: {name} is {repr(value)[:60]}; expected a positive number up to {largest}; fetch the file again"
-            )
-        return value
-
-    if params.get("use_scaled_rope"):
-        raise CheckpointError(
-            f"{path}: use_scaled_rope is true, which this conversion does not carry over; take the published safetensors"
-        )
-    shape_of = {name: shape for name, (shape, _) in stored.items() if len(shape) == 2}
-    for name in (embeddings := "model.embed_tokens.weight", gate := "model.layers.0.mlp.gate_proj.weight"):
-        if name not in shape_of:
-            raise CheckpointError(
-                f"{path}: the parts beside it have no matrix for {name}; fetch the complete checkpoint"
-            )
-    if params.get("vocab_size", -1) == -1:  # as LLaMA 1 and 2 have it: ask the tokenizer; the embeddings know too
-        params = {**params, "vocab_size": shape_of[embeddings][0]}
-    D, H = number("dim", LARGEST_SIZE), number("n_heads", LARGEST_SIZE)
-    K = number("n_kv_heads", LARGEST_SIZE, H)
-    if D % H or H % K or D // H % 2:
-        raise CheckpointError(
-            f"{path}: dim {D}, n_heads {H} and n_kv_heads {K} do not divide into heads of even size; fetch the file again"
-        )
-    sizes = {
-        "hidden_size": D,
-        "intermediate_size": shape_of[gate][0],
-        "vocab_size": number("vocab_size", LARGEST_SIZE),
-        "num_hidden_layers": number("n_layers", MOST_LAYERS),
-        "num_attention_heads": H,
-        "num_key_value_heads": K,
-        "tie_word_embeddings": False,
-        "max_position_embeddings": 2048,  # params.json does not say
-        "rms_norm_eps": number("norm_eps", LARGEST_FLOAT),
-        "rope_theta": number("rope_theta", LARGEST_FLOAT, 10000.0),
-    }
-    published = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_act": "silu",
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    return {**published, **sizes, "torch_dtype": str(stored[embeddings][1]).removeprefix("torch.")}, LlamaConfig(
-        head_dim=D // H, **sizes
-    )
-
-
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m model.convert", description="Convert a pickled LLaMA checkpoint to safetensors."
     )
@@ -368,7 +286,7 @@ def main() -> None:
         "source", type=Path, metavar="SRC", help="folder with pytorch_model*.bin, or Meta's consolidated.*.pth"
     )
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="new folder; repeat a broken call to go on"
+        "--out", required=True, type=Path, metavar="DIR", help="new folder; repeat an interrupted call to complete it"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of the written tensors (default: as they are)")
     args = parser.parse_args()

@@ -1,11 +1,11 @@
 """LLaMA in plain PyTorch: token ids in, hidden states or logits out.
 
-Read top to bottom; nothing is used before it is defined. Parameter names are the
-checkpoint's own (`model.layers.0.self_attn.q_proj.weight`, ...), so loading is strict
-and needs no rename table. The model knows nothing of LoRA, the loss, the data or ranks.
+Read this file from top to bottom; nothing is used before it is defined. The parameters have the names of published
+checkpoints (`model.layers.0.self_attn.q_proj.weight`, ...), so loading is strict and needs no table of names. The
+model knows nothing of LoRA, the loss, the data or ranks.
 
-Sources: Touvron et al. 2023 (LLaMA), Zhang & Sennrich 2019 (RMSNorm), Su et al. 2021
-(rotary embedding), Shazeer 2020 (SwiGLU), Ainslie et al. 2023 (grouped-query attention).
+Sources: Touvron et al. 2023 (LLaMA), Zhang & Sennrich 2019 (RMSNorm), Su et al. 2021 (rotary embedding), Shazeer 2020
+(SwiGLU), Ainslie et al. 2023 (grouped-query attention).
 
 Shape letters: B rows, T tokens, D hidden_size, H attention heads, K key/value heads,
 Dh head size, M intermediate_size, V vocabulary.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.prefix_tree import PrefixTree, Queries
@@ -25,10 +25,10 @@ from model.prefix_tree import PrefixTree, Queries
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How the rotary frequencies are stretched for contexts longer than the trained one.
+    """How the rotary frequencies are changed for contexts longer than the trained one.
 
     kind: "linear" (Chen et al. 2023), "dynamic" (NTK-aware, by length) or "llama3".
-    The last four fields belong to "llama3" alone.
+    The last three fields are for "llama3" only.
     """
 
     kind: str
@@ -56,10 +56,11 @@ class LlamaConfig:
     rope_scaling: RopeScaling | None = None
 
 
-def recomputed(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-    """function(*inputs), of which the inputs alone are kept for the backward pass, where it is computed again.
+def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """function(*inputs), keeping only the inputs for the backward pass, which computes the function again.
 
-    For what takes little time and much memory: norms, SwiGLU's product, attention's probabilities. Must draw nothing at random.
+    For steps that take little time and much memory: norms, SwiGLU's product, attention's probabilities. The function
+    must draw no random numbers.
     """
     if not torch.is_grad_enabled():
         return function(*inputs)
@@ -74,19 +75,19 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # bf16 keeps 8 bits of mantissa: a sum over D squares must not be taken in it.
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., D) to (..., D)."""
+        # bf16 has 8 significant bits, too few for a sum over D squares.
         x32 = x.to(torch.promote_types(x.dtype, torch.float32))
         x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * x32.to(x.dtype)
 
 
-def rope_frequencies(config: LlamaConfig, length: int) -> torch.Tensor:
+def rope_frequencies(config: LlamaConfig, length: int) -> Tensor:
     """The Dh/2 rotation frequencies in radians per token, float32, lowest index fastest.
 
-    length matters for "dynamic" scaling alone, and there only past the trained context, where it is
-    the padded length of the batch: there, and only there, padding has an influence.
-    Source: Su et al. 2021, section 3.4.2; the scalings as in RopeScaling.
+    length: padded tokens of a row. It matters only for "dynamic" scaling beyond the trained context; this is the one
+    case in which padding has an influence. Source: Su et al. 2021, section 3.4.2; the scalings as in RopeScaling.
     """
     theta, scaling, dim = config.rope_theta, config.rope_scaling, config.head_dim
     if scaling and scaling.kind == "dynamic" and length > config.max_position_embeddings:
@@ -96,7 +97,7 @@ def rope_frequencies(config: LlamaConfig, length: int) -> torch.Tensor:
     if scaling and scaling.kind == "linear":
         inv_freq = inv_freq / scaling.factor
     if scaling and scaling.kind == "llama3":
-        # Slow dimensions are stretched, fast ones kept, those between blended.
+        # Low frequencies are divided by the factor, high ones kept, those in between blended.
         turns = scaling.original_max_position_embeddings * inv_freq / (2 * math.pi)
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
         keep = ((turns - low) / (high - low)).clamp(0, 1)
@@ -104,30 +105,28 @@ def rope_frequencies(config: LlamaConfig, length: int) -> torch.Tensor:
     return inv_freq
 
 
-def rope_tables(config: LlamaConfig, length: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def rope_tables(config: LlamaConfig, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Cos and sin of position x frequency, each (T, 1, Dh), in the dtype and on the device of `like`."""
     inv_freq = rope_frequencies(config, length).to(like.device)
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device=like.device), inv_freq)  # (T, Dh/2)
-    angles = torch.cat((angles, angles), dim=-1).unsqueeze(
-        1
-    )  # (T, 1, Dh): both halves turn by the same angles, all heads too
+    angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)  # (T, 1, Dh): the same for both halves and all heads
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each head vector by its position's angles. x: (..., T, H, Dh); cos, sin: (T, 1, Dh).
 
     Half-split layout, as in published checkpoints: component i is paired with i + Dh/2,
     (x_i, x_{i+Dh/2}) -> (x_i cos - x_{i+Dh/2} sin, x_{i+Dh/2} cos + x_i sin).
-    Meta's original files pair 2i with 2i+1 instead; they differ by a permutation of the
-    rows of q_proj and k_proj. With Dh = 4: half-split pairs (0,2)(1,3), Meta's (0,1)(2,3).
+    Meta's own files pair 2i with 2i+1, so their rows of q_proj and k_proj are in another order.
+    With Dh = 4: half-split pairs (0,2)(1,3), Meta pairs (0,1)(2,3).
     """
     first, second = x.chunk(2, dim=-1)  # each (..., T, H, Dh/2)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 class Attention(nn.Module):
-    """Causal self-attention; K < H shares each key/value head among H/K query heads."""
+    """Causal self-attention; if K < H, each key/value head serves H/K query heads."""
 
     def __init__(self, config: LlamaConfig):
         super().__init__()
@@ -138,15 +137,13 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(D, K * Dh, bias=False)
         self.o_proj = nn.Linear(H * Dh, D, bias=False)
 
-    def forward(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, queries: Queries | None = None
-    ) -> torch.Tensor:
-        """x: (B, T, D), and cos, sin: (T, 1, Dh); or with `queries` the tokens of a tree, (N, D), and (N, 1, Dh).
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, queries: Queries | None = None) -> Tensor:
+        """Rows, x: (B, T, D) with cos, sin: (T, 1, Dh), to (B, T, D).
 
-        Returns (B, T, D), or (Q, D) for the tokens that `queries` names.
+        With `queries`, the tokens of a tree, x: (N, D) with cos, sin: (N, 1, Dh), to (Q, D) for the queries' tokens.
         """
-        asking, cos_q, sin_q = (x, cos, sin) if queries is None else (queries.select(part) for part in (x, cos, sin))
-        q = self.q_proj(asking).unflatten(-1, (-1, self.head_dim))  # (B, T, H, Dh) or (Q, H, Dh)
+        x_q, cos_q, sin_q = (x, cos, sin) if queries is None else (queries.select(part) for part in (x, cos, sin))
+        q = self.q_proj(x_q).unflatten(-1, (-1, self.head_dim))  # (B, T, H, Dh) or (Q, H, Dh)
         k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, Dh) or (N, K, Dh)
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, Dh) or (N, K, Dh)
         q, k = rotate(q, cos_q, sin_q), rotate(k, cos, sin)
@@ -154,11 +151,11 @@ class Attention(nn.Module):
         return self.o_proj(y.flatten(-2))
 
 
-def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """softmax(q k^T / sqrt(Dh)) v, each token looking at itself and those before it. q: (B, T, H, Dh); k, v: (B, T, K, Dh).
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(Dh)) v, where each token sees itself and the tokens before it.
 
-    Rows are padded on the right, so the causal mask alone keeps padding out of every real token:
-    no attention mask is needed.
+    q: (B, T, H, Dh); k, v: (B, T, K, Dh); returns (B, T, H, Dh). Rows are padded on the right, so no real token sees
+    padding: the causal mask is enough.
     """
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T, Dh), (B, K, T, Dh)
     y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.shape[1] < q.shape[1])
@@ -174,16 +171,18 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., D) to (..., D)."""
         return self.down_proj(recomputed(self.gated, self.gate_proj(x), self.up_proj(x)))
 
     @staticmethod
-    def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        return F.silu(gate) * up  # (B, T, M)
+    def gated(gate: Tensor, up: Tensor) -> Tensor:
+        """silu(gate) * up, all (..., M)."""
+        return F.silu(gate) * up
 
 
 class DecoderLayer(nn.Module):
-    """Attention, then MLP; each reads a normalised copy and adds to the residual stream."""
+    """Attention, then MLP; each reads a normalised copy of the residual stream and adds to it."""
 
     def __init__(self, config: LlamaConfig):
         super().__init__()
@@ -192,10 +191,8 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, queries: Queries | None = None
-    ) -> torch.Tensor:
-        """Shapes as in Attention; with `queries` only the tokens that it names come out."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, queries: Queries | None = None) -> Tensor:
+        """Shapes as in Attention."""
         y = self.self_attn(recomputed(self.input_layernorm, x), cos, sin, queries)
         x = (x if queries is None else queries.select(x)) + y
         return x + self.mlp(recomputed(self.post_attention_layernorm, x))
@@ -210,12 +207,12 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.checkpointed_layers = 0  # how many layers, from the first, keep only their input for the backward pass
+        self.checkpointed_layers = 0  # so many, from the first, keep only their input for the backward pass
 
-    def forward(self, input_ids: torch.Tensor, tree: PrefixTree | None = None) -> torch.Tensor:
-        """input_ids: (B, T), rows padded on the right with any valid id. Returns (B, T, D).
+    def forward(self, input_ids: Tensor, tree: PrefixTree | None = None) -> Tensor:
+        """input_ids: (B, T), rows padded on the right with any valid id, to (B, T, D).
 
-        With a tree, input_ids are its (N,) tokens: returns (N, D), or if the tree has asked positions, those alone, (B * A, D).
+        With a tree, input_ids: (N,), its tokens, to (N, D), or to (B * A, D) if the tree selects A tokens of each row.
         """
         hidden_states = self.embed_tokens(input_ids)  # (B, T, D) or (N, D)
         length = input_ids.shape[1] if tree is None else tree.index.shape[1]
@@ -225,11 +222,10 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             queries = None if tree is None else tree.all_tokens
             if tree is not None and tree.selected_tokens is not None and index == len(self.layers) - 1:
-                queries = tree.selected_tokens  # nothing after the last layer looks at any other token
+                queries = tree.selected_tokens  # after the last layer nothing needs the other tokens
             if index < self.checkpointed_layers and torch.is_grad_enabled():
-                # Non-reentrant: the re-entrant form trains nothing when its input needs no
-                # gradient, as over a frozen embedding. The random state is preserved so that
-                # LoRA's dropout draws the same mask when the layer is computed again.
+                # Reentrant checkpointing gives no gradients if the input needs none, as after a frozen embedding.
+                # The random state is kept so that LoRA's dropout draws the same mask when the layer is recomputed.
                 hidden_states = checkpoint(
                     layer, hidden_states, cos, sin, queries, use_reentrant=False, preserve_rng_state=True
                 )
@@ -239,7 +235,7 @@ class Decoder(nn.Module):
 
 
 class Llama(nn.Module):
-    """The whole language model. `lm_head` meets only the positions that are asked for."""
+    """The whole language model. `lm_head` computes logits only at the positions that are asked for."""
 
     def __init__(self, config: LlamaConfig):
         super().__init__()
@@ -249,7 +245,7 @@ class Llama(nn.Module):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Next-token logits at `positions`, or everywhere if None.
 
         input_ids: (B, T) int64, rows padded on the right with any valid id.

@@ -1,59 +1,70 @@
-"""SentencePiece with LLaMA's conventions: BOS in front of every text, EOS only where asked for."""
+"""What the program asks of any tokenizer, and the one place that decides which class reads a checkpoint folder's."""
 
-import os
 from pathlib import Path
-
-import sentencepiece
+from typing import Protocol
 
 from errors import CheckpointError
+from model.sentencepiece import SentencePieceTokenizer
 from model.weights import refuse_missing_or_pointer
 
-# Checkpoints may add a few rows to the embedding (a pad token; padding to a round number).
-EXTRA_ROWS = 64
-LARGEST_FILE = 2**26  # bytes; LLaMA's has 500,000
 
+class Tokenizer(Protocol):
+    """Text to token ids and back.
 
-class Tokenizer:
-    """tokenizer.model of a checkpoint folder.
-
-    bos_id, eos_id: int. Raises CheckpointError if the file is missing, unreadable, has no BOS or
-    EOS, or does not belong to a model of `vocab_size` rows (None: no model is at hand).
+    A class that reads one kind of tokenizer has these members, and two more that only this file uses: FILES, the names
+    of its files, of which the first shows that a folder has this kind; and __init__(folder, vocab_size), see
+    load_tokenizer.
     """
 
-    def __init__(self, folder: str | Path, vocab_size: int | None):
-        path = Path(folder) / "tokenizer.model"
-        refuse_missing_or_pointer(path)
-        if path.stat().st_size > LARGEST_FILE:
-            raise CheckpointError(
-                f"{path}: has more than {LARGEST_FILE:,} bytes; not a SentencePiece model, fetch it again"
-            )
-        self.pieces = sentencepiece.SentencePieceProcessor()
-        try:
-            self.pieces.LoadFromSerializedProto(path.read_bytes())
-            size = self.pieces.GetPieceSize()
-            self.pieces.IdToPiece(list(range(size)))  # each is text
-        except (RuntimeError, TypeError, UnicodeDecodeError):  # the last where its own message quotes a damaged piece
-            raise CheckpointError(f"{path}: not a SentencePiece model; fetch it again") from None
-        if vocab_size is not None and not 0 <= vocab_size - size <= EXTRA_ROWS:
-            raise CheckpointError(
-                f"{path}: has {size} pieces, but config.json says vocab_size {vocab_size}; "
-                "take the tokenizer of the same checkpoint"
-            )
-        self.bos_id, self.eos_id = self.pieces.bos_id(), self.pieces.eos_id()
-        if self.bos_id < 0 or self.eos_id < 0:
-            raise CheckpointError(f"{path}: has no BOS or no EOS piece; a LLaMA tokenizer has both")
+    bos_id: int | None  # begins every text; None: this tokenizer puts nothing in front
+    eos_id: int  # ends an answer
 
     def encode(self, text: str) -> list[int]:
-        """BOS and the pieces of the text; control symbols written in the text stay plain text."""
-        return [self.bos_id, *self.pieces.EncodeAsIds(text)]
+        """BOS, if there is one, and the ids of the text. Control symbols such as `</s>` in the text are plain text."""
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
-        """Every text as `encode` would, on all cores."""
-        return [[self.bos_id, *ids] for ids in self.pieces.Encode(texts, num_threads=os.cpu_count() or 1)]
+        """`encode` of every text."""
 
     def decode(self, ids: list[int]) -> str:
-        return self.pieces.DecodeIds(ids)
+        """The text of these ids."""
 
     def piece(self, token_id: int) -> str:
-        """One token as stored: `▁` marks a space, `<0x0A>` is a newline."""
-        return self.pieces.IdToPiece(token_id) if token_id < self.pieces.GetPieceSize() else f"<{token_id}>"
+        """One token as visible text, for a person."""
+
+    def ends_line(self, token_id: int) -> bool:
+        """Whether the text of this token ends with a line break."""
+
+
+KINDS = (SentencePieceTokenizer,)  # a folder is read by the first whose file is there
+
+
+def load_tokenizer(folder: Path, vocab_size: int | None) -> Tokenizer:
+    """The tokenizer of a checkpoint folder. vocab_size: rows of the model's embedding, or None if there is no model.
+
+    Raises CheckpointError if the folder has no tokenizer, or one that is damaged or belongs to another model.
+    """
+    return _kind_in(folder)(folder, vocab_size)
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint folder that belong to its tokenizer.
+
+    Raises CheckpointError if the folder has no tokenizer, or a Git LFS pointer in place of one of the files.
+    """
+    paths = [folder / name for name in _kind_in(folder).FILES if (folder / name).exists()]
+    for path in paths:
+        refuse_missing_or_pointer(path)
+    return paths
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the folder has the files of a tokenizer; they are not read."""
+    return any((folder / kind.FILES[0]).exists() for kind in KINDS)
+
+
+def _kind_in(folder: Path) -> type:
+    for kind in KINDS:
+        if (folder / kind.FILES[0]).exists():
+            return kind
+    names = " or ".join(str(folder / kind.FILES[0]) for kind in KINDS)
+    raise CheckpointError(f"{names}: missing; fetch it, or pass a complete checkpoint folder")

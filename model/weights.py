@@ -1,9 +1,9 @@
 """A checkpoint folder (config.json + safetensors) to a Llama, strictly and without a second copy.
 
-The module is built on the meta device (shapes, no memory); then each tensor is read from its
-memory-mapped file and put where it belongs, one at a time. On a CPU, at the file's own dtype,
-that is the mapping itself: nothing is copied. For an int8 base each matrix is quantised as it
-comes, so that its full-precision form exists for a moment only.
+The module is built on the meta device, which gives it shapes and no memory. Then each tensor is read from its
+memory-mapped file and put where it belongs, one at a time. On a CPU, in the file's own dtype, the parameter is the
+mapping itself and nothing is copied. For an int8 base each matrix is quantised as it is read, so only one of them
+exists in full precision at any time.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from model.llama import Llama, LlamaConfig, RopeScaling
 
 # ---- config.json --------------------------------------------------------------------------------
 
-# Fields that change the computation, with the only values this implementation computes.
+# Fields that change the computation, and the values that this implementation supports.
 REQUIRED_VALUES = {
     "model_type": ("llama",),
     "hidden_act": ("silu",),
@@ -40,13 +40,13 @@ SIZES = (
     "head_dim",
     "max_position_embeddings",
 )
-# Rejects nonsense before time or memory is spent on it: even a layer without memory takes a millisecond to build.
+# Nonsense is refused before it costs time or memory: even a layer without memory takes a millisecond to build.
 LARGEST_SIZE, MOST_LAYERS, LARGEST_FLOAT = 2**24, 1024, 1e12
 LARGEST_JSON = 2**26  # bytes; the index of a large model has some 100,000
 
 
 def read_llama_config(folder: Path) -> LlamaConfig:
-    """The architecture in folder/config.json. Raises CheckpointError naming the field at fault."""
+    """The architecture that folder/config.json describes. Raises CheckpointError naming the wrong field."""
     path = folder / "config.json"
     fields = read_json(path)
     if fields.get("architectures") not in (None, ["LlamaForCausalLM"]):
@@ -56,7 +56,7 @@ def read_llama_config(folder: Path) -> LlamaConfig:
     for name, allowed in REQUIRED_VALUES.items():
         if name in fields and fields[name] not in allowed:
             raise CheckpointError(
-                f"{path}: {name} is {quoted(fields[name])}, which this LLaMA does not compute; supported: {allowed[0]}"
+                f"{path}: {name} is {quoted(fields[name])}, which is not supported; supported: {allowed[0]}"
             )
     fields = {**fields}
     if fields.get("num_key_value_heads") is None:
@@ -86,7 +86,7 @@ def read_llama_config(folder: Path) -> LlamaConfig:
 
 
 def _read_rope(path: Path, fields: dict) -> tuple[float, RopeScaling | None]:
-    """(rope_theta, scaling) from either form: `rope_theta` + `rope_scaling`, or `rope_parameters`."""
+    """(rope_theta, scaling) from either form: `rope_theta` and `rope_scaling`, or `rope_parameters`."""
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise CheckpointError(f"{path}: rope_scaling is {quoted(rope)}; expected an object")
@@ -113,6 +113,7 @@ def _read_rope(path: Path, fields: dict) -> tuple[float, RopeScaling | None]:
 
 
 def _number(path: Path, fields: dict, name: str, kind: type) -> float:
+    """fields[name] as a positive `kind`, int or float, within the bounds above. Raises CheckpointError otherwise."""
     value = fields.get(name)
     right_type = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
     largest = LARGEST_FLOAT if kind is float else MOST_LAYERS if name == "num_hidden_layers" else LARGEST_SIZE
@@ -136,16 +137,17 @@ def read_json(path: Path) -> dict:
 
 
 def refuse_unprintable(path: Path, names: list[str]) -> None:
-    """Raises CheckpointError for a tensor whose name no message could show: with control characters, or overlong."""
+    """Raises CheckpointError for a tensor name that a message could not show: with control characters, or overlong."""
     for name in names:
         if not name.isprintable() or len(name) > 200:
             raise CheckpointError(
-                f"{path}: has a tensor called {quoted(name)}, which no LLaMA has; fetch it again from a source you trust"
+                f"{path}: has a tensor called {quoted(name)}, which no LLaMA has; "
+                "fetch it again from a source you trust"
             )
 
 
 def refuse_missing_or_pointer(path: Path) -> None:
-    """Raises CheckpointError if path is not a file, or is a Git LFS pointer instead of the file itself."""
+    """Raises CheckpointError if `path` is not a file, or a Git LFS pointer instead of the file itself."""
     if not path.is_file():
         raise CheckpointError(f"{path}: missing; fetch it, or pass a complete checkpoint folder")
     with open(path, "rb") as file:
@@ -157,13 +159,15 @@ def refuse_missing_or_pointer(path: Path) -> None:
 
 # ---- tensors ------------------------------------------------------------------------------------
 
+IGNORED = "rotary_emb.inv_freq"  # how a tensor's name ends that old exports store; its values follow from config.json
+
 
 def load_llama(folder: str | Path, dtype: torch.dtype, device: str | torch.device = "cpu", int8: bool = False) -> Llama:
     """The checkpoint in `folder` as a frozen Llama in `dtype` on `device`, in evaluation mode.
 
-    int8: the linear layers inside the decoder layers become Int8Linear, made from the stored values.
-    Raises CheckpointError for a file that is missing, damaged or not supported, and for any
-    tensor that is missing, unexpected, misshapen, of a quantised dtype, or not finite.
+    int8: the linear layers inside the decoder layers become Int8Linear, quantised from the stored values.
+    Raises CheckpointError if a file is missing, damaged or not supported, and if a tensor is missing, unexpected, of
+    another shape, of a quantised dtype, or not finite.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -190,15 +194,14 @@ def load_llama(folder: str | Path, dtype: torch.dtype, device: str | torch.devic
 
 
 def fingerprint(folder: str | Path) -> str:
-    """sha256 over name, shape and a sample of values of every stored tensor: tells two bases apart in a moment.
+    """sha256 over name, shape and a sample of values of every stored tensor: a fast way to tell two bases apart.
 
-    Values are compared as float32, so that a lossless change of dtype goes unnoticed and a lossy
-    one does not.
+    The values are taken as float32: a lossless change of dtype leaves the fingerprint as it is, a lossy one does not.
     """
     digest = hashlib.sha256()
     stored = {name: path for path, names in _shards(Path(folder)).items() for name in names}
     for name in sorted(stored):
-        if not name.endswith("rotary_emb.inv_freq"):
+        if not name.endswith(IGNORED):
             with _open(stored[name]) as file:
                 tensor = file.get_slice(name)
                 shape = tensor.get_shape()
@@ -213,28 +216,28 @@ def fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def stored_tensors(folder: Path) -> dict[str, int]:
-    """Bytes of every tensor of the checkpoint by name, in the order of its files; old exports' rotary buffers left out."""
+def stored_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every tensor of the checkpoint by name, in the order of its files, without old exports' inv_freq."""
     sizes = {}
     for path, names in _shards(folder).items():
         with _open(path) as file:
             for name in names:
-                if not name.endswith("rotary_emb.inv_freq"):
+                if not name.endswith(IGNORED):
                     sizes[name] = file.get_tensor(name).nbytes  # memory-mapped: nothing is read
     return sizes
 
 
 def read_stored(folder: Path, names: list[str]) -> dict[str, torch.Tensor]:
-    """The named tensors as they are stored."""
-    found = {}
-    for path, there in _shards(folder).items():
+    """The named tensors in the dtype in which they are stored."""
+    tensors = {}
+    for path, stored in _shards(folder).items():
         with _open(path) as file:
-            found |= {name: file.get_tensor(name) for name in names if name in there}
-    return found
+            tensors |= {name: file.get_tensor(name) for name in names if name in stored}
+    return tensors
 
 
 def _shards(folder: Path) -> dict[Path, list[str]]:
-    """Each safetensors file of the checkpoint with the tensor names it holds."""
+    """The names of the tensors in each safetensors file of the checkpoint."""
     index_path = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists():
         paths, listed = [folder / "model.safetensors"], None
@@ -274,7 +277,7 @@ def _shards(folder: Path) -> dict[Path, list[str]]:
     return shards
 
 
-def _open(path: Path):
+def _open(path: Path):  # safetensors does not name the type
     refuse_missing_or_pointer(path)
     try:
         return safe_open(path, framework="pt", device="cpu")
@@ -283,6 +286,10 @@ def _open(path: Path):
 
 
 def _check_names_and_shapes(folder: Path, shards: dict[Path, list[str]], wanted: dict[str, tuple], tied: bool) -> None:
+    """Raises CheckpointError unless the stored tensors are `wanted`, {name: shape}.
+
+    tied: lm_head is not wanted; if it is stored all the same, it must equal the embeddings.
+    """
     problems, seen = [], {}
     for path, names in shards.items():
         with _open(path) as file:
@@ -290,12 +297,12 @@ def _check_names_and_shapes(folder: Path, shards: dict[Path, list[str]], wanted:
                 if name in seen:
                     problems.append(f"{name} is in both {seen[name].name} and {path.name}")
                 seen[name] = path
-                if name.endswith("rotary_emb.inv_freq"):
-                    continue  # old exports store it; it follows from the config
+                if name.endswith(IGNORED):
+                    continue
                 tensor = file.get_slice(name)
                 shape = tuple(tensor.get_shape())
                 if name == "lm_head.weight" and tied:
-                    if not torch.equal(file.get_tensor(name), _find(shards, "model.embed_tokens.weight")):
+                    if not torch.equal(file.get_tensor(name), _read_one(shards, "model.embed_tokens.weight")):
                         problems.append(
                             "lm_head.weight differs from embed_tokens.weight though tie_word_embeddings is true"
                         )
@@ -311,7 +318,8 @@ def _check_names_and_shapes(folder: Path, shards: dict[Path, list[str]], wanted:
         raise CheckpointError(f"{folder}: tensors do not fit config.json: {shown}")
 
 
-def _find(shards: dict[Path, list[str]], name: str) -> torch.Tensor:
+def _read_one(shards: dict[Path, list[str]], name: str) -> torch.Tensor:
+    """The tensor, or an empty one if no shard has it."""
     for path, names in shards.items():
         if name in names:
             with _open(path) as file:
@@ -320,16 +328,16 @@ def _find(shards: dict[Path, list[str]], name: str) -> torch.Tensor:
 
 
 def _read_int8(path: Path, name: str, device) -> Int8Linear:
-    # Opened anew: when this mapping goes, so do the pages that were read through it. One mapping for
-    # all matrices would by and by hold the whole file in resident memory beside the int8 copy.
+    # The file is opened anew for each matrix: closing this mapping frees the pages that were read through it. With
+    # one mapping for all matrices, the whole file would end up in resident memory beside the int8 copy.
     with _open(path) as file:
         return Int8Linear(_read_tensor(path, file, name, torch.float32, device))
 
 
 def _read_tensor(path: Path, file, name: str, dtype: torch.dtype, device) -> torch.Tensor:
     tensor = file.get_tensor(name).to(device=device, dtype=dtype)
-    # A sum is finite unless an element is not, or (hardly ever) it overflows itself. It adds in float32 whatever
-    # the dtype; asked for float32 by name, torch would first make such a copy of the whole matrix on a CPU.
+    # The sum is fast, and it is finite if all elements are, unless it overflows, which is rare: only then is each
+    # element looked at. torch adds bf16 in float32 anyway; with dtype=torch.float32 it would copy the matrix on a CPU.
     if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
         raise CheckpointError(f"{path}: {name} has NaN or infinite values in {dtype}; the file is damaged")
     return tensor

@@ -1,10 +1,11 @@
-"""Tensors to a checkpoint folder: safetensors shards, their index, config.json, tokenizer.model.
+"""Tensors to a checkpoint folder: safetensors shards and their index, config.json, the tokenizer's files.
 
-A shard is renamed into place when it is whole, and the index comes last: a folder without it is unfinished, and a
-shard that is there is complete.
+A shard gets its name when it is complete, and the index is written last. So a shard that is there is complete, and a
+folder without an index is unfinished.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,8 +17,16 @@ SHARD_BYTES = 4 * 2**30
 INDEX = "model.safetensors.index.json"
 
 
-def plan_shards(sizes: dict[str, int], limit: int = SHARD_BYTES) -> dict[str, list[str]]:
-    """Tensor names by shard file name, in order, each shard of at most `limit` bytes unless one tensor is larger.
+@dataclass(frozen=True)
+class ShardPlan:
+    """Which file each tensor goes to. shards: tensor names by file name; total_size: bytes of all tensors."""
+
+    shards: dict[str, list[str]]
+    total_size: int
+
+
+def plan_shards(sizes: dict[str, int], limit: int = SHARD_BYTES) -> ShardPlan:
+    """The tensors in order, in shards of at most `limit` bytes; a larger tensor has a shard of its own.
 
     sizes: bytes by tensor name.
     """
@@ -28,40 +37,42 @@ def plan_shards(sizes: dict[str, int], limit: int = SHARD_BYTES) -> dict[str, li
             filled = 0
         groups[-1].append(name)
         filled += size
-    return name_shards(groups)
+    return name_shards(groups, sizes)
 
 
-def name_shards(groups: list[list[str]]) -> dict[str, list[str]]:
-    """The groups under the file names that published checkpoints use."""
-    return {
-        f"model-{number:05d}-of-{len(groups):05d}.safetensors": names for number, names in enumerate(groups, start=1)
-    }
+def name_shards(groups: list[list[str]], sizes: dict[str, int]) -> ShardPlan:
+    """One shard for each group of tensor names, called as in published checkpoints. sizes: bytes by tensor name."""
+    count = len(groups)
+    shards = {f"model-{number:05d}-of-{count:05d}.safetensors": names for number, names in enumerate(groups, start=1)}
+    return ShardPlan(shards, sum(sizes.values()))
 
 
 def write_checkpoint(
     folder: Path,
-    shards: dict[str, list[str]],
-    total_size: int,
-    tensors_of: Callable[[list[str]], dict[str, torch.Tensor]],
+    plan: ShardPlan,
+    read_tensors: Callable[[list[str]], dict[str, torch.Tensor]],
     config: dict,
-    tokenizer: bytes | None,
+    tokenizer: dict[str, bytes],
     progress: Callable[[str], None] = lambda file: None,
 ) -> None:
-    """Write the folder; shards that are there already are taken as they are, so that a broken call can be repeated.
+    """Write the folder. A shard that is there already is kept, so an interrupted call can be repeated.
 
-    shards: tensor names by file name; total_size: bytes of all tensors; tensors_of: the named tensors,
-    asked for one shard at a time; progress is told each file name.
+    read_tensors: returns the named tensors; called for one shard at a time. config: the content of config.json.
+    tokenizer: the content of the tokenizer's files by name. progress: called with the name of each shard.
     """
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
-    for file, names in shards.items():
+    for file, names in plan.shards.items():
         progress(file)
         if not (folder / file).exists():
-            tensors = {name: tensor.contiguous() for name, tensor in tensors_of(names).items()}
-            write_file(folder / file, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-            del tensors  # before the next shard is read: one of them is held, never two
-    if tokenizer is not None:
-        write_bytes(folder / "tokenizer.model", tokenizer)
+            _write_shard(folder / file, read_tensors(names))
+    for file, content in tokenizer.items():
+        write_bytes(folder / file, content)
     write_json(folder / "config.json", config)
-    weight_map = {name: file for file, names in shards.items() for name in names}
-    write_json(folder / INDEX, {"metadata": {"total_size": total_size}, "weight_map": weight_map})
+    weight_map = {name: file for file, names in plan.shards.items() for name in names}
+    write_json(folder / INDEX, {"metadata": {"total_size": plan.total_size}, "weight_map": weight_map})
+
+
+def _write_shard(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_file(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))

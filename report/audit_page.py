@@ -88,7 +88,7 @@ def _strip(row: list[dict], kl: list[float]) -> str:
         style = f"background:rgba(var(--heat),{0.85 * nats / largest:.3f})" if nats > 0 else ""
         tip = f"id {token['id']}; KL {nats:.3g} nats, {nats / total:.1%}"
         spans.append(f'<span class="{names}" style="{style}" title="{escape(tip)}">{escape(token["piece"])}</span>')
-        if token["piece"] == "<0x0A>":
+        if token["ends_line"]:
             spans.append("<br>")
     return "".join(spans)
 

@@ -50,7 +50,7 @@ def prompts(report: dict, colour: bool) -> list[str]:
             if token["answer"] and not row[i - 1]["answer"]:
                 text += "==> "
             text += f"[{token['piece']}]" if token["changed"] else token["piece"] + "|"
-            if token["piece"] == "<0x0A>":  # a newline of the prompt
+            if token["ends_line"]:
                 shown, text = shown + [text], ""
         for line in [*shown, text]:
             lines += textwrap.wrap(

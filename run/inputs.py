@@ -9,7 +9,7 @@ from cli.data import load_data
 from cli.train import TrainFlags, shot_count
 from data.interactions import Dataset, select_shots
 from data.splits import Split, encode_split
-from errors import DataError, notice
+from errors import DataError
 from lora.adapter import load_adapter, read_adapter_config, targets_named_in
 from lora.inject import add_lora, refuse_unknown_targets
 from machine import ranks
@@ -45,7 +45,7 @@ def load_inputs(flags: TrainFlags) -> Inputs:
     shots = select_shots(data.train, shot_count(flags.shots), flags.seed)
     model, tokenizer = load_base(flags.model, flags.precision, device, flags.base_dtype, flags.fsdp)
     train, valid, test = (
-        encode_split(rows, data, tokenizer, flags.template, flags.max_len, notice)
+        encode_split(rows, data, tokenizer, flags.template, flags.max_len)
         for rows in (shots, selection, data.test)
     )
     adapter = adapter_settings(flags)

@@ -1,4 +1,4 @@
-"""Any input at all is read or refused: properties by Hypothesis, and bench/fuzz.py in a few cases and on crashes made for it."""
+"""Any input is read or refused: properties tested by Hypothesis, and bench/fuzz.py itself in a few cases."""
 
 import json
 import string
@@ -23,7 +23,7 @@ from run.validate import step_lines
 
 ROOT = Path(__file__).parent.parent
 
-# ---- any content at all -------------------------------------------------------------------------
+# ---- any content --------------------------------------------------------------------------------
 
 some = settings(max_examples=60, derandomize=True, deadline=None)
 JSON = st.recursive(

@@ -30,6 +30,9 @@ class Pieces:
     def piece(self, token_id):
         return f"<w{token_id}>"
 
+    def ends_line(self, token_id):
+        return False
+
 
 @pytest.fixture
 def model(tiny_llama):

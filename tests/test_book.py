@@ -12,7 +12,7 @@ from data.interactions import Interaction, Item
 from data.pairs import encode_pairs
 from data.sources import book, tallrec
 from errors import DataError
-from model.tokenizer import Tokenizer
+from model.tokenizer import load_tokenizer
 
 BOOKS = """"ISBN";"Book-Title";"Book-Author";"Year-Of-Publication";"Publisher"
 "1";"Plain";"Ann One";"1990";"P"
@@ -244,7 +244,7 @@ def test_written_and_read_again_the_samples_are_the_same(tmp_path, notices):
 
 
 def test_lengths_of_the_published_rows_with_llamas_tokenizer(real_file):
-    tokenizer = Tokenizer(real_file("llama-tokenizer/tokenizer.model").parent, 32000)
+    tokenizer = load_tokenizer(real_file("llama-tokenizer/tokenizer.model").parent, 32000)
     rows, catalogue, noun = tallrec.read_split(real_file("tallrec-book/valid.json"))
     data = book.Dataset("book", "x", noun, catalogue, rows, rows, rows)
     pairs, truncated = encode_pairs(rows, data, tokenizer, "released", 512)

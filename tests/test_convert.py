@@ -1,4 +1,4 @@
-"""Pickled checkpoints to safetensors: the same logits to the bit, whatever breaks off in between, and refusals in one line."""
+"""Pickled checkpoints to safetensors: bit-identical logits, also after interruptions, and refusals in one line."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def metas_name(name: str) -> str:
 
 
 def metas(checkpoint: Path, parts=1, embeddings_by=1, drop=(), **changes) -> Path:
-    """The checkpoint as Meta's folder, its tokenizer beside it."""
+    """The checkpoint as Meta's folder, with the tokenizer one folder above."""
     folder = checkpoint.parent / "llama" / "7B"
     folder.mkdir(parents=True)
     (folder.parent / "tokenizer.model").write_bytes(b"a tokenizer")
@@ -190,11 +190,11 @@ def test_dtype_is_what_was_asked_for(make_checkpoint, tmp_path, name, dtype):
     assert written == (None if name == "keep" else str(dtype).removeprefix("torch."))
 
 
-# ---- broken off and repeated --------------------------------------------------------------------
+# ---- interrupted and repeated -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["bin", "meta"])
-def test_a_repeated_call_goes_on_and_gives_equal_files(make_checkpoint, tmp_path, monkeypatch, layout):
+def test_a_repeated_call_completes_the_conversion_with_equal_files(make_checkpoint, tmp_path, monkeypatch, layout):
     checkpoint, out = make_checkpoint(vocab_size=24), tmp_path / "out"
     source = pickled(checkpoint, 3) if layout == "bin" else metas(checkpoint, 2)
     convert_checkpoint(source, tmp_path / "whole", limit=9000)
@@ -219,7 +219,7 @@ def test_a_repeated_call_goes_on_and_gives_equal_files(make_checkpoint, tmp_path
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
 
 
-def test_only_an_own_unfinished_conversion_is_gone_on_with(make_checkpoint, tmp_path):
+def test_only_an_unfinished_conversion_of_the_same_source_is_completed(make_checkpoint, tmp_path):
     source, out = pickled(make_checkpoint()), tmp_path / "out"
     convert_checkpoint(source, out)
     refusal(lambda: convert_checkpoint(source, out), str(out), "is there already")
@@ -255,7 +255,7 @@ def test_code_in_a_pickle_is_not_run(make_checkpoint, tmp_path, zipped):
     "extra, words",
     [
         ({"x": torch.ones(2)}, ["unexpected x"]),
-        ({"x": "text"}, ["'x'", "no plain tensor"]),
+        ({"x": "text"}, ["'x'", "not a plain tensor"]),
         ({"model.norm.weight": torch.ones(3)}, ["model.norm.weight is [3], expected [32]"]),
         ({"model.norm.weight": torch.ones(32, dtype=torch.int8)}, ["model.norm.weight has dtype torch.int8"]),
     ],
@@ -333,7 +333,7 @@ def test_params_that_do_not_fit_are_refused(make_checkpoint, tmp_path, changes, 
     assert not (tmp_path / "out").exists()
 
 
-def test_parts_that_do_not_belong_together_are_refused(make_checkpoint, tmp_path):
+def test_parts_that_do_not_fit_together_are_refused(make_checkpoint, tmp_path):
     source, out = metas(make_checkpoint(vocab_size=24), 2), tmp_path / "out"
     second = source / "consolidated.01.pth"
     state = torch.load(second, weights_only=True)

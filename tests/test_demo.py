@@ -11,7 +11,7 @@ import torch
 from data.prompts import prompt_pair
 from demo.corpus import FIRST_COURSE, FORBIDDEN, SECOND_COURSE, documents
 from demo.world import CORPUS_SEED, HISTORY, ROWS_PER_VIEWER, STAND_IN_SEED, VIEWERS, read_world, stand_in
-from model.tokenizer import Tokenizer
+from model.tokenizer import load_tokenizer
 from model.weights import load_llama, read_llama_config
 
 MODEL = Path(__file__).parent.parent / "demo" / "model"
@@ -46,7 +46,7 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer(MODEL, read_llama_config(MODEL).vocab_size)
+    return load_tokenizer(MODEL, read_llama_config(MODEL).vocab_size)
 
 
 def test_stand_in_has_the_documented_counts_and_says_what_it_is(dataset):

@@ -22,7 +22,7 @@ from errors import AdapterError, CheckpointError, FlagError, RunError
 from lora.adapter import read_adapter_config, read_tensors
 from lora.inject import add_lora, lora_state
 from model.convert import convert_checkpoint
-from model.tokenizer import Tokenizer
+from model.tokenizer import load_tokenizer
 from model.weights import load_llama
 from objectives import TERMS
 from run.checkpoint import load_state, save_state
@@ -118,14 +118,14 @@ def test_a_tokenizer_with_pieces_that_are_not_text_is_refused(tokenizer_bytes, t
     for change in (lambda b: b.replace(b"<0x41>", b"<0x\xff1>"), lambda b: b.replace(b"the", b"t\xffe")):
         assert change(tokenizer_bytes) != tokenizer_bytes
         (tmp_path / "tokenizer.model").write_bytes(change(tokenizer_bytes))
-        assert "not a SentencePiece model" in refused(CheckpointError, Tokenizer, tmp_path, None)
+        assert "not a SentencePiece model" in refused(CheckpointError, load_tokenizer, tmp_path, None)
 
 
 def test_a_record_of_merged_adapters_that_is_not_a_list_is_refused(make_checkpoint, tmp_path):
     folder = make_checkpoint(merged_adapters=3)
     (tmp_path / "adapter_config.json").write_text("{}")
     save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
-    assert "merged_adapters is no list" in refused(CheckpointError, refuse_merging_twice, folder, tmp_path)
+    assert "merged_adapters is not a list" in refused(CheckpointError, refuse_merging_twice, folder, tmp_path)
 
 
 def test_text_in_params_json_is_shown_escaped(make_checkpoint, tmp_path):

@@ -18,7 +18,7 @@ from data.interactions import Dataset, Interaction, Item
 from data.pairs import encode_pairs
 from data.sources import amazon_book, book, collm, custom, ml_1m, movie, tallrec
 from errors import CheckpointError, DataError
-from model.tokenizer import Tokenizer
+from model.tokenizer import load_tokenizer
 from model.weights import read_json
 from predict import read_users
 
@@ -73,7 +73,7 @@ def test_a_file_of_gigabytes_is_refused_without_being_read(tmp_path):
     assert "has 3,221,225,472 bytes" in refused(DataError, files.read_whole, path)
     assert "not valid JSON" in refused(CheckpointError, read_json, path)
     (tmp_path / "tokenizer.model").symlink_to(path)
-    assert "more than 67,108,864 bytes" in refused(CheckpointError, Tokenizer, tmp_path, None)
+    assert "more than 67,108,864 bytes" in refused(CheckpointError, load_tokenizer, tmp_path, None)
 
 
 def test_gzip_that_expands_beyond_its_limit_is_stopped(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The int8 base: its rounding, its products and gradients, what it holds, and that training and scoring go on top of it."""
+"""The int8 base: rounding, products, gradients and memory, and that training and scoring work on it."""
 
 import json
 import sys
@@ -83,9 +83,9 @@ def test_product_and_gradient_are_those_of_the_dequantised_matrix_in_float64(dty
     y.backward(grad)
     expected, expected_grad = x.detach().double() @ dequantised(layer).T, grad.double() @ dequantised(layer)
     assert y.dtype == x.grad.dtype == dtype
-    for found, exact in ((y, expected), (x.grad, expected_grad)):
-        # Rounding is relative to the sum of magnitudes, which cancellation does not shrink: here the tensor's largest entry.
-        torch.testing.assert_close(found.double(), exact, rtol=0, atol=float(exact.abs().max()) * rtol)
+    for actual, exact in ((y, expected), (x.grad, expected_grad)):
+        # Rounding errors scale with the sum of magnitudes, whatever cancels: here with the largest entry.
+        torch.testing.assert_close(actual.double(), exact, rtol=0, atol=float(exact.abs().max()) * rtol)
 
 
 def test_autograd_agrees_with_difference_quotients():
@@ -199,9 +199,9 @@ def test_lora_has_the_gradients_that_it_has_over_the_dequantised_weights(make_ch
         F.cross_entropy(model(IDS).flatten(0, 1), IDS.flip(1).flatten()).backward()
         gradients.append([parameter.grad for parameter in trainable_parameters(model).values()])
         assert all(parameter.grad is None for name, parameter in model.named_parameters() if "lora" not in name)
-    for found, expected in zip(*gradients):
+    for gradient, expected in zip(*gradients):
         assert expected.any()
-        torch.testing.assert_close(found, expected, rtol=0, atol=float(expected.abs().max()) * 1e-4)
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=float(expected.abs().max()) * 1e-4)
 
 
 def test_the_float64_tail_of_the_audit_computes_with_the_same_weights(make_checkpoint):
@@ -214,7 +214,7 @@ def test_the_float64_tail_of_the_audit_computes_with_the_same_weights(make_check
 # ---- the flag -----------------------------------------------------------------------------------
 
 
-def test_the_flag_is_remembered_by_the_run_and_used_by_whoever_scores_it(tmp_path, capsys, monkeypatch):
+def test_a_run_records_the_flag_and_is_scored_with_it(tmp_path, capsys, monkeypatch):
     rows, data, out = tmp_path / "rows", stand_in(), tmp_path / "run"
     rows.mkdir()
     for split, count in (("train", 8), ("valid", 16), ("test", 16)):
@@ -237,7 +237,7 @@ def test_the_flag_is_remembered_by_the_run_and_used_by_whoever_scores_it(tmp_pat
             str(tmp_path / "merged"),
         ]
     )
-    assert "are those of the checkpoint, not their int8 form" in capsys.readouterr().err
+    assert "own weights are merged, not their int8 form" in capsys.readouterr().err
     assert json.loads((out / "config.json").read_text())["flags"]["base_dtype"] == {"value": "int8", "source": "flag"}
     trained = json.loads((out / "results.json").read_text())["test"]["after"]
 
@@ -246,8 +246,8 @@ def test_the_flag_is_remembered_by_the_run_and_used_by_whoever_scores_it(tmp_pat
         predictions = (tmp_path / "eval/predictions.csv").read_text()
         return json.loads(capsys.readouterr().out), predictions
 
-    found, predictions = scored("--run", str(out))
-    assert found["auc"] == trained["auc"] and predictions == (out / "predictions.csv").read_text()
+    results, predictions = scored("--run", str(out))
+    assert results["auc"] == trained["auc"] and predictions == (out / "predictions.csv").read_text()
     assert scored("--run", str(out), "--base-dtype", "same")[1] != predictions
     assert (
         scored(

@@ -1,4 +1,4 @@
-"""From pairs to batches: blocks, padding, positions and truncation by hand, and lengths with the real tokenizer."""
+"""From pairs to batches: blocks, padding, positions and truncation by hand; lengths with the real tokenizer."""
 
 import functools
 from dataclasses import replace
@@ -11,8 +11,9 @@ from data.interactions import Dataset, Interaction, Item
 from data.pairs import EncodedPair, Row, aligned_positions, answer_ids, collate, encode_pairs, next_tokens, pad_right
 from data.prompts import prompt_pair
 from data.sources import movie
+from data.splits import encode_split
 from errors import DataError
-from model.tokenizer import Tokenizer
+from model.tokenizer import load_tokenizer
 
 # Two pairs. Both blocks have rows of unequal length, and the first negative answer is shorter.
 PAIRS = [
@@ -154,7 +155,7 @@ def test_answer_ids_are_what_follows_the_prompt():
 
 
 def test_answers_that_begin_with_one_token_are_refused_by_that_token():
-    class Spaced(Letters):  # as a tokenizer that writes a space first
+    class Spaced(Letters):  # like a tokenizer that puts a space first
         def encode(self, text):
             return super().encode(text.replace("\nYes", "\n Yes").replace("\nNo", "\n No"))
 
@@ -168,6 +169,29 @@ def test_an_answer_that_joins_with_the_prompt_is_refused():
         answer_ids(tokenizer, "Q\n")
     with pytest.raises(DataError, match="joins the answer 'No.' with the end of the prompt"):
         encode_pairs([LONG], dataset(LONG), tokenizer, "paper", 10_000)
+
+
+def test_a_tokenizer_without_bos_gives_the_same_rows_without_it():
+    class Bare(Letters):
+        def encode(self, text):
+            return super().encode(text)[1:]
+
+    data = dataset(LONG)
+    (pair,), _ = encode_pairs([LONG], data, Letters(), "paper", 10_000)
+    (bare,), _ = encode_pairs([LONG], data, Bare(), "paper", 10_000)
+    assert list(bare.positive.ids) == list(pair.positive.ids)[1:] and bare.negative.answer == pair.negative.answer
+    assert answer_ids(Bare(), "Q\n") == answer_ids(Letters(), "Q\n")
+
+
+def test_a_split_has_the_answers_of_its_prompts_and_says_how_many_were_truncated(capsys):
+    data = dataset(LONG)
+    split = encode_split(data.train, data, Letters(), "paper", max(lengths(LONG, data)))
+    assert split.answers == {True: [*map(ord, "Yes.")], False: [*map(ord, "No.")]}
+    assert (split.rows, split.truncated, capsys.readouterr().err) == (data.train, 0, "")
+    shorter = encode_split(data.train, data, Letters(), "paper", max(lengths(LONG, data)) - 1)
+    assert shorter.truncated == 1 and "1 of 1 prompts lost their oldest history items" in capsys.readouterr().err
+    other = encode_split(data.train, data, Letters(), "paper", 10_000, question="will hate").pairs[0]
+    assert "will hate" in "".join(map(chr, other.negative.prompt)) and other.positive == split.pairs[0].positive
 
 
 # ---- alignment ----------------------------------------------------------------------------------
@@ -194,7 +218,7 @@ def read_once(folder):
     return movie.build(movie.raw_files(folder), print)
 
 
-tokenizer_once = functools.cache(Tokenizer)
+tokenizer_once = functools.cache(load_tokenizer)
 
 
 @pytest.fixture
@@ -215,9 +239,9 @@ def test_llama_writes_yes_no_and_the_full_stop_as_one_token_each(llama, template
 
 def test_valid_lengths_with_the_released_template(llama, movielens):
     encoded, truncated = encode_pairs(movielens.valid, movielens, llama, "released", 512)
-    found = [len(pair.positive.ids) for pair in encoded]
+    tokens = [len(pair.positive.ids) for pair in encoded]
     assert truncated == 0
-    assert (min(found), np.median(found), np.percentile(found, 95), max(found)) == (231, 256, 276, 311)
+    assert (min(tokens), np.median(tokens), np.percentile(tokens, 95), max(tokens)) == (231, 256, 276, 311)
     assert all(pair.positive.ids[-1] == 2 and pair.positive.prompt[0] == 1 for pair in encoded)
 
 

@@ -1,4 +1,4 @@
-"""The tree against the plain path, row by row, and against sets of prefixes; in float64, where nothing hides in rounding."""
+"""The tree against padded rows, and against sets of prefixes, in float64 so that rounding hides no difference."""
 
 import random
 
@@ -79,9 +79,9 @@ def test_every_hidden_state_is_that_of_the_plain_path(model, name):
     model, rows = model(), CASES[name]
     tree = tree_of(model, rows)
     with torch.no_grad():
-        plain, found = model.model(pad_right(rows)), model.model(tree.input_ids, tree)
+        plain, by_tree = model.model(pad_right(rows)), model.model(tree.input_ids, tree)
     for row, tokens, expected in zip(rows, tree.index, plain):
-        torch.testing.assert_close(found[tokens[: len(row)]], expected[: len(row)], rtol=0, atol=1e-12)
+        torch.testing.assert_close(by_tree[tokens[: len(row)]], expected[: len(row)], rtol=0, atol=1e-12)
 
 
 MODELS = {
@@ -111,9 +111,9 @@ def test_asked_positions_and_all_gradients_are_those_of_the_plain_path(model, ki
                 (F.log_softmax(logits, -1) * weights).sum(), list(trainable_parameters(model).values())
             )
             results.append((logits.detach(), gradients))
-        (plain, plain_gradients), (found, found_gradients) = results
-        torch.testing.assert_close(found, plain, rtol=0, atol=1e-12)
-        for expected, gradient in zip(plain_gradients, found_gradients):
+        (plain, plain_gradients), (actual, actual_gradients) = results
+        torch.testing.assert_close(actual, plain, rtol=0, atol=1e-12)
+        for expected, gradient in zip(plain_gradients, actual_gradients):
             assert expected.abs().max() > 0
             torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-11)
 
@@ -156,9 +156,7 @@ def test_compiled_layers_compute_the_same_for_trees_of_any_size(model):
         for each in (plain, compiled):
             tree = tree_of(each, rows, torch.tensor([[len(row) - 1] for row in rows]))
             hidden = each.model(tree.input_ids, tree)
-            results.append(
-                (hidden, torch.autograd.grad(hidden.square().sum(), list(trainable_parameters(each).values())))
-            )
-        (expected, gradients), (found, found_gradients) = results
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-        torch.testing.assert_close(found_gradients, gradients, rtol=1e-10, atol=1e-12)
+            results.append((hidden, torch.autograd.grad(hidden.square().sum(), list(trainable_parameters(each).values()))))
+        (expected, gradients), (actual, actual_gradients) = results
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(actual_gradients, gradients, rtol=1e-10, atol=1e-12)

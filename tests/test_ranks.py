@@ -270,10 +270,6 @@ def test_verbs_without_ranks_refuse_torchrun(monkeypatch):
 
 def computed(fsdp):
     """Gradients and terms of a step for every objective and number of pairs, and the scores of the validation rows."""
-
-    def quiet(line):
-        pass
-
     data = load_data(vars(TrainFlags(data="rows")))
     model, tokenizer = load_base("demo", "fp32", torch.device("cpu"))
     model.double()
@@ -287,7 +283,7 @@ def computed(fsdp):
     found = {}
     for name, changes in OBJECTIVES.items():
         flags = TrainFlags(data="rows", batch_size=6, micro_batch_size=2, max_len=128, fsdp=fsdp, **changes)
-        pairs = encode_split(data.train, data, tokenizer, flags.template, flags.max_len, quiet).pairs
+        pairs = encode_split(data.train, data, tokenizer, flags.template, flags.max_len).pairs
         for count in PAIRS:
             record = train.accumulate_gradients(
                 model.train(), sorted(pairs[:count], key=lambda pair: pair.length), flags
@@ -296,7 +292,7 @@ def computed(fsdp):
             for i, parameter in enumerate(list(trainable_parameters(model).values())):
                 found[f"{name} {count} {i}"] = parameter.grad.clone()
                 parameter.grad = None
-    valid = encode_split(data.valid, data, tokenizer, "paper", 128, quiet)
+    valid = encode_split(data.valid, data, tokenizer, "paper", 128)
     answers = answers_in_context(data, tokenizer, "paper")
     scored = evaluation.score_split(model, valid, answers)
     found["scores"] = torch.stack(

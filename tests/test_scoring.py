@@ -151,7 +151,7 @@ def test_jensen_shannon_is_zero_for_equal_and_ln_2_for_disjoint_distributions():
 
 def test_the_base_is_scored_once_and_again_only_if_what_was_kept_is_damaged(tmp_path, monkeypatch):
     rows = [Interaction(user, (), 1, bool(user % 2)) for user in range(4)]
-    split, calls = Split(rows, [None] * 4, 0), []
+    split, calls = Split(rows, [None] * 4, 0, {}), []
 
     def scored(model, split, answers, progress):
         calls.append(progress)
@@ -172,5 +172,5 @@ def test_the_base_is_scored_once_and_again_only_if_what_was_kept_is_damaged(tmp_
         evaluation.score_base(run, "valid", None, split, {})
         assert len(calls) == (damaged != content) and path.read_bytes() == content
     calls.clear()
-    evaluation.score_base(run, "valid", None, Split(rows[:3], [None] * 3, 0), {})
+    evaluation.score_base(run, "valid", None, Split(rows[:3], [None] * 3, 0, {}), {})
     assert calls

@@ -16,7 +16,7 @@ from demo.world import stand_in
 from errors import FlagError
 from model.demo import DEMO_FOLDER
 from report.data_table import statistics_table
-from run.base import load_tokenizer
+from run.base import base_tokenizer
 from tests.test_prepare import DATA
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer("demo")
+    return base_tokenizer("demo")
 
 
 def run(*argv):
@@ -89,7 +89,7 @@ def test_json_is_one_line_on_standard_output_and_nothing_else():
 
 def test_a_folder_with_nothing_but_a_tokenizer_will_do(tmp_path, tokenizer):
     (tmp_path / "tokenizer.model").write_bytes((DEMO_FOLDER / "tokenizer.model").read_bytes())
-    assert load_tokenizer(str(tmp_path)).encode("x y") == tokenizer.encode("x y")
+    assert base_tokenizer(str(tmp_path)).encode("x y") == tokenizer.encode("x y")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_leaks_of_any_data_set_are_shown():
         "leaks": leaks(DATA),
     }
     found["splits"] = {
-        split: describe_split(DATA, split, load_tokenizer("demo"), "paper", 512, 9) for split in show.SPLITS
+        split: describe_split(DATA, split, base_tokenizer("demo"), "paper", 512, 9) for split in show.SPLITS
     }
     assert (
         "LEAK: 1 rows of valid are also asked in train, first user 7, 'Nîmes'" in statistics_table(found).splitlines()

@@ -1,17 +1,15 @@
 """Checkpoint folders: what loads loads exactly, what does not is refused in one line that names the fault."""
 
 import json
-import random
 from pathlib import Path
 
 import pytest
-import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
 from errors import CheckpointError
 from model.llama import RopeScaling
-from model.tokenizer import Tokenizer
+from model.tokenizer import load_tokenizer
 from model.weights import load_llama, read_llama_config
 
 VARIANTS = {
@@ -281,49 +279,12 @@ def test_stored_lm_head_that_contradicts_the_tie_is_refused(make_checkpoint):
     refusal(lambda: load_llama(folder, torch.float32), "lm_head.weight", "tie_word_embeddings")
 
 
-# ---- the tokenizer and a real checkpoint --------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def tokenizer_file(tmp_path_factory) -> Path:
-    folder, draw = tmp_path_factory.mktemp("tokenizer"), random.Random(0)
-    words = ["".join(draw.choices("abcdefg", k=draw.randint(2, 5))) for _ in range(300)]
-    lines = iter([" ".join(draw.choices(words, k=8)) for _ in range(100)])
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=lines, model_prefix=str(folder / "tokenizer"), vocab_size=60, model_type="bpe", minloglevel=2
-    )
-    return folder / "tokenizer.model"
-
-
-def test_text_begins_with_bos_and_control_symbols_in_it_stay_text(tokenizer_file):
-    tokenizer = Tokenizer(tokenizer_file.parent, 60)
-    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
-    assert tokenizer.encode("") == [1]
-    assert tokenizer.encode("abc bad")[0] == 1 and tokenizer.decode(tokenizer.encode("abc bad")[1:]) == "abc bad"
-    assert not {1, 2} & set(tokenizer.encode("<s> abc </s>")[1:])
-
-
-@pytest.mark.parametrize("vocab_size", [59, 60 + 65, 32000])
-def test_tokenizer_of_another_size_is_refused(tokenizer_file, vocab_size):
-    refusal(lambda: Tokenizer(tokenizer_file.parent, vocab_size), "tokenizer.model", "60", str(vocab_size))
-    assert Tokenizer(tokenizer_file.parent, 60 + 64).piece(60 + 63) == "<123>"
-
-
-@pytest.mark.parametrize("content", [b"", b"no model " * 30, bytes(200), POINTER])
-def test_tokenizer_garbage_is_refused(tmp_path, content):
-    (tmp_path / "tokenizer.model").write_bytes(content)
-    refusal(lambda: Tokenizer(tmp_path, 60), "tokenizer.model")
-
-
-def test_missing_or_truncated_tokenizer_is_refused(tokenizer_file, tmp_path):
-    refusal(lambda: Tokenizer(tmp_path, 60), "tokenizer.model", "missing")
-    (tmp_path / "tokenizer.model").write_bytes(tokenizer_file.read_bytes()[:300])
-    refusal(lambda: Tokenizer(tmp_path, 60), "tokenizer.model")
+# ---- a real checkpoint ----------------------------------------------------------------------------
 
 
 def test_stories260k_continues_as_transformers_did(real_file):
     folder = real_file("stories260K/model.safetensors").parent
-    tokenizer, model = Tokenizer(folder, 512), load_llama(folder, torch.float32)
+    tokenizer, model = load_tokenizer(folder, 512), load_llama(folder, torch.float32)
     cases = json.loads((folder / "expected.json").read_text())["cases"]
     assert len(cases) == 4
     for case in cases:

@@ -38,9 +38,9 @@ def _demo_pair():
     from data.pairs import encode_pairs
     from demo.world import stand_in
     from model.demo import DEMO_FOLDER
-    from model.tokenizer import Tokenizer
+    from model.tokenizer import load_tokenizer
 
-    data, tokenizer = stand_in(), Tokenizer(DEMO_FOLDER, 2048)
+    data, tokenizer = stand_in(), load_tokenizer(DEMO_FOLDER, 2048)
     pairs, _ = encode_pairs(data.test[:1], data, tokenizer, "paper", 512)
     return pairs[0], tokenizer
 
