@@ -69,8 +69,7 @@ def commands(page):
             if match := re.match(r"(?:\S*python3?|torchrun .*?) (-m (?=[a-z]+\.)|(?=\w+\.py))([\w.]+)(.*)", command):
                 module, arguments = match[2] if match[1] else match[2].removesuffix(".py"), match[3]
                 if module == "prepare":
-                    first = (arguments.split() or ["--help"])[0]
-                    module += " show" if first == "show" else " movie"
+                    module += " " + arguments.split()[0].replace("NAME", "movie")
                 if not match[1] or (ROOT / module.split(".")[0]).is_dir():
                     yield module, arguments
 
