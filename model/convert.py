@@ -143,7 +143,7 @@ def _refuse_output(src: Path, out: Path, note: dict) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / NOTE).exists():
-        raise CheckpointError(f"{out}: is there already and is not an unfinished conversion; choose another folder")
+        raise CheckpointError(f"{out}: already exists and is not an unfinished conversion; choose another folder")
     if read_json(out / NOTE) != note:
         raise CheckpointError(
             f"{out / NOTE}: the unfinished conversion there is of another source or dtype; "

@@ -21,7 +21,7 @@ MERGED = "merged_adapters"  # in config.json: digests of the adapters that are i
 def refuse_unusable_output(out: Path, flag: str) -> None:
     """Raises FlagError, naming `flag`, if no checkpoint can be written to this folder. Changes nothing."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FlagError(f"{flag} {out}: is there already; choose another folder")
+        raise FlagError(f"{flag} {out}: already exists; choose another folder")
     refuse_unwritable(out, flag, FlagError)
 
 

@@ -205,7 +205,7 @@ def test_the_stand_in_is_refused_for_a_real_model(refuse, checkpoint, tmp_path):
 def test_a_run_is_not_written_over(refuse_train, checkpoint, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.json").write_text("mine")
-    assert refuse_train("--model", checkpoint()).startswith(f"--out {tmp_path / 'out'}: is there already")
+    assert refuse_train("--model", checkpoint()).startswith(f"--out {tmp_path / 'out'}: already exists")
     assert (tmp_path / "out" / "results.json").read_text() == "mine"
 
 

@@ -222,13 +222,13 @@ def test_a_repeated_call_completes_the_conversion_with_equal_files(make_checkpoi
 def test_only_an_unfinished_conversion_of_the_same_source_is_completed(make_checkpoint, tmp_path):
     source, out = pickled(make_checkpoint()), tmp_path / "out"
     convert_checkpoint(source, out)
-    refusal(lambda: convert_checkpoint(source, out), str(out), "is there already")
+    refusal(lambda: convert_checkpoint(source, out), str(out), "already exists")
     out.joinpath("convert.json").write_text("{}")
     refusal(lambda: convert_checkpoint(source, out), "convert.json", "another source")
     refusal(lambda: convert_checkpoint(source, source), "source folder")
     refusal(lambda: convert_checkpoint(source, source / "below"), "source folder")
     (tmp_path / "file").write_text("")
-    refusal(lambda: convert_checkpoint(source, tmp_path / "file"), "is there already")
+    refusal(lambda: convert_checkpoint(source, tmp_path / "file"), "already exists")
 
 
 # ---- what is refused, before anything is written ------------------------------------------------

@@ -201,7 +201,7 @@ def test_what_is_merged_into_the_demo_is_still_the_demo(run, capsys):
             ("--model", "demo", "--merge-out", "m"),
             "--merge-out: there is no adapter to merge; say which with --run or --adapter",
         ),
-        (("--run", "{run}", "--merge-out", "{run}"), "--merge-out {run}: is there already; choose another folder"),
+        (("--run", "{run}", "--merge-out", "{run}"), "--merge-out {run}: already exists; choose another folder"),
         (
             ("--run", "{run}", "--model", "{merged}", "--merge-out", "{merged}-2"),
             "is merged into {merged} already; merging it again",

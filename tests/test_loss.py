@@ -35,6 +35,13 @@ def ragged_case(seed=0, vocabulary=7):
     return logits, {name: torch.tensor(rows) for name, rows in targets.items()}, targets
 
 
+def terms_of(pos, neg, targets_pos, targets_neg, logits_shared=None, **options):
+    """answer_terms of sides that are given one by one, (P, A, V) and (P, A) each, stacked in blocks."""
+    shared = [] if logits_shared is None else [(logits_shared, targets_pos)]
+    logits, targets = zip((pos, targets_pos), (neg, targets_neg), *shared)
+    return answer_terms(torch.cat(logits), torch.cat(targets), len(pos), **options)
+
+
 # ---- Eq. 1-3 in plain Python --------------------------------------------------------------------
 
 
@@ -76,7 +83,7 @@ def brute_force(logits, targets, weight, forcing, kl_tokens):
 def test_paper_loss_equals_plain_loops(forcing, kl_tokens, cap):
     logits, targets, lists = ragged_case()
     shared = logits["shared"] if forcing == "shared" else None
-    terms = answer_terms(
+    terms = terms_of(
         logits["pos"],
         logits["neg"],
         targets["pos"],
@@ -102,7 +109,7 @@ def test_three_word_vocabulary_by_hand():
     p = torch.tensor([[[1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 4, 1 / 2]]])
     q = torch.tensor([[[1 / 4, 1 / 2, 1 / 4], [1 / 8, 1 / 8, 3 / 4]]])
     yes, no = torch.tensor([[0, 2]]), torch.tensor([[1, 2]])
-    terms = answer_terms(p.log() + 5, q.log() - 3, yes, no)  # a shift of the logits changes nothing
+    terms = terms_of(p.log() + 5, q.log() - 3, yes, no)  # a shift of the logits changes nothing
     log2, log3 = math.log(2), math.log(3)
     torch.testing.assert_close(terms.ce_pos, torch.tensor([[log2, log2]]))
     torch.testing.assert_close(terms.ce_neg, torch.tensor([[log2, 2 * log2 - log3]]))
@@ -127,7 +134,7 @@ def test_every_way_of_cutting_a_step_gives_the_same_gradient(micro, accumulation
     targets = {name: torch.cat([case[1][name] for case in cases])[:8] for name in ("pos", "neg")}
     for start in range(0, micro * accumulation, micro):
         cut = slice(start, start + micro)
-        terms = answer_terms(logits["pos"][cut], logits["neg"][cut], targets["pos"][cut], targets["neg"][cut])
+        terms = terms_of(logits["pos"][cut], logits["neg"][cut], targets["pos"][cut], targets["neg"][cut])
         paper_loss(terms, 0.3, 8).backward()
     for name in logits:
         expected = torch.cat([single_pair_gradient(logits, targets, i, name) for i in range(8)]) / 8
@@ -136,7 +143,7 @@ def test_every_way_of_cutting_a_step_gives_the_same_gradient(micro, accumulation
 
 def single_pair_gradient(logits, targets, i, name):
     sides = {side: logits[side][i : i + 1].detach().clone().requires_grad_() for side in logits}
-    terms = answer_terms(sides["pos"], sides["neg"], targets["pos"][i : i + 1], targets["neg"][i : i + 1])
+    terms = terms_of(sides["pos"], sides["neg"], targets["pos"][i : i + 1], targets["neg"][i : i + 1])
     (terms.ce_pos.sum() + terms.ce_neg.sum() - 0.3 * terms.kl.sum()).backward()
     return sides[name].grad
 
@@ -153,7 +160,7 @@ def test_gradients_equal_finite_differences(options):
     ]
 
     def loss(pos, neg, shared=None):
-        terms = answer_terms(pos, neg, targets["pos"], targets["neg"], logits_shared=shared, **options)
+        terms = terms_of(pos, neg, targets["pos"], targets["neg"], logits_shared=shared, **options)
         return paper_loss(terms, 0.3, 5)
 
     assert torch.autograd.gradcheck(loss, inputs)
@@ -180,9 +187,9 @@ def test_gradients_equal_the_closed_forms():
 
 def test_kl_is_zero_for_equal_prompts():
     logits, targets, _ = ragged_case()
-    terms = answer_terms(logits["pos"], logits["pos"] + 2.5, targets["pos"], targets["neg"])
+    terms = terms_of(logits["pos"], logits["pos"] + 2.5, targets["pos"], targets["neg"])
     torch.testing.assert_close(terms.kl, torch.zeros(3, 3).double(), rtol=0, atol=1e-14)
-    assert not answer_terms(logits["pos"], logits["pos"], targets["pos"], targets["neg"]).kl.any()
+    assert not terms_of(logits["pos"], logits["pos"], targets["pos"], targets["neg"]).kl.any()
 
 
 def test_kl_is_not_negative():
@@ -234,7 +241,7 @@ def test_infinite_kl_at_a_token_left_out_harms_no_gradient(why, cap):
 
     def gradients(logits_pos, logits_neg):
         kl_tokens = "first" if why == "first" else "all"
-        terms = answer_terms(logits_pos, logits_neg, *targets, kl_tokens=kl_tokens, kl_cap=cap)
+        terms = terms_of(logits_pos, logits_neg, *targets, kl_tokens=kl_tokens, kl_cap=cap)
         assert terms.kl[0, 1] == 0 and terms.kl[0, 0] > 0
         return torch.autograd.grad(paper_loss(terms, 0.3, 2), (logits_pos, logits_neg))
 
@@ -249,7 +256,7 @@ def test_infinite_kl_at_a_token_left_out_harms_no_gradient(why, cap):
 def test_cap_stops_the_kl_gradient_of_an_infinite_pair_and_of_no_other():
     logits_pos, logits_neg = infinite_at_the_second_token()
     targets = torch.tensor([[0, 6], [1, 6]]), torch.tensor([[1, 6], [0, 6]])
-    terms = answer_terms(logits_pos, logits_neg, *targets, kl_cap=100.0)
+    terms = terms_of(logits_pos, logits_neg, *targets, kl_cap=100.0)
     assert terms.kl[0, 1] == INF and terms.kl[1].sum() < 100
     paper_loss(terms, 0.3, 2).backward()
     for z, answers in ((logits_pos, targets[0]), (logits_neg, targets[1])):

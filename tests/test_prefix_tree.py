@@ -156,7 +156,9 @@ def test_compiled_layers_compute_the_same_for_trees_of_any_size(model):
         for each in (plain, compiled):
             tree = tree_of(each, rows, torch.tensor([[len(row) - 1] for row in rows]))
             hidden = each.model(tree.input_ids, tree)
-            results.append((hidden, torch.autograd.grad(hidden.square().sum(), list(trainable_parameters(each).values()))))
+            results.append(
+                (hidden, torch.autograd.grad(hidden.square().sum(), list(trainable_parameters(each).values())))
+            )
         (expected, gradients), (actual, actual_gradients) = results
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(actual_gradients, gradients, rtol=1e-10, atol=1e-12)

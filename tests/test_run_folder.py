@@ -93,14 +93,14 @@ def test_an_empty_folder_is_taken(tmp_path):
 
 def test_a_folder_that_holds_anything_is_refused_and_left_as_it_is(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(RunError, match=f"^--out {tmp_path}: is there already; choose another folder, or .*--resume$"):
+    with pytest.raises(RunError, match=f"^--out {tmp_path}: already exists; choose another folder, or .*--resume$"):
         RunFolder(tmp_path, resume=False)
     assert names(tmp_path) == ["note.txt"]
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "a").write_text("mine")
-    with pytest.raises(RunError, match="is there already"):
+    with pytest.raises(RunError, match="already exists"):
         RunFolder(tmp_path / "a", resume=False)
     with pytest.raises(RunError, match=r"a/b: cannot be written \(.*a is not a folder\)"):
         RunFolder(tmp_path / "a" / "b", resume=False)
@@ -194,9 +194,9 @@ def adapted(tiny_llama, scale=1.0):
 
 
 def test_the_best_adapter_replaces_the_one_before_and_is_read_back(tiny_llama, tmp_path):
-    run = RunFolder(tmp_path / "a", resume=False)
-    run.save_best(adapted(tiny_llama, 0.5), SETTINGS)
-    run.save_best(adapted(tiny_llama, 2.0), SETTINGS)
+    run = RunFolder(tmp_path / "a", resume=False, adapter=SETTINGS)
+    run.save_best(adapted(tiny_llama, 0.5))
+    run.save_best(adapted(tiny_llama, 2.0))
     assert names(run.path) == [".lock", "adapter_config.json", "adapter_model.safetensors"]
     assert read_adapter_config(run.path) == {
         "r": 2,
@@ -212,11 +212,12 @@ def test_the_best_adapter_replaces_the_one_before_and_is_read_back(tiny_llama, t
 
 
 def test_an_adapter_that_cannot_be_written_leaves_the_one_before(tiny_llama, tmp_path, monkeypatch):
-    run = RunFolder(tmp_path / "a", resume=False)
-    run.save_best(adapted(tiny_llama), SETTINGS)
+    run = RunFolder(tmp_path / "a", resume=False, adapter=SETTINGS)
+    run.save_best(adapted(tiny_llama))
     before = {path.name: path.read_bytes() for path in run.path.iterdir()}
     with pytest.raises(KeyError):
-        run.save_best(adapted(tiny_llama, 3.0), {"r": 2})  # fails after the weights are written
+        run.adapter = {"r": 2}
+        run.save_best(adapted(tiny_llama, 3.0))  # fails after the weights are written
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
 
 

@@ -11,8 +11,8 @@ from data.interactions import Interaction
 from data.pairs import EncodedPair, Row
 from data.splits import Split
 from metrics import Scored
+from run import base_scores
 from run.folder import RunFolder
-from scoring import splits as evaluation
 from scoring.forward import jensen_shannon, score
 from tensors import trainable_parameters
 
@@ -45,6 +45,12 @@ LABELS = [i % 3 == 0 for i in range(12)]
 USERS = [i // 4 for i in range(12)]
 
 
+def split_of(pairs):
+    """The pairs in their order, with the first of LABELS and USERS."""
+    rows = [Interaction(user, (), 1, label) for user, label in zip(USERS, LABELS)]
+    return Split(rows, pairs, 0, ANSWERS)
+
+
 def naive(model, prompt):
     """log-probabilities of the next token by a float64 model, one prompt without any padding."""
     with torch.no_grad():
@@ -52,7 +58,7 @@ def naive(model, prompt):
 
 
 def test_scores_equal_one_prompt_at_a_time_in_float64(model, pairs):
-    found = score(model, pairs, LABELS, USERS, ANSWERS)
+    found = score(model, split_of(pairs))
     exact = copy.deepcopy(model).double()
     for i, pair in enumerate(pairs):
         p, q = naive(exact, pair.positive.prompt), naive(exact, pair.negative.prompt)
@@ -71,10 +77,10 @@ def test_scores_equal_one_prompt_at_a_time_in_float64(model, pairs):
 
 
 def test_scores_do_not_depend_on_what_else_is_in_the_batch(model, pairs, monkeypatch):
-    together = score(model, pairs, LABELS, USERS, ANSWERS)
+    together = score(model, split_of(pairs))
     monkeypatch.setattr(scoring, "TOKENS_PER_BATCH", 1)
-    alone = score(model, pairs, LABELS, USERS, ANSWERS)
-    backwards = score(model, pairs[::-1], LABELS[::-1], USERS[::-1], ANSWERS)
+    alone = score(model, split_of(pairs))
+    backwards = score(model, split_of(pairs[::-1]))
     for name in ("log_yes_pos", "log_no_pos", "log_yes_neg", "log_no_neg", "kl", "js"):
         np.testing.assert_allclose(getattr(together, name), getattr(alone, name), rtol=0, atol=1e-6)
         np.testing.assert_allclose(getattr(backwards, name)[::-1], getattr(alone, name), rtol=0, atol=1e-6)
@@ -82,8 +88,8 @@ def test_scores_do_not_depend_on_what_else_is_in_the_batch(model, pairs, monkeyp
 
 def test_without_negatives_the_log_odds_are_the_same(model, pairs):
     both, positive = (
-        score(model, pairs, LABELS, USERS, ANSWERS),
-        score(model, pairs, LABELS, USERS, ANSWERS, negatives=False),
+        score(model, split_of(pairs)),
+        score(model, split_of(pairs), negatives=False),
     )
     np.testing.assert_allclose(positive.z_pos, both.z_pos, rtol=0, atol=1e-6)
     np.testing.assert_allclose(np.exp(positive.log_yes_pos) + np.exp(positive.log_no_pos), 1.0, atol=1e-6)
@@ -92,7 +98,7 @@ def test_without_negatives_the_log_odds_are_the_same(model, pairs):
 
 def test_the_answer_itself_is_never_shown_to_the_model(model, pairs):
     other = [EncodedPair(Row(p.positive.prompt, [5, 6, 2]), Row(p.negative.prompt, [9, 2])) for p in pairs]
-    first, second = (score(model, rows, LABELS, USERS, ANSWERS) for rows in (pairs, other))
+    first, second = (score(model, split_of(rows)) for rows in (pairs, other))
     np.testing.assert_array_equal(first.z_pos, second.z_pos)
     np.testing.assert_array_equal(first.z_neg, second.z_neg)
 
@@ -105,13 +111,13 @@ def test_dropout_is_off_while_scoring(model, pairs):
     for parameter in trainable_parameters(model).values():
         torch.nn.init.normal_(parameter)
     model.train()
-    first = score(model, pairs, LABELS, USERS, ANSWERS)
-    np.testing.assert_array_equal(first.z_pos, score(model.train(), pairs, LABELS, USERS, ANSWERS).z_pos)
+    first = score(model, split_of(pairs))
+    np.testing.assert_array_equal(first.z_pos, score(model.train(), split_of(pairs)).z_pos)
 
 
 def test_a_bf16_model_is_scored_with_a_float32_head(model, pairs):
     model = model.bfloat16()
-    found = score(model, pairs, LABELS, USERS, ANSWERS)
+    found = score(model, split_of(pairs))
     coarse = [torch.tensor(z, dtype=torch.float32).bfloat16().item() for z in found.log_yes_pos]
     assert np.abs(found.log_yes_pos - coarse).max() > 1e-4  # logits rounded to bf16 would lie on its grid
     with torch.no_grad():
@@ -153,15 +159,15 @@ def test_the_base_is_scored_once_and_again_only_if_what_was_kept_is_damaged(tmp_
     rows = [Interaction(user, (), 1, bool(user % 2)) for user in range(4)]
     split, calls = Split(rows, [None] * 4, 0, {}), []
 
-    def scored(model, split, answers, progress):
+    def scored(model, split, progress):
         calls.append(progress)
         return Scored([0, 1, 2, 3], np.array([False, True] * 2), *(np.arange(4) / (3 + i) for i in range(6)))
 
-    monkeypatch.setattr(evaluation, "score_split", scored)
+    monkeypatch.setattr(base_scores, "score_split", scored)
     run = RunFolder(tmp_path / "run", False)
-    first, again = (evaluation.score_base(run, "valid", None, split, {}) for _ in range(2))
+    first, again = (base_scores.score_base(run, "valid", None, split) for _ in range(2))
     assert calls == ["base on valid"]
-    for name in ("labels", *evaluation.COLUMNS):
+    for name in ("labels", *scoring.COLUMNS):
         assert np.array_equal(getattr(first, name), getattr(again, name))
     assert again.users == [0, 1, 2, 3]
     (path,) = (run.path / "last").iterdir()
@@ -169,8 +175,8 @@ def test_the_base_is_scored_once_and_again_only_if_what_was_kept_is_damaged(tmp_
     for damaged in (b"", content[:20], content[:-1] + b"\x00", content[:-1] + bytes([content[-1] ^ 1])):
         calls.clear()
         path.write_bytes(damaged)
-        evaluation.score_base(run, "valid", None, split, {})
+        base_scores.score_base(run, "valid", None, split)
         assert len(calls) == (damaged != content) and path.read_bytes() == content
     calls.clear()
-    evaluation.score_base(run, "valid", None, Split(rows[:3], [None] * 3, 0, {}), {})
+    base_scores.score_base(run, "valid", None, Split(rows[:3], [None] * 3, 0, {}))
     assert calls

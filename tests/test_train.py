@@ -113,7 +113,7 @@ def test_every_objective_leaves_a_whole_run_folder(objective_runs):
 
 def test_every_objective_updates_differently_but_a_cap_of_zero_is_the_control(objective_runs):
     states = {
-        name: (out / "last/step-00000002/adapter.safetensors").read_bytes() for name, out in objective_runs.items()
+        name: (out / "last/step-00000002/trained.safetensors").read_bytes() for name, out in objective_runs.items()
     }
     assert states.pop("cap") == states["control"]
     assert len(set(states.values())) == len(states)
