@@ -9,15 +9,20 @@ import pytest
 import torch
 
 import audit
+import auditing.checks
+import auditing.figures
+import auditing.naive
 import auditing.terms
 import loss
 import train
-from auditing.terms import READINGS, Tail, gradients, lora_tensors, rows_of, terms_of
+from auditing.tail import Tail
+from auditing.terms import READINGS, gradients, rows_of, terms_of
 from cli.train import TrainFlags
 from cli.verb import run_verb
 from data.pairs import EncodedPair, Row
 from errors import RunError
 from lora.inject import add_lora, lora_layers
+from model.trainable import trainable_parameters
 from report.audit_page import audit_page
 from report.audit_text import RED, audit_text
 
@@ -102,7 +107,7 @@ def test_the_loss_and_its_gradient_are_those_that_train_takes(model, pair, figur
     value, _, _ = share(model, [pair], 1, TrainFlags(kl_weight=KL_WEIGHT, **flags))
     assert figures["readings"][reading]["loss"] == pytest.approx(float(value.detach()), rel=1e-6)
     value.backward()
-    norm = sum(float(p.grad.square().sum()) for p in lora_tensors(model).values()) ** 0.5
+    norm = sum(float(p.grad.square().sum()) for p in trainable_parameters(model).values()) ** 0.5
     found = figures["readings"][reading]
     ce, kl = found["grad_ce"], found["grad_weighted_kl"]
     # |a - b|^2 = |a|^2 + |b|^2 - 2 |a| |b| cos
@@ -150,7 +155,7 @@ def test_the_float64_tail_continues_the_model(model, pair):
     assert tail.logits().dtype == torch.float64
     torch.testing.assert_close(tail.logits().float(), model(batch.input_ids), atol=1e-5, rtol=0)
     exact = gradients(terms_of(tail.logits(), batch), tail.parameters)["shared"]["KL"]
-    whole = gradients(terms_of(model(batch.input_ids), batch), lora_tensors(model))["shared"]["KL"]
+    whole = gradients(terms_of(model(batch.input_ids), batch), trainable_parameters(model))["shared"]["KL"]
     assert len(exact) == 4 and set(exact) < set(whole)
     for name in exact:
         torch.testing.assert_close(exact[name].float(), whole[name], atol=1e-5, rtol=1e-4)
@@ -189,9 +194,9 @@ def test_a_side_without_gradient_is_found_though_every_value_is_right(model, pai
 
 
 def test_words_that_are_not_those_of_the_kl_are_found(model, pair, monkeypatch):
-    right = auditing.terms._contributions
+    right = auditing.figures.top_contributions
     for wrong in (lambda tokenizer, a, b: right(tokenizer, b, a), lambda *args: right(*args)[1:]):
-        monkeypatch.setattr(auditing.terms, "_contributions", wrong)
+        monkeypatch.setattr(auditing.figures, "top_contributions", wrong)
         found = failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))
         assert found == {"value": {"words of own", "words of shared", "words of released"}, "gradient": set()}
 
@@ -228,13 +233,13 @@ def test_a_disagreement_is_red_on_both_and_nan_is_one(report, model, pair, monke
 
 
 def test_a_gradient_of_training_that_is_off_is_found_in_float32_and_shown_in_bf16(model, pair):
-    exact = gradients(terms_of(model(rows_of(pair).input_ids), rows_of(pair)), lora_tensors(model))
+    exact = gradients(terms_of(model(rows_of(pair).input_ids), rows_of(pair)), trainable_parameters(model))
     wrong = {
         reading: {term: {name: grad * 1.01 for name, grad in grads.items()} for term, grads in terms.items()}
         for reading, terms in exact.items()
     }
     for precision, grads, ok in (("fp32", exact, True), ("fp32", wrong, False), ("bf16", wrong, True)):
-        assert all(check["ok"] for check in audit.gradient_checks(model, pair, grads, precision)) == ok
+        assert all(check["ok"] for check in auditing.checks.gradient_checks(model, pair, grads, precision)) == ok
 
 
 # ---- what is shown ------------------------------------------------------------------------------
@@ -291,7 +296,7 @@ def test_the_demo_base_with_a_fresh_adapter_end_to_end(tmp_path):
 
 def test_a_disagreement_ends_with_exit_status_1(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["audit.py", "--model", "demo", "--data", "demo", "--precision", "fp32"])
-    monkeypatch.setattr(audit, "naive_released", lambda pair, *args: (0.0, [0.0] * len(pair.positive.ids)))
+    monkeypatch.setattr(auditing.naive, "naive_released", lambda pair, *args: (0.0, [0.0] * len(pair.positive.ids)))
     with pytest.raises(SystemExit) as end:
         run_verb(audit.main)
     assert end.value.code == 1 and "DISAGREES" in capsys.readouterr().err
