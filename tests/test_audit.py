@@ -1,4 +1,4 @@
-"""The audit agrees with the training loop, catches wrong losses, and shows what it found."""
+"""The audit agrees with the training loop, detects a wrong loss, and shows every figure."""
 
 import json
 import re
@@ -30,7 +30,7 @@ KL_WEIGHT = 0.3
 
 
 class Pieces:
-    """Stands in for a tokenizer: a name for every id."""
+    """A stub for the tokenizer: a name for every id."""
 
     def piece(self, token_id):
         return f"<w{token_id}>"
@@ -49,7 +49,7 @@ def model(tiny_llama):
 
 @pytest.fixture
 def pair():
-    """The negative prompt is a token longer, the answers are of the same three tokens each but the first."""
+    """The negative prompt is one token longer; the answers have three tokens each and differ in the first."""
     return EncodedPair(Row([1, 5, 6, 7, 8, 9], [10, 12, 2]), Row([1, 5, 6, 17, 18, 8, 9], [11, 12, 2]), "the pair")
 
 
@@ -82,13 +82,13 @@ def report(figures):
     return {**HEADING, **figures}
 
 
-# ---- the figures are those of the training loop -------------------------------------------------
+# ---- the figures equal those of the training loop -----------------------------------------------
 
 
-def test_every_check_holds_and_is_made_on_something(figures):
+def test_every_check_agrees_and_there_are_as_many_as_expected(figures):
     assert figures["ok"] and all(check["ok"] for check in figures["value_checks"] + figures["gradient_checks"])
-    # Terms of three tokens; CE, KL and L of four readings; of each token four log-probabilities and twice three lists of
-    # words; four parts of the row and its worst position.
+    # Four terms of three tokens; CE, KL and L of four readings; for each token four log-probabilities and two checks of
+    # three lists of words; four parts of the row and its worst position.
     assert len(figures["value_checks"]) == 4 * 3 + 4 * 3 + 3 * (4 + 2 * 3) + 5
     assert len({check["entry"] for check in figures["gradient_checks"]}) == 4
     assert all(abs(check["autograd"]) > 1e-6 for check in figures["gradient_checks"] if check["what"] != "KL, first")
@@ -103,15 +103,15 @@ def test_every_check_holds_and_is_made_on_something(figures):
         ("released", {"objective": "released", "batch_size": 1, "micro_batch_size": 1}, train.sequence_share),
     ],
 )
-def test_the_loss_and_its_gradient_are_those_that_train_takes(model, pair, figures, reading, flags, share):
+def test_the_loss_and_its_gradient_equal_those_of_training(model, pair, figures, reading, flags, share):
     value, _, _ = share(model, [pair], 1, TrainFlags(kl_weight=KL_WEIGHT, **flags))
     assert figures["readings"][reading]["loss"] == pytest.approx(float(value.detach()), rel=1e-6)
     value.backward()
     norm = sum(float(p.grad.square().sum()) for p in trainable_parameters(model).values()) ** 0.5
-    found = figures["readings"][reading]
-    ce, kl = found["grad_ce"], found["grad_weighted_kl"]
+    of_reading = figures["readings"][reading]
+    ce, kl = of_reading["grad_ce"], of_reading["grad_weighted_kl"]
     # |a - b|^2 = |a|^2 + |b|^2 - 2 |a| |b| cos
-    assert (ce**2 + kl**2 - 2 * ce * kl * found["cosine"]) ** 0.5 == pytest.approx(norm, rel=1e-4)
+    assert (ce**2 + kl**2 - 2 * ce * kl * of_reading["cosine"]) ** 0.5 == pytest.approx(norm, rel=1e-4)
 
 
 def test_answer_tokens_against_softmax_by_hand(model, pair, figures):
@@ -134,7 +134,7 @@ def test_answer_tokens_against_softmax_by_hand(model, pair, figures):
             assert [entry["nats"] for entry in row["top"][name]] == pytest.approx(parts[order].tolist(), abs=1e-5)
 
 
-def test_rows_are_marked_where_they_differ_and_parts_add_up(pair, figures):
+def test_tokens_that_differ_are_marked_and_the_parts_add_up(pair, figures):
     rows = figures["rows"]
     assert [i for i, token in enumerate(rows["positive"]) if token["changed"]] == [3, 6]
     assert [i for i, token in enumerate(rows["negative"]) if token["changed"]] == [3, 4, 7]
@@ -144,7 +144,7 @@ def test_rows_are_marked_where_they_differ_and_parts_add_up(pair, figures):
     assert sum(part["kl"] for part in parts) == pytest.approx(figures["readings"]["released"]["kl"], rel=1e-6)
 
 
-def test_a_prompt_whose_negative_is_shorter(model):
+def test_a_negative_prompt_that_is_shorter(model):
     pair = EncodedPair(Row([1, 5, 6, 17, 18, 8], [10, 12, 2]), Row([1, 5, 6, 7], [11, 2]))
     assert audit.audit_pair(model, Pieces(), pair, 0.1, "fp32")["ok"]
 
@@ -161,14 +161,14 @@ def test_the_float64_tail_continues_the_model(model, pair):
         torch.testing.assert_close(exact[name].float(), whole[name], atol=1e-5, rtol=1e-4)
 
 
-def test_a_nudge_leaves_nothing_behind(model, pair):
+def test_a_nudge_is_undone(model, pair):
     tail = Tail(model, rows_of(pair).input_ids)
     before = tail.logits().detach().clone()
     assert not torch.equal(tail.nudged(next(iter(tail.parameters)), 0, 0.1), before)
     assert torch.equal(tail.logits(), before)
 
 
-# ---- a wrong loss is found ----------------------------------------------------------------------
+# ---- a wrong loss is detected -------------------------------------------------------------------
 
 
 def failing(figures):
@@ -178,7 +178,7 @@ def failing(figures):
     }
 
 
-def test_swapped_sides_of_the_kl_are_found(model, pair, monkeypatch):
+def test_swapped_sides_of_the_kl_are_detected(model, pair, monkeypatch):
     right = loss.token_kl
     monkeypatch.setattr(loss, "token_kl", lambda log_p, log_q: right(log_q, log_p))
     figures = audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")
@@ -186,22 +186,22 @@ def test_swapped_sides_of_the_kl_are_found(model, pair, monkeypatch):
     assert failing(figures)["gradient"] == {"KL"}
 
 
-def test_a_side_without_gradient_is_found_though_every_value_is_right(model, pair, monkeypatch):
+def test_a_detached_side_is_detected_although_every_value_is_right(model, pair, monkeypatch):
     right = loss.token_kl
     monkeypatch.setattr(loss, "token_kl", lambda log_p, log_q: right(log_p, log_q.detach()))
     figures = audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")
     assert not figures["ok"] and failing(figures) == {"value": set(), "gradient": {"KL"}}
 
 
-def test_words_that_are_not_those_of_the_kl_are_found(model, pair, monkeypatch):
+def test_wrong_vocabulary_entries_are_detected(model, pair, monkeypatch):
     right = auditing.figures.top_contributions
     for wrong in (lambda tokenizer, a, b: right(tokenizer, b, a), lambda *args: right(*args)[1:]):
         monkeypatch.setattr(auditing.figures, "top_contributions", wrong)
-        found = failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))
-        assert found == {"value": {"words of own", "words of shared", "words of released"}, "gradient": set()}
+        failed = failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))
+        assert failed == {"value": {"words of own", "words of shared", "words of released"}, "gradient": set()}
 
 
-def test_a_position_off_by_one_is_found(model, pair, monkeypatch):
+def test_a_position_off_by_one_is_detected(model, pair, monkeypatch):
     right = auditing.terms.collate
 
     def wrong(*args, **kwargs):
@@ -212,15 +212,14 @@ def test_a_position_off_by_one_is_found(model, pair, monkeypatch):
     assert {"ce_pos", "ce_neg", "CE"} <= failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))["value"]
 
 
-def test_a_cross_entropy_off_by_a_millionth_is_found(model, pair, monkeypatch):
+def test_a_cross_entropy_off_by_a_millionth_is_detected(model, pair, monkeypatch):
     right = loss.token_cross_entropy
     monkeypatch.setattr(loss, "token_cross_entropy", lambda *args: right(*args) * (1 + 1e-6))
-    assert {"ce_pos", "ce_neg", "CE", "L"} <= failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))[
-        "value"
-    ]
+    failed = failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))
+    assert {"ce_pos", "ce_neg", "CE", "L"} <= failed["value"]
 
 
-def test_a_disagreement_is_red_on_both_and_nan_is_one(report, model, pair, monkeypatch):
+def test_a_disagreement_such_as_nan_is_red_in_the_text_and_on_the_page(report, model, pair, monkeypatch):
     assert RED not in audit_text(report, colour=True) and "DISAGREE" not in audit_text(report, colour=False)
     assert '<tr class="bad">' not in audit_page(report)
     monkeypatch.setattr(
@@ -232,7 +231,7 @@ def test_a_disagreement_is_red_on_both_and_nan_is_one(report, model, pair, monke
     assert '<tr class="bad">' in audit_page(bad) and "Some checks DISAGREE" in audit_page(bad)
 
 
-def test_a_gradient_of_training_that_is_off_is_found_in_float32_and_shown_in_bf16(model, pair):
+def test_a_wrong_gradient_of_training_fails_in_float32_and_is_only_shown_in_bf16(model, pair):
     exact = gradients(terms_of(model(rows_of(pair).input_ids), rows_of(pair)), trainable_parameters(model))
     wrong = {
         reading: {term: {name: grad * 1.01 for name, grad in grads.items()} for term, grads in terms.items()}
@@ -242,10 +241,10 @@ def test_a_gradient_of_training_that_is_off_is_found_in_float32_and_shown_in_bf1
         assert all(check["ok"] for check in auditing.checks.gradient_checks(model, pair, grads, precision)) == ok
 
 
-# ---- what is shown ------------------------------------------------------------------------------
+# ---- text and page ------------------------------------------------------------------------------
 
 
-def test_the_text_has_every_number_and_says_that_it_is_simulated(report):
+def test_the_text_has_every_number_and_names_simulated_data(report):
     text = audit_text(report, colour=False)
     assert "\x1b" not in text and "SIMULATED stand-in data" in text and "demo model" in text
     assert "base in fp32, dropout" in text and "base in fp32 and int8, dropout" in audit_text(
@@ -258,7 +257,7 @@ def test_the_text_has_every_number_and_says_that_it_is_simulated(report):
     assert "[<w7>]" in text and "==> [<w10>]" in text and "<w10> = 10" in text
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_it_shows(report):
+def test_the_page_is_self_contained_and_escapes_all_text(report):
     page = audit_page(report)
     assert not re.search(r"https?:|<script|<link|@import|url\(|src=", page)
     assert "<b>bold" not in page and "A &lt;b&gt;bold&lt;/b&gt; &amp; " in page
@@ -280,7 +279,7 @@ def command(*argv):
     )
 
 
-def test_the_demo_base_with_a_fresh_adapter_end_to_end(tmp_path):
+def test_the_demo_model_with_a_fresh_adapter_end_to_end(tmp_path):
     page = tmp_path / "audit.html"
     done = command(
         "--model", "demo", "--data", "demo", "--precision", "fp32", "--sample", "5", "--html", page, "--json"
@@ -328,7 +327,7 @@ def test_bad_input_is_one_line(argv, line, monkeypatch, capsys):
     assert len(errors) == 1 and line in errors[0]
 
 
-def test_logits_that_are_not_finite_are_said_so(model, pair):
+def test_logits_that_are_not_finite_are_refused(model, pair):
     with torch.no_grad():
         model.lm_head.weight[0, 0] = torch.inf
     with pytest.raises(RunError, match="logits of the pair are not finite"):
