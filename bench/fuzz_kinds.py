@@ -18,8 +18,9 @@ from cli.model import RunDataFlags
 from cli.train import TrainFlags, adapter_settings, check_flags, presets
 from data.cache import Options
 from data.interactions import Dataset, not_cold
+from data.leaks import leaks
 from data.load import load_dataset
-from data.sources import amazon_book, custom, movie, tallrec
+from data.sources import amazon_book, movie, tallrec
 from data.splits import answers_in_context, encode_split
 from errors import notice
 from model import convert
@@ -130,7 +131,7 @@ def read_data(name: str | None) -> Callable[[Path, Path], None]:
             str(folder) if name is None else name, None if name is None else str(folder), True, notice, options
         )
         data.fingerprint()
-        custom.leaks(data)
+        leaks(data)
         _, tokenizer = load_base(str(World.folder / "base"), "fp32", CPU)
         for split in ("train", "valid", "test"):
             rows = getattr(data, split)
