@@ -118,7 +118,7 @@ def expert_released_loss(model: PeftModel, pairs: list, kl_weight: float) -> Ten
 
 
 def published_loss(model: PeftModel, pairs: list, objective: str, kl_weight: float) -> Tensor:
-    """The published objective: mean CE over the tokens of the positive rows - lambda KL(neg || pos) at all positions."""
+    """The published objective: mean CE over tokens of the positive rows - lambda KL(neg || pos) at all positions."""
     if objective != "released":
         raise ValueError(f"the published code has one objective, not {objective}")
     rows = [[*row.prompt, *row.answer] for pair in pairs for row in (pair.positive, pair.negative)]
