@@ -1,7 +1,7 @@
-"""How good a scored split is: ranking, contradiction, calibration, and intervals over users.
+"""Metrics of a scored split: ranking, contradiction, calibration, and confidence intervals over users.
 
-Arrays in, numbers and counts out. A row is a (user, target) with its label and the model's
-answers in both polarities; `Scored` holds what one forward pass per prompt gives.
+Arrays in, numbers and counts out. A row is one (user, target) with its label and the answers of the
+model to the positive and the negative prompt. `Scored` holds the results of one forward pass per prompt.
 
 Shape letters: N rows, U users, S bootstrap draws.
 """
@@ -17,10 +17,11 @@ BOOTSTRAP_DRAWS = 1000
 
 @dataclass(frozen=True)
 class Scored:
-    """Arrays over N rows; log-probabilities of the full vocabulary at the first answer token, nats.
+    """Arrays over N rows: log-probabilities, in nats, at the first answer token, over the full vocabulary.
 
-    users: (N,) any hashables, None where unknown; kl, js: between the answer distributions of the
-    positive and the negative prompt, nats. Everything of the negative prompt may be None.
+    users: N hashable values, None where the user is unknown. kl, js: KL and Jensen-Shannon divergence, in
+    nats, between the distributions that the positive and the negative prompt give to the first answer
+    token. The arrays of the negative prompt, kl and js may be None.
     """
 
     users: list
@@ -49,10 +50,12 @@ class Scored:
 
     @property
     def p_neg(self) -> np.ndarray:
+        """Probability of Yes among {Yes, No}, negative prompt, (N,)."""
         return sigmoid(self.z_neg)
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-z)), elementwise."""
     return 0.5 * (1.0 + np.tanh(0.5 * z))  # this form cannot overflow
 
 
@@ -66,7 +69,11 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class UserAuc:
-    """UAUC, and which users it is the mean of. per_user: {user: (AUC, rows)} of those counted."""
+    """UAUC and the users that it averages.
+
+    per_user: {user: (AUC, number of rows)} of the users that have an AUC. one_row, one_class: how many
+    users were left out because they have a single row, or rows of a single class.
+    """
 
     per_user: dict
     one_row: int
@@ -74,12 +81,12 @@ class UserAuc:
 
     @property
     def value(self) -> float:
-        """Plain mean over users, NaN if none counts."""
+        """Unweighted mean over users, NaN without any user."""
         return float(np.mean([a for a, _ in self.per_user.values()])) if self.per_user else float("nan")
 
     @property
     def weighted(self) -> float:
-        """Mean over users weighted by their rows, NaN if none counts."""
+        """Mean over users, weighted by their number of rows, NaN without any user."""
         if not self.per_user:
             return float("nan")
         values, rows = zip(*self.per_user.values())
@@ -87,8 +94,10 @@ class UserAuc:
 
 
 def uauc(labels: np.ndarray, scores: np.ndarray, users: list) -> UserAuc:
-    """AUC within each user. Users with one row, or whose rows are all of one class, have none and are
-    left out and counted; rows of an unknown user (None) are left out.
+    """AUC within each user.
+
+    A user with one row, or with rows of one class only, has no AUC: such users are left out and counted.
+    Rows of unknown users (None) are left out.
     """
     rows_of: dict = {}
     for i, user in enumerate(users):
@@ -110,10 +119,10 @@ def uauc(labels: np.ndarray, scores: np.ndarray, users: list) -> UserAuc:
 
 
 def evaluate(scored: Scored, seed: int = 0) -> dict:
-    """Every metric by name; under "interval_95" its [low, high] from resampling users; and "counts".
+    """Every metric by name, "interval_95" with the [low, high] of each from resampling users, and "counts".
 
-    Metrics that do not exist (one class, unknown users) are None; without negative prompts those
-    that need them are left out.
+    A metric that is undefined (one class, unknown users) is None. Metrics that need negative prompts are
+    left out where there are none.
     """
     users = uauc(scored.labels, scored.z_pos, scored.users)
     result = with_intervals(metric_values(scored), bootstrap_metrics(scored, seed))
@@ -129,7 +138,7 @@ def evaluate(scored: Scored, seed: int = 0) -> dict:
 
 
 def metric_values(scored: Scored) -> dict[str, float]:
-    """Every metric of the rows as they are, NaN where it does not exist."""
+    """Every metric of the rows without resampling, NaN where it is undefined."""
     users = uauc(scored.labels, scored.z_pos, scored.users)
     return {
         **{name: auc(scored.labels, scores) for name, scores in rankings(scored).items()},
@@ -141,7 +150,7 @@ def metric_values(scored: Scored) -> dict[str, float]:
 
 
 def rankings(scored: Scored) -> dict[str, np.ndarray]:
-    """The scores that are measured by AUC, (N,) each."""
+    """The scores whose AUC is measured, (N,) each."""
     scores = {
         "auc": scored.z_pos,
         "auc_published_score": np.exp(scored.log_yes_pos) - np.exp(scored.log_no_pos),
@@ -152,7 +161,7 @@ def rankings(scored: Scored) -> dict[str, np.ndarray]:
 
 
 def row_metrics(scored: Scored) -> dict[str, np.ndarray]:
-    """The metrics that are a mean over rows, as one value per row, (N,) each."""
+    """The metrics that are means over rows: their value for each row, (N,) each."""
     said_yes = scored.p_pos > 0.5
     columns = {
         "accuracy": said_yes == scored.labels,
@@ -173,11 +182,13 @@ def row_metrics(scored: Scored) -> dict[str, np.ndarray]:
     return {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
 
 
-def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None):
-    """ECE with ECE_BINS bins of equal mass: sum over bins of share * |mean p - mean label|.
+def expected_calibration_error(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+) -> float | np.ndarray:
+    """ECE with ECE_BINS bins of equally many rows: the sum over bins of share * |mean p - mean label|.
 
-    weights: (S, N) row weights for S draws, over the bins of the unweighted rows. Returns a float
-    without weights, (S,) with.
+    weights: (S, N), row weights of S draws; the bins stay those of the unweighted rows. Returns a float
+    without weights and (S,) with weights.
     """
     order = np.argsort(probabilities, kind="stable")
     gap = (probabilities - labels)[order]
@@ -188,8 +199,9 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, we
 
 
 def with_intervals(values: dict[str, float], draws: dict[str, np.ndarray]) -> dict:
-    """The values, and under "interval_95" the 2.5 and 97.5 percentiles of their draws that exist.
-    NaN becomes None.
+    """The values and, under "interval_95", the 2.5 and 97.5 percentiles of their draws without NaN.
+
+    A value of NaN becomes None and has no interval.
     """
     result: dict = {name: None if np.isnan(value) else value for name, value in values.items()}
     result["interval_95"] = {}
@@ -203,7 +215,7 @@ def with_intervals(values: dict[str, float], draws: dict[str, np.ndarray]) -> di
 def bootstrap_metrics(scored: Scored, seed: int = 0) -> dict[str, np.ndarray]:
     """Every metric of `evaluate` on S resamples of the users, (S,) each.
 
-    The same users and seed give the same resamples, so two runs may be compared draw by draw.
+    The same users and seed give the same resamples, so that two runs can be compared draw by draw.
     """
     weights, user_weights = user_resamples(scored.users, seed)  # (S, N), {user: (S,)}
     total = weights.sum(1)
@@ -218,7 +230,7 @@ def bootstrap_metrics(scored: Scored, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def paired_change(before: Scored, after: Scored, seed: int = 0) -> dict:
-    """After - before for every metric, with 95 % intervals from the same resampled users."""
+    """after - before for every metric, with 95 % intervals from the same resamples of the users."""
     values_before, values_after = metric_values(before), metric_values(after)
     draws_before, draws_after = bootstrap_metrics(before, seed), bootstrap_metrics(after, seed)
     changes = {name: values_after[name] - values_before[name] for name in values_after}
@@ -226,7 +238,7 @@ def paired_change(before: Scored, after: Scored, seed: int = 0) -> dict:
 
 
 def ranking_metrics(labels: np.ndarray, scores: np.ndarray, users: list, seed: int = 0) -> dict:
-    """AUC and UAUC, with intervals, of scores that have no polarity: the rows without learning."""
+    """AUC and UAUC, with intervals, of scores that have one polarity only, such as the rules without learning."""
     weights, user_weights = user_resamples(users, seed)
     per_user = uauc(labels, scores, users)
     values = {"auc": auc(labels, scores), "uauc": per_user.value}
@@ -235,10 +247,12 @@ def ranking_metrics(labels: np.ndarray, scores: np.ndarray, users: list, seed: i
 
 
 def agreement(scored: Scored, z_other: np.ndarray, same_wanted: bool, seed: int = 0) -> dict:
-    """How answers to another wording, log-odds z_other (N,), go with those to the positive prompt; with intervals.
+    """How answers to another wording, log-odds z_other (N,), agree with those to the positive prompt.
 
-    same_answer_rate: share of rows answered alike; inconsistent_rate: alike to a negation or unlike to
-    a paraphrase (same_wanted); auc: of the other wording's own ranking, its sign turned for a negation.
+    same_wanted: True if the other wording is a paraphrase, False if it is a negation.
+    same_answer_rate: share of rows with the same answer. inconsistent_rate: share of rows with the same
+    answer to a negation, or another answer to a paraphrase. auc: of the ranking by the other wording, with
+    the sign reversed for a negation. All with intervals.
     """
     same = (scored.z_pos > 0) == (z_other > 0)
     columns = {
@@ -253,9 +267,9 @@ def agreement(scored: Scored, z_other: np.ndarray, same_wanted: bool, seed: int 
 
 
 def user_resamples(users: list, seed: int) -> tuple[np.ndarray, dict]:
-    """How often each row, and each user, is drawn: (S, N) and {user: (S,)}.
+    """How often each draw contains each row and each user: (S, N) and {user: (S,)}.
 
-    Rows of an unknown user each stand for a user of their own.
+    Each row of an unknown user (None) counts as a separate user.
     """
     clusters = [("row", i) if user is None else ("user", user) for i, user in enumerate(users)]
     index = {cluster: u for u, cluster in enumerate(dict.fromkeys(clusters))}
@@ -267,8 +281,10 @@ def user_resamples(users: list, seed: int) -> tuple[np.ndarray, dict]:
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUC under S sets of row weights, (S, N) to (S,): the weight of (positive, negative) pairs in the
-    right order, ties half, over that of all pairs. NaN where a draw has one class only.
+    """AUC under S sets of row weights, (S, N) to (S,); NaN where a draw has one class only.
+
+    It is the weight of the (positive, negative) pairs in the right order, ties counted half, divided by the
+    weight of all pairs.
     """
     labels = np.asarray(labels, dtype=bool)
     order = np.argsort(scores, kind="stable")
@@ -281,7 +297,7 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
 
 
 def resampled_uauc(per_user: UserAuc, user_weights: dict) -> tuple[np.ndarray, np.ndarray]:
-    """UAUC, plain and weighted by rows, when user u is drawn user_weights[u] times; (S,) each."""
+    """UAUC, unweighted and weighted by rows, if user u is drawn user_weights[u] times; (S,) each."""
     if not per_user.per_user:
         nothing = np.full(BOOTSTRAP_DRAWS, np.nan)
         return nothing, nothing

@@ -1,1 +1,1 @@
-"""The parts of audit.py: every term under our own code, a second implementation, and one held against the other; imports data, model, lora, loss, objectives."""
+"""Every term of a pair's loss, computed twice and compared; may import loss, model, lora and data, but no verb."""

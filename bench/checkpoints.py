@@ -1,10 +1,12 @@
-"""A random LLaMA of a named exact shape: `python -m bench.checkpoints --shape llama-7b --tokenizer DIR --out DIR`.
+"""A random LLaMA with the exact shape of a named model.
 
-Speed and memory depend on shapes, not on what the weights say. The folder has the real layout (config.json,
-safetensors shards with their index, the tokenizer.model of the given folder) in bf16. Every weight is drawn by
-itself, normal with standard deviation 0.02, a seed to each tensor, and norms are one; a shard of at most 2 GB is
-all that is ever in memory. LLaMA-7B is 13.5 GB on disk and takes about a minute plus the disk's time. A folder
-that is there and whole is used again; a broken call can be repeated and goes on where it was.
+    python -m bench.checkpoints --shape llama-7b --tokenizer DIR --out DIR
+
+Speed and memory depend on shapes, not on the values of the weights. The folder has the real layout (config.json,
+safetensors shards with their index, the tokenizer.model of the given folder) in bf16. Every weight is drawn from a
+normal distribution with standard deviation 0.02, with one seed per tensor; the weights of norms are 1. Only one shard
+of at most 2 GB is in memory at a time. LLaMA-7B takes 13.5 GB of disk and about a minute, plus the time of the disk.
+A complete folder is used again; an interrupted call resumes when it is repeated.
 """
 
 import argparse
@@ -50,7 +52,7 @@ SHAPES = {  # config.json by name
 
 
 def make_checkpoint(config: dict, tokenizer: Path, folder: Path, limit: int = SHARD_BYTES) -> Path:
-    """Write the random checkpoint to `folder` unless it is there; returns the folder.
+    """Write the random checkpoint to `folder` unless it exists; returns the folder.
 
     config: the content of config.json; tokenizer: a folder with a tokenizer; limit: bytes of a shard.
     Raises CheckpointError if the tokenizer is missing or the folder holds another checkpoint.
@@ -71,7 +73,7 @@ def make_checkpoint(config: dict, tokenizer: Path, folder: Path, limit: int = SH
 
 
 def tensor_shapes(config: dict) -> dict[str, torch.Size]:
-    """Every tensor's shape by its name in the checkpoint."""
+    """{name in the checkpoint: shape} of every tensor."""
     fields = {name: config[name] for name in LlamaConfig.__dataclass_fields__ if name in config}
     with torch.device("meta"):
         model = Llama(LlamaConfig(head_dim=config["hidden_size"] // config["num_attention_heads"], **fields))
@@ -79,7 +81,7 @@ def tensor_shapes(config: dict) -> dict[str, torch.Size]:
 
 
 def random_tensor(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
-    """bf16; the same values for the same name, shape and seed."""
+    """A bf16 tensor; the same name, shape and seed give the same values."""
     if "norm" in name:
         return torch.ones(shape, dtype=torch.bfloat16)
     return torch.empty(shape, dtype=torch.bfloat16).normal_(
@@ -88,10 +90,10 @@ def random_tensor(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
 
 
 def _is_whole(folder: Path, config: dict, shards: dict[str, list[str]]) -> bool:
-    """Whether the folder holds just this checkpoint; False if it is empty or not finished."""
+    """Whether the folder holds exactly this checkpoint; False if it is empty or unfinished."""
     path = folder / "config.json"
     if path.exists() and read_json(path) != config:
-        raise CheckpointError(f"{path}: is of another checkpoint; choose another folder")
+        raise CheckpointError(f"{path}: belongs to another checkpoint; choose another folder")
     if not (folder / INDEX).exists():  # written last
         return False
     wanted = {name: file for file, names in shards.items() for name in names}

@@ -1,13 +1,16 @@
-"""Damage every file that the program reads, and see that it works or refuses: `python -m bench.fuzz --cases 10000 --seed 0`.
+"""Damage every file that the program reads, and check that it works or refuses.
 
-A case takes a small valid folder (bench/fuzz_made.py), changes it in one to three ways (bench/fuzz_mutations.py), and reads it
-as the program does (bench/fuzz_kinds.py). It must work, or end with one of the project's own errors, whose lines can be printed, within 10 s and
-1 GiB; it must write nothing outside its output folder and run nothing. One in so many cases is a real command line in a process
-of its own, which must end with status 0, or 2 and a line for each problem. Anything else is a crash: its number is printed, and
-`--case N` with the same seed does it again. Exit status 1 if there was one.
+    python -m bench.fuzz --cases 10000 --seed 0
 
-The cases run in forked processes, which a parent starts again where one dies or hangs. Nothing outside a temporary folder is
-written, and no network is used.
+A case takes a small valid folder (bench/fuzz_made.py, bench/fuzz_made_data.py), changes it in one to three ways
+(bench/fuzz_mutations.py), and reads it as the program does (bench/fuzz_kinds.py). The program must work, or end
+with one of the project's own errors in printable lines, within 10 s and 1 GiB. It must write nothing outside its
+output folder and run no code from a file. One case in --command-share is a real command line in a separate process,
+which must end with status 0, or with status 2 and one line for each problem. Anything else is a crash: the command
+prints its number, and `--case N` with the same seed repeats it. Exit status 1 if there was a crash.
+
+The cases run in forked processes. The parent starts another one when a process dies or hangs. Nothing is written
+outside a temporary folder, and no network is used.
 """
 
 import argparse
@@ -34,16 +37,11 @@ from bench.fuzz_mutations import bytes_at_random, form_of, in_its_place
 from errors import AdapterError, CheckpointError, DataError, FlagError, RunError
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS, MEMORY = 10, 2**30  # of a case, and above what the process has before it
-COMMAND_SECONDS, COMMAND_MEMORY = 60, 3 * 2**30  # of a whole process, most of which is importing torch
+SECONDS, MEMORY = 10, 2**30  # of a case; memory above that of the process before it
+COMMAND_SECONDS, COMMAND_MEMORY = 60, 3 * 2**30  # of a whole process; most of it is the import of torch
 CASES_PER_PROCESS = 400
-REFUSALS = (
-    FlagError,
-    RunError,
-    DataError,
-    AdapterError,
-    CheckpointError,
-)  # what cli.flags.run_verb prints and maps to 2, with OSError
+# Together with OSError, these are the errors that cli.verb.run_verb prints and turns into exit status 2.
+REFUSALS = (FlagError, RunError, DataError, AdapterError, CheckpointError)
 
 
 class Overtime(BaseException):
@@ -51,24 +49,24 @@ class Overtime(BaseException):
 
 
 class Outcome(Exception):
-    """A case went otherwise than allowed; the message says how."""
+    """A case had an outcome that is not allowed; the message describes it."""
 
 
 # ---- one case -----------------------------------------------------------------------------------
 
 
 def damage(rng: random.Random, kind: Kind, folder: Path) -> list[str]:
-    """Change the files of the folder; returns what was done."""
+    """Change files of the folder; returns a description of each change."""
     done = []
     for _ in range(rng.choice((1, 1, 1, 1, 1, 1, 1, 2, 2, 3))):
-        found = sorted(
+        candidates = sorted(
             path
             for path in folder.glob(kind.mutate)
             if path.is_file() and not path.is_symlink() and path.stat().st_size < 2**24
         )
-        if not found:
+        if not candidates:
             break
-        path = rng.choice(found)
+        path = rng.choice(candidates)
         how = rng.random()
         if how < 0.06:
             done.append(f"{path.name}: {in_its_place(rng, path)}")
@@ -82,23 +80,19 @@ def damage(rng: random.Random, kind: Kind, folder: Path) -> list[str]:
 
 
 def snapshot(folder: Path, but: tuple[Path, ...] = ()) -> dict:
-    """Every path below, with what tells whether it was changed."""
-    found = {}
+    """{path below the folder: (mode, size, time of change)}, without the folders in `but`."""
+    state = {}
     for entry in os.scandir(folder):
         if Path(entry.path) not in but:
-            stat = entry.stat(follow_symlinks=False)
-            found[entry.path] = (
-                stat.st_mode,
-                stat.st_size,
-                stat.st_mtime_ns if not entry.is_dir(follow_symlinks=False) else 0,
-            )
-            if entry.is_dir(follow_symlinks=False):
-                found |= snapshot(Path(entry.path), but)
-    return found
+            stat, is_folder = entry.stat(follow_symlinks=False), entry.is_dir(follow_symlinks=False)
+            state[entry.path] = (stat.st_mode, stat.st_size, 0 if is_folder else stat.st_mtime_ns)
+            if is_folder:
+                state |= snapshot(Path(entry.path), but)
+    return state
 
 
 def run_case(number: int, seed: int, names: list[str], root: Path, command: bool) -> tuple[str, str, str]:
-    """(kind, outcome, what was done or said). outcome: works, refused, or CRASH."""
+    """(kind, outcome, description). outcome: works, refused, or CRASH."""
     rng = random.Random(f"{seed} {number}")
     name = names[number % len(names)]
     kind, outer = kinds()[name], root / "outer"
@@ -108,19 +102,17 @@ def run_case(number: int, seed: int, names: list[str], root: Path, command: bool
     shutil.copytree(root / "valid" / str(names.index(name)), folder, symlinks=True)
     out.mkdir()
     done = "; ".join(damage(rng, kind, folder))
-    written = (
-        (folder, out) if name.startswith(("resume", "metrics", "run config.json (resume")) else (out,)
-    )  # --out is the run folder itself
+    resumes = name.startswith(("resume", "metrics", "run config.json (resume"))
+    written = (folder, out) if resumes else (out,)  # a resumed run writes to its own folder
     before = snapshot(outer, written)
     try:
-        said = (run_command if command else run_inside)(kind, folder, out)
-        if snapshot(outer, written) != before:
-            raise Outcome(
-                f"wrote outside its output folder: {sorted(set(snapshot(outer, written).items()) ^ set(before.items()))[:3]}"
-            )
+        refusal = (run_command if command else run_inside)(kind, folder, out)
+        changed = set(snapshot(outer, written).items()) ^ set(before.items())
+        if changed:
+            raise Outcome(f"wrote outside its output folder: {sorted(changed)[:3]}")
     except Outcome as crash:
         return name, "CRASH", f"{done}\n{crash}"
-    return name, "refused" if said else "works", f"{done} -> {said}" if said else done
+    return name, "refused" if refusal else "works", f"{done} -> {refusal}" if refusal else done
 
 
 def run_inside(kind: Kind, folder: Path, out: Path) -> str | None:
@@ -143,7 +135,7 @@ def run_inside(kind: Kind, folder: Path, out: Path) -> str | None:
         if not error.filename or not error.strerror:
             raise Outcome(traceback.format_exc()) from None
         return f"{error.filename}: {error.strerror}"
-    except BaseException:  # MemoryError and Overtime too: whatever it is, it is what is looked for
+    except BaseException:  # MemoryError and Overtime too: every other exception is a crash
         signal.setitimer(signal.ITIMER_REAL, 0)
         raise Outcome(traceback.format_exc()[-3000:]) from None
     finally:
@@ -152,16 +144,16 @@ def run_inside(kind: Kind, folder: Path, out: Path) -> str | None:
 
 
 def refuse_unprintable(lines: list[str], kind: Kind) -> None:
-    """Raises Outcome if a message is no line for a terminal: too many or too long lines, or control characters in them."""
+    """Raises Outcome if a message has too many or too long lines, or control characters in them."""
     if not lines or (kind.lines and len(lines) != kind.lines) or not all(lines):
         raise Outcome(f"a refusal of {len(lines)} lines: {lines[:3]}")
     for line in lines:
         if len(line) > 1500 or not line.isprintable():
-            raise Outcome(f"a refusal that is no line for a terminal ({len(line)} characters): {line[:300]!r}")
+            raise Outcome(f"a refusal that is too long or not printable ({len(line)} characters): {line[:300]!r}")
 
 
 def run_command(kind: Kind, folder: Path, out: Path) -> str | None:
-    """As run_inside, in a process of its own, judged by what a user sees."""
+    """Like run_inside, but in a separate process, judged by what a user sees."""
     environment = os.environ | {
         "LCFT_DATA": str(out / "cache"),
         "no_proxy": "",
@@ -199,26 +191,28 @@ def run_command(kind: Kind, folder: Path, out: Path) -> str | None:
 
 
 def work(pipe: int, first: int, last: int, args, names: list[str], root: Path) -> None:
-    """In a forked process: cases first to last, each announced and reported as a line of JSON."""
+    """Run cases first to last in a forked process; announce and report each as a line of JSON."""
     data = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmData"))
-    resource.setrlimit(resource.RLIMIT_DATA, (data + MEMORY, resource.RLIM_INFINITY))  # a command line has its own
+    resource.setrlimit(
+        resource.RLIMIT_DATA, (data + MEMORY, resource.RLIM_INFINITY)
+    )  # a command line has another limit
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
     for number in range(first, last):
         os.write(pipe, json.dumps([number]).encode() + b"\n")
-        found = run_case(number, args.seed, names, root, command=is_command(number, args))
-        os.write(pipe, json.dumps([number, found[0], found[1], found[2][:3500]]).encode() + b"\n")
+        name, outcome, text = run_case(number, args.seed, names, root, command=is_command(number, args))
+        os.write(pipe, json.dumps([number, name, outcome, text[:3500]]).encode() + b"\n")
 
 
 def is_command(number: int, args) -> bool:
-    # Drawn, not every n-th: kinds come round with the numbers too.
+    """Whether the case runs a command line. Drawn at random: every n-th case would always be of the same kinds."""
     return args.command_share > 0 and random.Random(f"command {args.seed} {number}").random() < 1 / args.command_share
 
 
 def run_block(first: int, last: int, args, names: list[str], root: Path):
-    """The results (number, kind, outcome, text) of a forked process, until it is done, dies or hangs."""
+    """Yields (number, kind, outcome, text) of each case of a forked process, until it ends, dies or hangs."""
     reading, writing = os.pipe()
     sys.stdout.flush()
     child = os.fork()
@@ -226,17 +220,16 @@ def run_block(first: int, last: int, args, names: list[str], root: Path):
         os.close(reading)
         try:
             work(writing, first, last, args, names, root)
-        except BaseException:  # a fault of the fuzzer's own
+        except BaseException:  # an error in the fuzzer itself
             os.write(writing, json.dumps([-1, traceback.format_exc()]).encode() + b"\n")
         finally:
             os._exit(0)
     os.close(writing)
     begun, hung = None, False
-    with os.fdopen(reading, "rb", 0) as lines:  # unbuffered, so that select tells whether there is a line
+    with os.fdopen(reading, "rb", 0) as lines:  # unbuffered, so that select knows whether there is a line
         while True:
-            if not select.select(
-                [lines], [], [], 2 * SECONDS + (COMMAND_SECONDS if begun is not None and is_command(begun, args) else 0)
-            )[0]:
+            patience = 2 * SECONDS + (COMMAND_SECONDS if begun is not None and is_command(begun, args) else 0)
+            if not select.select([lines], [], [], patience)[0]:
                 hung = True
                 os.kill(child, signal.SIGKILL)
             line = lines.readline()
@@ -267,17 +260,15 @@ def fuzz(args, names: list[str], root: Path) -> tuple[dict, list]:
                 print(f"CRASH in case {number_done} ({name}): {text}\n", flush=True)
             elif args.verbose:
                 print(f"{number_done} {name} {outcome}: {text}", flush=True)
-        print(
-            f"{number - args.first:,} of {args.cases:,} cases, {len(crashes)} crashes, {time.monotonic() - started:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        seconds = time.monotonic() - started
+        progress = f"{number - args.first:,} of {args.cases:,} cases, {len(crashes)} crashes, {seconds:.0f} s"
+        print(progress, file=sys.stderr, flush=True)
     return counts, crashes
 
 
 def prepare(root: Path, names: list[str]) -> None:
-    """The valid folders, a tree that nobody may touch, and what all cases share."""
-    torch.set_num_threads(1)  # threads do not live on in a forked process, which would wait for them without end
+    """Make the valid folders, a tree that no case may change, and what all cases share."""
+    torch.set_num_threads(1)  # a forked process has no other threads and would wait for them forever
     os.environ["OMP_NUM_THREADS"] = "1"  # the command lines too
     build_world(root / "world")
     small_rules()
@@ -285,47 +276,55 @@ def prepare(root: Path, names: list[str]) -> None:
     (root / "outer" / "inner").mkdir(parents=True)
     for path in ("precious.txt", "sentinel/file", "inner/precious.txt", "inner/sentinel/file"):
         (root / "outer" / path).parent.mkdir(exist_ok=True)
-        (root / "outer" / path).write_text("nobody may touch this")
+        (root / "outer" / path).write_text("no case may change this")
     os.environ["FUZZ_SENTINEL"] = str(root / "outer" / "sentinel")
     for number, name in enumerate(names):
         kinds()[name].make(root / "valid" / str(number))
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.fuzz", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--case", type=int, help="do this one alone, and say what came of it")
-    parser.add_argument("--only", help="kinds whose name has this in it; changes which case has which number")
+    parser.add_argument("--case", type=int, help="run only this case, and print its outcome")
+    parser.add_argument("--only", help="only kinds whose name contains this; changes the numbers of the cases")
     parser.add_argument(
         "--command-share", type=int, default=200, help="one case in so many is a command line; 0 for none"
     )
     parser.add_argument(
-        "--undamaged",
-        action="store_true",
-        help="only show what every command line says to files that nothing was done to",
+        "--undamaged", action="store_true", help="only run every command line on undamaged files, and print the outcome"
     )
-    parser.add_argument("--keep", action="store_true", help="leave the temporary folder, and say where it is")
-    parser.add_argument("--verbose", action="store_true", help="a line for every case")
-    args = parser.parse_args()
+    parser.add_argument("--keep", action="store_true", help="keep the temporary folder, and print its path")
+    parser.add_argument("--verbose", action="store_true", help="print a line for every case")
+    return parser.parse_args()
+
+
+def check_undamaged(names: list[str], root: Path, commands: bool) -> None:
+    """Read every valid folder; raises SystemExit if one is refused. commands: run the command lines and print instead.
+
+    The command lines refuse the few rows of the data sets, which read_data accepts.
+    """
+    case, out = root / "outer" / "inner" / "case", root / "outer" / "inner" / "out"
+    for number, name in enumerate(names):
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(root / "valid" / str(number), case, dirs_exist_ok=True)
+        out.mkdir()
+        refusal = (run_command if commands else run_inside)(kinds()[name], case, out)
+        if commands:
+            print(f"{name}: {refusal or 'works'}")
+        elif refusal:
+            raise SystemExit(f"bench.fuzz: {name}: refused although undamaged: {refusal}")
+        shutil.rmtree(case)
+
+
+def main() -> None:
+    args = parse_arguments()
     names = [name for name in kinds() if (args.only or "") in name]
     root = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
         prepare(root, names)
-        for name in names:  # what is not damaged must work
-            folder, out = root / "valid" / str(names.index(name)), root / "outer" / "inner" / "out"
-            shutil.rmtree(out, ignore_errors=True)
-            shutil.copytree(folder, root / "outer" / "inner" / "case", dirs_exist_ok=True)
-            out.mkdir()
-            said = (run_command if args.undamaged else run_inside)(
-                kinds()[name], root / "outer" / "inner" / "case", out
-            )
-            if args.undamaged:  # the command lines of data sets refuse these few rows, which read_data does not
-                print(f"{name}: {said or 'works'}")
-            elif said:
-                raise SystemExit(f"bench.fuzz: {name}: undamaged, it is refused: {said}")
-            shutil.rmtree(root / "outer" / "inner" / "case")
+        check_undamaged(names, root, args.undamaged)
         if args.undamaged:
             return
         if args.case is not None:
@@ -342,15 +341,16 @@ def main() -> None:
 
 
 def report(counts: dict, crashes: list, args) -> None:
-    """The table of outcomes, then the crashes by number."""
+    """Print the table of outcomes, then the numbers of the crashes."""
     outcomes = ("works", "refused", "CRASH")
     print(
         f"\nseed {args.seed}, {sum(map(Counter.total, counts.values())):,} cases\n{'':30}"
         + "".join(f"{outcome:>9}" for outcome in outcomes)
     )
-    for name, found in counts.items():
-        print(f"{name:30}" + "".join(f"{found[outcome]:9,}" for outcome in outcomes))
-    print(f"{'all':30}" + "".join(f"{sum(found[outcome] for found in counts.values()):9,}" for outcome in outcomes))
+    for name, of_kind in counts.items():
+        print(f"{name:30}" + "".join(f"{of_kind[outcome]:9,}" for outcome in outcomes))
+    total = sum(counts.values(), Counter())
+    print(f"{'all':30}" + "".join(f"{total[outcome]:9,}" for outcome in outcomes))
     if crashes:
         print(f"crashes: --seed {args.seed} --case " + ", ".join(str(number) for number, _, _ in crashes))
 

@@ -1,4 +1,4 @@
-"""How every kind of file that bench/fuzz.py damages is read: as the program does, in this process and on the command line."""
+"""How bench/fuzz.py reads every kind of file that it damages: as the program does, here and on the command line."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ import torch
 import predict
 from baselines.rules import all_rules
 from bench import fuzz_made as made
+from bench import fuzz_made_data as made_data
 from bench.fuzz_made import World
 from cli.data import load_data
 from cli.flags import Resolved, parse_flags
@@ -18,9 +19,10 @@ from cli.model import RunDataFlags
 from cli.train import TrainFlags, check_flags, presets
 from data.cache import Options
 from data.interactions import Dataset, not_cold
+from data.leaks import leaks
 from data.load import load_dataset
-from data.sources import amazon_book, custom, movie, tallrec
-from data.splits import answers_in_context, encode_split
+from data.sources import amazon_book, movie, tallrec
+from data.splits import encode_split
 from errors import notice
 from model import convert
 from model.demo import is_demo
@@ -39,8 +41,11 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Kind:
-    """make: writes a valid folder; mutate: glob of the files to damage; read: (folder, out) -> None, as the program does;
-    command: (folder, out) -> the same on the command line; repair: run after the damage, so that checksums fit again.
+    """One kind of file.
+
+    make: writes a valid folder. mutate: glob of the files to damage. read: (folder, out) -> None, reads as the
+    program does. command: (folder, out) -> the command line that does the same. repair: corrects the checksums
+    after the damage. lines: how many lines a refusal has, 0 for any number.
     """
 
     make: Callable[[Path], None]
@@ -48,17 +53,16 @@ class Kind:
     read: Callable[[Path, Path], None]
     command: Callable[[Path, Path], list]
     repair: Callable[[Path], None] = lambda folder: None
-    lines: int = 1  # that a refusal may have; 0 for any number
+    lines: int = 1
 
 
 # ---- checkpoints --------------------------------------------------------------------------------
 
 
 def ask(model: Llama, tokenizer, data: Dataset) -> None:
-    """Both answers to the first rows."""
+    """Score the first rows with both prompts."""
     rows = data.test[:2]
-    answers = answers_in_context(data, tokenizer, "paper")
-    score_split(model, encode_split(rows, data, tokenizer, "paper", 2048), answers)
+    score_split(model, encode_split(rows, data, tokenizer, "paper", 2048))
 
 
 def some_rows() -> Dataset:
@@ -103,7 +107,7 @@ def convert_folder(folder: Path, out: Path) -> None:
 
 
 def repair_prepared(folder: Path) -> None:
-    """Checksums of the damaged files, so that what is behind the check is read."""
+    """Write the checksums of the damaged files, so that the code after the check reads them."""
     if not all(path.is_file() and path.stat().st_size < 2**24 for path in folder.iterdir()):
         return
     try:
@@ -123,7 +127,7 @@ def read_amazon_pass(folder: Path, out: Path) -> None:
 
 
 def read_data(name: str | None) -> Callable[[Path, Path], None]:
-    """As train.py, eval.py and data.show read a data set; None: a folder of the user's own."""
+    """Reads a data set as train.py, eval.py and data.show do. name: None for a folder of the user."""
 
     def read(folder: Path, out: Path) -> None:
         options = Options(like_threshold=4) if (folder / "interactions.csv").exists() else Options()
@@ -131,7 +135,7 @@ def read_data(name: str | None) -> Callable[[Path, Path], None]:
             str(folder) if name is None else name, None if name is None else str(folder), True, notice, options
         )
         data.fingerprint()
-        custom.leaks(data)
+        leaks(data)
         _, tokenizer = load_base(str(World.folder / "base"), "fp32", CPU)
         for split in ("train", "valid", "test"):
             rows = getattr(data, split)
@@ -146,7 +150,7 @@ def read_data(name: str | None) -> Callable[[Path, Path], None]:
 
 
 def small_rules() -> None:
-    """Data sets of a few rows instead of thousands: the same code, in a hundredth of the time."""
+    """Let data sets have a few rows instead of thousands: the same code in a hundredth of the time."""
     movie.SPLIT_SIZES = (80, 10, 10)
     amazon_book.MORE_REVIEWS_THAN = 2
 
@@ -167,7 +171,7 @@ def resume(folder: Path, out: Path) -> None:
 
 
 def repair_state(folder: Path) -> None:
-    """The manifest of each saved state, so that what is behind the check is read."""
+    """Correct the manifest of each saved state, so that the code after the check reads the state."""
     for state in (folder / "last").glob("step-*"):
         if not state.is_dir() or not all(path.is_file() and path.stat().st_size < 2**24 for path in state.iterdir()):
             continue
@@ -183,87 +187,55 @@ def repair_state(folder: Path) -> None:
 
 def score_run(folder: Path, out: Path) -> None:
     flags = replace(RunDataFlags(), run=str(folder), device="cpu")
-    chosen, _ = resolve_settings(flags, Resolved(vars(flags), dict.fromkeys(vars(flags), "default")))
-    data = load_data(chosen)
-    model, tokenizer = restore_model(flags, chosen)
+    settings, _ = resolve_settings(flags, Resolved(vars(flags), dict.fromkeys(vars(flags), "default")))
+    data = load_data(vars(settings))
+    model, tokenizer = restore_model(flags, settings)
     ask(model, tokenizer, data)
-    predict.main(
-        ["--run", str(folder), "--liked", "A", "--target", "B", "--max-len", "2048", "--device", "cpu", "--json"]
-    )
+    asked = ["--liked", "A", "--target", "B", "--max-len", "2048"]
+    predict.main(["--run", str(folder), *asked, "--device", "cpu", "--json"])
 
 
 def score_users(folder: Path, out: Path) -> None:
-    predict.main(
-        [
-            "--model",
-            str(World.folder / "base"),
-            "--input",
-            str(folder / "users.csv"),
-            "--output",
-            str(out / "scores.csv"),
-            "--precision",
-            "fp32",
-            "--device",
-            "cpu",
-            "--json",
-        ]
-    )
+    files = ["--input", str(folder / "users.csv"), "--output", str(out / "scores.csv")]
+    model = ["--model", str(World.folder / "base"), "--precision", "fp32"]
+    predict.main([*model, *files, "--device", "cpu", "--json"])
 
 
 # ---- the list -----------------------------------------------------------------------------------
 
 
+CPU_FLAGS = ["--max-len", "2048", "--precision", "fp32", "--device", "cpu"]
+
+
 def _predict(model, adapter=None) -> list:
-    return [
-        "predict.py",
-        "--model",
-        model,
-        *(["--adapter", adapter] if adapter else []),
-        "--liked",
-        "A",
-        "--target",
-        "B",
-        "--max-len",
-        "2048",
-        "--precision",
-        "fp32",
-        "--device",
-        "cpu",
-    ]
+    adapter_flags = ["--adapter", adapter] if adapter else []
+    return ["predict.py", "--model", model, *adapter_flags, "--liked", "A", "--target", "B", *CPU_FLAGS]
 
 
 def _show(data, *more) -> list:
     return ["-m", "data.show", "--data", data, *more, "--model", World.folder / "base", "--max-len", "2048", "--json"]
 
 
+def _show_own(folder: Path, out: Path) -> list:
+    rated = (folder / "interactions.csv").exists()
+    return _show(folder, *(["--like-threshold", "4"] if rated else []))
+
+
+def _merge(folder: Path, out: Path) -> list:
+    base = ["eval.py", "--model", folder, "--adapter", World.folder / "adapter", "--data", World.folder / "rows"]
+    return [*base, *CPU_FLAGS, "--merge-out", out / "merged"]
+
+
 def kinds() -> dict[str, Kind]:
-    """Every kind by name."""
+    """Every kind by name. The order decides which case damages which kind."""
+    return checkpoint_kinds() | data_kinds() | run_kinds()
 
-    def named(name: str) -> tuple:
-        return read_data(name), lambda folder, out: _show(name, "--data-dir", folder)
 
-    own = (
-        read_data(None),
-        lambda folder, out: _show(
-            folder, *(["--like-threshold", "4"] if (folder / "interactions.csv").exists() else [])
-        ),
-    )
+def checkpoint_kinds() -> dict[str, Kind]:
+    """Bases, tokenizers, adapters, and checkpoints to convert."""
     base = (read_base, lambda folder, out: _predict(folder))
     adapter = (read_adapter, lambda folder, out: _predict(World.folder / "base", folder))
     to_convert = (convert_folder, lambda folder, out: ["-m", "model.convert", folder, "--out", out / "converted"])
-    resumed = (resume, lambda folder, out: ["train.py", "--resume", "--out", folder])
-    merging = [
-        "--adapter",
-        World.folder / "adapter",
-        "--data",
-        World.folder / "rows",
-        "--max-len",
-        "2048",
-        "--precision",
-        "fp32",
-        "--device",
-        "cpu",
-    ]
     return {
         "model.safetensors": Kind(made.make_base, "model.safetensors", *base),
         "model, tied": Kind(lambda folder: made.make_base(folder, tied=True), "[cm]o*", *base),
@@ -271,43 +243,52 @@ def kinds() -> dict[str, Kind]:
         "model index": Kind(lambda folder: made.make_base(folder, 3), "*.index.json", *base),
         "model config.json": Kind(made.make_base, "config.json", *base),
         "tokenizer.model": Kind(made.make_base, "tokenizer.model", *base),
-        "merging": Kind(
-            made.make_base,
-            "[cm]o*",
-            read_and_merge,
-            lambda folder, out: ["eval.py", "--model", folder, *merging, "--merge-out", out / "merged"],
-        ),
+        "merging": Kind(made.make_base, "[cm]o*", read_and_merge, _merge),
         "adapter .safetensors": Kind(made.make_adapter, "*.safetensors", *adapter),
         "adapter .bin": Kind(made.make_pickled_adapter, "*.bin", *adapter),
         "adapter_config.json": Kind(made.make_adapter, "*.json", *adapter),
         "convert .bin": Kind(made.make_bins, "*.bin*", *to_convert),
         "convert .bin, tied": Kind(lambda folder: made.make_bins(folder, tied=True), "*.bin*", *to_convert),
         "convert .pth, params": Kind(made.make_meta, "[cp]*", *to_convert),
-        "prepared": Kind(made.make_prepared, "*", *named("movie"), repair_prepared),
-        "TALLRec JSON": Kind(made.make_tallrec, "*", *own),
-        "CoLLM CSV": Kind(made.make_collm, "*", *named("ml-1m")),
-        "own CSV": Kind(made.make_custom, "*", *own),
-        "Book-Crossing ;": Kind(made.make_book, "*", *named("book")),
-        "Book-Crossing ,": Kind(lambda folder: made.make_book(folder, False), "*", *named("book")),
-        "u.data, u.item": Kind(made.make_movie, "*", *named("movie")),
-        "ratings.dat, movies.dat": Kind(made.make_ml_1m, "*", *named("ml-1m")),
-        "Amazon .json.gz": Kind(made.make_amazon, "*", *named("amazon-book")),
-        "Amazon, saved pass": Kind(made.make_amazon_pass, "*.npz", read_amazon_pass, named("amazon-book")[1]),
+    }
+
+
+def data_kinds() -> dict[str, Kind]:
+    """Prepared, published and raw data."""
+
+    def named(name: str) -> tuple:
+        return read_data(name), lambda folder, out: _show(name, "--data-dir", folder)
+
+    own = (read_data(None), _show_own)
+    return {
+        "prepared": Kind(made_data.make_prepared, "*", *named("movie"), repair_prepared),
+        "TALLRec JSON": Kind(made_data.make_tallrec, "*", *own),
+        "CoLLM CSV": Kind(made_data.make_collm, "*", *named("ml-1m")),
+        "own CSV": Kind(made_data.make_custom, "*", *own),
+        "Book-Crossing ;": Kind(made_data.make_book, "*", *named("book")),
+        "Book-Crossing ,": Kind(lambda folder: made_data.make_book(folder, False), "*", *named("book")),
+        "u.data, u.item": Kind(made_data.make_movie, "*", *named("movie")),
+        "ratings.dat, movies.dat": Kind(made_data.make_ml_1m, "*", *named("ml-1m")),
+        "Amazon .json.gz": Kind(made_data.make_amazon, "*", *named("amazon-book")),
+        "Amazon, saved pass": Kind(made_data.make_amazon_pass, "*.npz", read_amazon_pass, named("amazon-book")[1]),
+    }
+
+
+def run_kinds() -> dict[str, Kind]:
+    """Files of a run, and the users to predict for."""
+    resumed = (resume, lambda folder, out: ["train.py", "--resume", "--out", folder])
+
+    def score(folder: Path, out: Path) -> list:
+        return ["eval.py", "--run", folder, "--out", out / "scored"]
+
+    def predict_users(folder: Path, out: Path) -> list:
+        return ["predict.py", "--input", folder / "users.csv", "--output", out / "scores.csv"]
+
+    return {
         "resume state": Kind(made.make_run, "last/*/*", *resumed),
         "resume state, signed": Kind(made.make_run, "last/*/*", *resumed, repair_state),
         "run config.json (resume)": Kind(made.make_run, "config.json", *resumed, lines=0),
-        "run config.json (score)": Kind(
-            made.make_run,
-            "config.json",
-            score_run,
-            lambda folder, out: ["eval.py", "--run", folder, "--out", out / "scored"],
-        ),
+        "run config.json (score)": Kind(made.make_run, "config.json", score_run, score),
         "metrics.jsonl": Kind(made.make_run, "metrics.jsonl", *resumed),
-        "users.csv": Kind(
-            made.make_users,
-            "*",
-            score_users,
-            lambda folder, out: ["predict.py", "--input", folder / "users.csv", "--output", out / "scores.csv"],
-            lines=0,
-        ),
+        "users.csv": Kind(made_data.make_users, "*", score_users, predict_users, lines=0),
     }

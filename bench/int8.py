@@ -1,9 +1,11 @@
-"""What `--base-dtype int8` costs and saves: `python -m bench.int8 --stories DIR --seeds 5 --layers 32 --speed`.
+"""What `--base-dtype int8` costs and saves.
 
-Each part is asked for: --data demo (the default; accuracy of the untuned demo model), --seeds N (LCFT tuned on
-either base), --stories DIR (next-token distributions of stories260K or another small checkpoint), --layers N (memory
-with a random checkpoint of LLaMA-7B's shape and so many layers, 32 being all), --speed (one layer, forward and
-backward). Prints Markdown tables; accuracy does not depend on how busy the machine is, speed does.
+    python -m bench.int8 --stories DIR --seeds 5 --layers 32 --speed
+
+Flags choose the parts: --data demo (the default) measures the accuracy of the untuned demo model, --seeds N that of
+LCFT tuned on each base, --stories DIR the next-token distributions of stories260K or another small checkpoint,
+--layers N the memory of a random checkpoint with the shape of LLaMA-7B and N layers (all are 32), --speed the time
+of one layer, forward and backward. Prints Markdown tables. Only speed depends on how busy the machine is.
 """
 
 import argparse
@@ -23,7 +25,8 @@ from torch import nn
 
 from bench.shots import COLUMNS, run_once, table_row
 from cli.data import load_data
-from data.splits import answers_in_context, encode_split
+from cli.train import TrainFlags
+from data.splits import encode_split
 from lora.inject import add_lora
 from machine.device import BASE_DTYPES, DTYPES
 from metrics import evaluate
@@ -32,15 +35,10 @@ from model.llama import DecoderLayer, Llama, LlamaConfig, rope_tables
 from model.weights import load_llama
 from model.write import plan_shards, write_checkpoint
 from run.base import load_base
-from run.restore import FALLBACKS
 from scoring.splits import score_split
 
-BASES = (
-    ("fp32", "same"),
-    ("bf16", "same"),
-    ("fp32", "int8"),
-    ("bf16", "int8"),
-)  # the first is what the others are held against
+# (precision, base dtype); the others are compared with the first.
+BASES = (("fp32", "same"), ("bf16", "same"), ("fp32", "int8"), ("bf16", "int8"))
 LLAMA_7B = {
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -68,7 +66,7 @@ def name_of(precision: str, base_dtype: str) -> str:
     return precision if base_dtype == "same" else f"{base_dtype}, the rest {precision}"
 
 
-def held(module: nn.Module) -> tuple[int, int]:
+def weight_bytes(module: nn.Module) -> tuple[int, int]:
     """(bytes of the matrices in the decoder layers, bytes of all parameters)."""
     linears = [layer for layer in module.model.layers.modules() if isinstance(layer, nn.Linear)]
     return sum(p.nbytes for layer in linears for p in layer.parameters()), sum(p.nbytes for p in module.parameters())
@@ -79,15 +77,14 @@ def held(module: nn.Module) -> tuple[int, int]:
 
 def demo_accuracy(name: str, data_dir: str | None) -> None:
     """The untuned demo model on a test split, in every base."""
-    settings = FALLBACKS | {"data": name, "data_dir": data_dir}
-    data, rows, reference = load_data(settings), [], None
+    data, rows, reference = load_data(vars(TrainFlags(data=name, data_dir=data_dir))), [], None
     for precision, base_dtype in BASES:
         model, tokenizer = load_base("demo", precision, torch.device("cpu"), base_dtype)
         split = encode_split(data.test, data, tokenizer, "paper", 512)
-        scored = score_split(model, split, answers_in_context(data, tokenizer, "paper"))
+        scored = score_split(model, split)
         figures, log_odds = evaluate(scored), np.concatenate((scored.z_pos, scored.z_neg))
         reference = log_odds if reference is None else reference
-        matrices, everything = held(model)
+        matrices, everything = weight_bytes(model)
         rows.append(
             (
                 name_of(precision, base_dtype),
@@ -100,26 +97,15 @@ def demo_accuracy(name: str, data_dir: str | None) -> None:
                 f"{np.abs(log_odds - reference).max():.4f}",
             )
         )
-    print(
-        f"\nDemo model, untuned, {len(data.test)} test rows of {data.name} ({data.source}); log-odds in nats, of both prompts, spread {reference.std():.3f}"
-    )
-    table(
-        (
-            "base",
-            "matrices, MB",
-            "all weights, MB",
-            "AUC",
-            "AUC of both",
-            "contradiction",
-            "mean difference of log-odds from fp32",
-            "largest",
-        ),
-        rows,
-    )
+    measured = f"{len(data.test)} test rows of {data.name} ({data.source})"
+    spread = f"log-odds in nats, of both prompts, standard deviation {reference.std():.3f}"
+    print(f"\nDemo model, untuned, {measured}; {spread}")
+    accuracy = ("AUC", "AUC of both", "contradiction", "mean difference of log-odds from fp32", "largest")
+    table(("base", "matrices, MB", "all weights, MB", *accuracy), rows)
 
 
 def tuned_accuracy(data: list[str], seeds: int, out: Path) -> None:
-    """LCFT with 64 shots on either base; single results stay in `out`."""
+    """LCFT with 64 shots on each base; the results of single runs stay in `out`."""
     rows = []
     for base_dtype in BASE_DTYPES:
         folder = out / base_dtype
@@ -129,41 +115,41 @@ def tuned_accuracy(data: list[str], seeds: int, out: Path) -> None:
             for seed in range(seeds)
         ]
         rows.append(table_row(f"--base-dtype {base_dtype}", runs))
-    print(
-        f"\nLCFT, 64 shots, {seeds} seeds, test split\n\n| | {' | '.join(label for _, label in COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}"
-    )
+    header = f"| | {' | '.join(label for _, label in COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}"
+    print(f"\nLCFT, 64 shots, {seeds} seeds, test split\n\n{header}")
     print("\n".join(rows), flush=True)
 
 
 @torch.inference_mode()
 def continued(model: Llama, rows: int, length: int, sample: bool) -> torch.Tensor:
-    """Texts of the model's own, (rows, length): BOS, its likeliest first tokens, then greedily or drawn at temperature 1."""
+    """Texts that the model writes, (rows, length): BOS, its most likely first tokens, then greedy or sampled tokens."""
     generator = torch.Generator().manual_seed(0)
     first = model(torch.tensor([[1]]))[0, -1].topk(rows).indices
     ids = torch.stack((torch.ones_like(first), first), dim=1)
     while ids.shape[1] < length:
         logits = model(ids)[:, -1].float()
-        following = (
-            torch.multinomial(logits.softmax(-1), 1, generator=generator) if sample else logits.argmax(-1, keepdim=True)
-        )
+        if sample:  # at temperature 1
+            following = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+        else:
+            following = logits.argmax(-1, keepdim=True)
         ids = torch.cat((ids, following), dim=1)
     return ids
 
 
 @torch.inference_mode()
 def language_accuracy(folder: Path, rows: int = 16, length: int = 256) -> None:
-    """Next-token distributions against fp32 on texts that the model wrote in fp32."""
+    """Next-token distributions compared with fp32, on texts that the model wrote in fp32."""
     models = {base: load_llama(folder, DTYPES[base[0]], int8=base[1] == "int8") for base in BASES}
     for kind, sample in (("greedy", False), ("drawn at temperature 1", True)):
-        ids, found, reference = continued(models[BASES[0]], rows, length, sample), [], None
+        ids, lines, reference = continued(models[BASES[0]], rows, length, sample), [], None
         for base, model in models.items():
             log_p = model(ids[:, :-1]).double().log_softmax(-1)  # (rows, length - 1, V)
             reference = log_p if reference is None else reference
             kl = (reference.exp() * (reference - log_p)).sum(-1)
             same = (log_p.argmax(-1) == reference.argmax(-1)).double().mean()
             perplexity = F.nll_loss(log_p.flatten(0, 1), ids[:, 1:].flatten()).exp()
-            matrices, everything = held(model)
-            found.append(
+            matrices, everything = weight_bytes(model)
+            lines.append(
                 (
                     name_of(*base),
                     f"{matrices / MB:.3f}",
@@ -174,18 +160,16 @@ def language_accuracy(folder: Path, rows: int = 16, length: int = 256) -> None:
                     f"{same:.4f}",
                 )
             )
-        print(f"\n{folder.name}, {rows} texts of {length} tokens of its own, {kind}; KL(fp32 || base) in nats")
-        table(
-            ("base", "matrices, MB", "all weights, MB", "perplexity", "mean KL", "largest KL", "same likeliest token"),
-            found,
-        )
+        print(f"\n{folder.name}, {rows} texts of {length} tokens that it wrote, {kind}; KL(fp32 || base) in nats")
+        accuracy = ("perplexity", "mean KL", "largest KL", "same most likely token")
+        table(("base", "matrices, MB", "all weights, MB", *accuracy), lines)
 
 
 # ---- memory -------------------------------------------------------------------------------------
 
 
 def write_random(folder: Path, config: LlamaConfig) -> None:
-    """A bf16 checkpoint of random weights, a shard at a time."""
+    """Write a bf16 checkpoint of random weights, one shard at a time."""
     with torch.device("meta"):
         shapes = {name: tuple(parameter.shape) for name, parameter in Llama(config).named_parameters()}
     sizes = {name: 2 * int(np.prod(shape)) for name, shape in shapes.items()}
@@ -201,38 +185,31 @@ def write_random(folder: Path, config: LlamaConfig) -> None:
 
 
 def memory_status() -> dict[str, int]:
-    """Bytes of this process: VmHWM (resident at most so far), RssAnon and RssFile (now; the latter can be dropped at any time)."""
+    """Memory of this process in bytes: VmHWM (the peak of resident memory so far), RssAnon and RssFile (now).
+
+    The kernel can drop the pages of RssFile at any time.
+    """
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return {name: int(lines[name].split()[0]) * 1024 for name in ("VmHWM", "RssAnon", "RssFile")}
 
 
 def load_and_step(folder: Path, base_dtype: str, rows: int, tokens: int) -> None:
-    """In a process of its own: load, one step with LoRA on q and v, all layers checkpointed; prints a JSON line."""
+    """In a separate process: load, and one step with LoRA on q and v, all layers checkpointed; prints a JSON line."""
     before, started = memory_status(), time.perf_counter()
     model = load_llama(folder, torch.bfloat16, int8=base_dtype == "int8")
     seconds, loaded = time.perf_counter() - started, memory_status()
-    matrices, everything = held(model)
+    matrices, everything = weight_bytes(model)
     add_lora(model)
     model.train().model.checkpointed_layers = len(model.model.layers)
     ids = torch.randint(model.config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
     logits = model(ids, torch.full((rows, 1), tokens - 1))[:, 0].float()
     F.cross_entropy(logits, ids[:, 0]).backward()
-    print(
-        json.dumps(
-            {
-                "before": before,
-                "loaded": loaded,
-                "stepped": memory_status(),
-                "seconds": seconds,
-                "matrices": matrices,
-                "all": everything,
-            }
-        )
-    )
+    statuses = {"before": before, "loaded": loaded, "stepped": memory_status()}
+    print(json.dumps({**statuses, "seconds": seconds, "matrices": matrices, "all": everything}))
 
 
 def memory(layers: int, rows: int, tokens: int, scratch: str | None) -> None:
-    """Loading and a step with either base, each in a process of its own."""
+    """Loading and one step with each base, each in a separate process."""
     config = LlamaConfig(
         **LLAMA_7B,
         vocab_size=32000,
@@ -244,56 +221,35 @@ def memory(layers: int, rows: int, tokens: int, scratch: str | None) -> None:
     )
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         write_random(Path(folder), config)
-        found = []
-        for base_dtype in BASE_DTYPES:
-            argv = [
-                sys.executable,
-                "-m",
-                "bench.int8",
-                "--child",
-                folder,
-                base_dtype,
-                "--rows",
-                str(rows),
-                "--tokens",
-                str(tokens),
-            ]
-            figures = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
-            found.append(
-                (
-                    f"--base-dtype {base_dtype}",
-                    *(f"{figures[part] / MB:,.0f}" for part in ("matrices", "all")),
-                    f"{figures['before']['VmHWM'] / MB:,.0f}",
-                    *(
-                        f"{figures[when][what] / MB:,.0f}"
-                        for when, what in (("loaded", "VmHWM"), ("loaded", "RssAnon"), ("stepped", "VmHWM"))
-                    ),
-                    f"{figures['seconds']:.1f}",
-                )
-            )
-    print(
-        f"\nLLaMA-7B's shape with {layers} layers, random bf16 checkpoint; step of {rows} rows of {tokens} tokens, all layers checkpointed; MB"
+        lines = [memory_line(folder, base_dtype, rows, tokens) for base_dtype in BASE_DTYPES]
+    checkpoint = f"shape of LLaMA-7B with {layers} layers, random bf16 checkpoint"
+    print(f"\n{checkpoint}; step of {rows} rows of {tokens} tokens, all layers checkpointed; MB")
+    weights = ("matrices", "all weights")
+    resident = ("process before", "peak resident, loaded", "anonymous, loaded", "peak resident, after a step")
+    table(("base", *weights, *resident, "loading, s"), lines)
+
+
+def memory_line(folder: str, base_dtype: str, rows: int, tokens: int) -> tuple[str, ...]:
+    """The figures of load_and_step with one base, in MB and seconds."""
+    flags = ["--child", folder, base_dtype, "--rows", str(rows), "--tokens", str(tokens)]
+    argv = [sys.executable, "-m", "bench.int8", *flags]
+    figures = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    statuses = (("before", "VmHWM"), ("loaded", "VmHWM"), ("loaded", "RssAnon"), ("stepped", "VmHWM"))
+    return (
+        f"--base-dtype {base_dtype}",
+        *(f"{figures[part] / MB:,.0f}" for part in ("matrices", "all")),
+        *(f"{figures[when][what] / MB:,.0f}" for when, what in statuses),
+        f"{figures['seconds']:.1f}",
     )
-    header = (
-        "base",
-        "matrices",
-        "all weights",
-        "process before",
-        "resident at most, loaded",
-        "of its own, loaded",
-        "resident at most, after a step",
-        "loading, s",
-    )
-    table(header, found)
 
 
 # ---- speed --------------------------------------------------------------------------------------
 
 
 def speed(repeats: int) -> None:
-    """One decoder layer in bf16 and int8, alternately: forward alone, and forward and backward to its input."""
-    found = []
-    for label, shape in (("768 wide", SMALL), ("LLaMA-7B's", LLAMA_7B)):
+    """One decoder layer in bf16 and int8, alternately: forward only, and forward and backward to its input."""
+    lines = []
+    for label, shape in (("width 768", SMALL), ("LLaMA-7B", LLAMA_7B)):
         config = LlamaConfig(
             **shape,
             vocab_size=8,
@@ -313,18 +269,17 @@ def speed(repeats: int) -> None:
         for rows, tokens in ((1, 32), (1, 256), (8, 256)):
             x = torch.randn(rows, tokens, config.hidden_size).bfloat16()
             times = {name: ([], []) for name in layers}
-            for repeat in range(repeats + 1):
+            for _ in range(repeats + 1):
                 for name, layer in layers.items():
                     for at, seconds in enumerate(one_pass(layer, x, rope_tables(config, tokens, like=x))):
                         times[name][at].append(seconds)
-            medians = {
-                name: [1000 * statistics.median(of[1:]) for of in both] for name, both in times.items()
-            }  # the first warms up
+            # The first pass is a warm-up.
+            medians = {name: [1000 * statistics.median(of[1:]) for of in both] for name, both in times.items()}
             for at, work in enumerate(("forward", "forward and backward")):
                 bf16, int8 = medians["bf16"][at], medians["int8"][at]
-                found.append((label, f"{rows} x {tokens}", work, f"{bf16:.1f}", f"{int8:.1f}", f"{int8 / bf16:.2f}"))
+                lines.append((label, f"{rows} x {tokens}", work, f"{bf16:.1f}", f"{int8:.1f}", f"{int8 / bf16:.2f}"))
     print(f"\nOne decoder layer, {torch.get_num_threads()} threads, median of {repeats}, ms")
-    table(("shape", "tokens", "work", "bf16", "int8", "int8 / bf16"), found)
+    table(("shape", "tokens", "work", "bf16", "int8", "int8 / bf16"), lines)
 
 
 def one_pass(layer: DecoderLayer, x: torch.Tensor, rotary: tuple) -> tuple[float, float]:
@@ -340,15 +295,15 @@ def one_pass(layer: DecoderLayer, x: torch.Tensor, rotary: tuple) -> tuple[float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="demo", help="as for train.py; none leaves the demo model out")
+    parser.add_argument("--data", default="demo", help="as for train.py; none: without the demo model")
     parser.add_argument("--data-dir", help="as for train.py")
-    parser.add_argument("--seeds", type=int, default=0, help="tune with LCFT on either base, so many times")
-    parser.add_argument("--out", type=Path, help="folder that keeps the results of single runs of --seeds")
+    parser.add_argument("--seeds", type=int, default=0, help="number of LCFT runs on each base")
+    parser.add_argument("--out", type=Path, help="folder for the results of the single runs of --seeds")
     parser.add_argument("--stories", type=Path, help="folder of stories260K or another small checkpoint")
     parser.add_argument(
-        "--layers", type=int, default=0, help="memory: layers of LLaMA-7B's shape; 32 takes 13.5 GB of disk"
+        "--layers", type=int, default=0, help="memory: layers of the LLaMA-7B shape; 32 take 13.5 GB of disk"
     )
-    parser.add_argument("--scratch", help="folder for that checkpoint; default: the system's")
+    parser.add_argument("--scratch", help="folder for that checkpoint; default: the temporary folder of the system")
     parser.add_argument("--rows", type=int, default=16, help="memory: rows of the step")
     parser.add_argument("--tokens", type=int, default=256, help="memory: tokens of a row")
     parser.add_argument("--speed", action="store_true")
@@ -356,7 +311,8 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        return load_and_step(Path(args.child[0]), args.child[1], args.rows, args.tokens)
+        load_and_step(Path(args.child[0]), args.child[1], args.rows, args.tokens)
+        return
     if args.data != "none":
         demo_accuracy(args.data, args.data_dir)
         if args.seeds:

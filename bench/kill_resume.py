@@ -1,15 +1,15 @@
-"""Kill a run with SIGKILL, resume it, and compare its end byte by byte with that of a run never broken.
+"""Kill a run with SIGKILL, resume it, and compare its final files byte by byte with those of an uninterrupted run.
 
-    python -m bench.kill_resume --kills 100                at instants drawn evenly over the run's life
-    python -m bench.kill_resume --points 0                 in front of every change of the run folder
-    python -m bench.kill_resume --kills 20 --cold          every life a process of its own, imports included
+    python -m bench.kill_resume --kills 100                at random instants, uniform over the duration of the run
+    python -m bench.kill_resume --points 0                 before every change of a file
+    python -m bench.kill_resume --kills 20 --cold          every life starts Python, imports included
     python -m bench.kill_resume --kills 20 --ranks 2       the same under torchrun; all ranks are killed together
 
-The run is small: the demo model, checkpointing and dropout on, two micro-batches a step. Without --cold or
---ranks its lives are forked from a process that has done the imports; with them the instants are drawn from the time
-after config.json is written. Everything in the run folder is compared but config.json (it names the folder),
-timings.jsonl (must have a line for every step) and the lock. Exit status 1 if anything differs, is left over, or a
-life fails.
+A life is one process that starts or resumes the run. The run is small: the demo model, checkpointing and dropout on,
+two micro-batches per step. Without --cold and --ranks, lives are forked from a process that has done the imports.
+With them, the instants are drawn from the time after config.json is written. All files of the run folder are compared
+except config.json (it names the folder), timings.jsonl (it must have a line for every step) and the lock. Exit status
+1 if a file differs, is missing or is left over, or if a life fails.
 """
 
 import argparse
@@ -36,36 +36,19 @@ import train
 from cli.verb import run_verb
 from data.sources.tallrec import write_split
 from demo.world import stand_in
+from run import outcome
 from run.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 6
-KILLS_OF_A_RUN = 8  # at most; then it comes to its end
-FLAGS = [
-    "--shots",
-    "8",
-    "--max-steps",
-    str(STEPS),
-    "--batch-size",
-    "4",
-    "--micro-batch-size",
-    "2",
-    "--eval-every",
-    "2",
-    "--warmup-steps",
-    "1",
-    "--kl-weight",
-    "0.01",
-    "--lora-dropout",
-    "0.3",
-    "--checkpointing",
-    "on",
-    "--device",
-    "cpu",
-]
+KILLS_OF_A_RUN = 8  # at most; after them the run may finish
+FLAGS = (
+    f"--shots 8 --max-steps {STEPS} --batch-size 4 --micro-batch-size 2 --eval-every 2 --warmup-steps 1 "
+    "--kl-weight 0.01 --lora-dropout 0.3 --checkpointing on --device cpu"
+).split()
 NOT_COMPARED = {"config.json", "timings.jsonl", ".lock"}
-PHASES = {  # of a forked life: what is being done while one of these functions runs
-    "scoring the base": [(train, "score_base")],
+PHASES = {  # of a forked life: what it is doing while one of these functions runs
+    "scoring the base": [(train, "score_before")],
     "accumulating gradients": [(train, "accumulate_gradients")],
     "updating": [(torch.optim.AdamW, "step")],
     "validating": [(train, "positive_auc")],
@@ -74,12 +57,12 @@ PHASES = {  # of a forked life: what is being done while one of these functions 
     "logging": [(RunFolder, "log")],
     "saving the state": [(RunFolder, "save_state")],
     "restoring the state": [(RunFolder, "restore_state")],
-    "scoring the end": [(train, "score_split")],
-    "measuring the end": [(train, "evaluate"), (train, "paired_change"), (train, "rules_without_learning")],
-    "writing the results": [(train, "write_predictions"), (train, "draw_curves"), (train, "write_json")],
+    "scoring the end": [(train, "score_after")],
+    "measuring the end": [(outcome, "measure")],
+    "writing the results": [(outcome, "write_predictions"), (outcome, "draw_curves"), (outcome, "write_json")],
 }
 NAMES = ["starting", *PHASES]
-# What a life would otherwise import again on the way.
+# Modules that every life would otherwise import again.
 ON_THE_WAY = (
     "torch._dynamo",
     "torch._refs",
@@ -92,34 +75,32 @@ ON_THE_WAY = (
 # ---- lives --------------------------------------------------------------------------------------
 
 
-def change_folder(event: str, args: tuple) -> bool:
-    """Whether an audit event (sys.addaudithook) is one that changes files."""
+def changes_files(event: str, args: tuple) -> bool:
+    """Whether an audit event (sys.addaudithook) changes files."""
     if event == "open":
-        return (
-            isinstance(args[2], int)
-            and bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-            and str(args[0]) != os.devnull
-        )
+        path, _, flags = args
+        writes = isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        return writes and str(path) != os.devnull
     return event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
 
 
 def die_at_change(number: int, counter: mmap.mmap) -> None:
-    """From now on count the changes of files in bytes 8 to 16 of `counter`; SIGKILL in front of that one, if not 0."""
-    found = 0
+    """Count all further changes of files in bytes 8 to 16 of `counter`; SIGKILL before the one of that number."""
+    changes = 0
 
     def hook(event: str, args: tuple) -> None:
-        nonlocal found
-        if change_folder(event, args):
-            found += 1
-            counter[8:16] = found.to_bytes(8, "little")
-            if found == number:
+        nonlocal changes
+        if changes_files(event, args):
+            changes += 1
+            counter[8:16] = changes.to_bytes(8, "little")
+            if changes == number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
 
 
 def mark_phases(mark: mmap.mmap) -> None:
-    """Keep in byte 0 of `mark` the place in NAMES of what is being done."""
+    """Keep the index in NAMES of the current phase in byte 0 of `mark`."""
     for number, functions in enumerate(PHASES.values(), 1):
         for owner, name in functions:
             setattr(owner, name, _marked(getattr(owner, name), number, mark))
@@ -138,7 +119,7 @@ def _marked(function: Callable, number: int, mark: mmap.mmap) -> Callable:
 
 
 def live(argv: list[str], log: Path, mark: mmap.mmap, die_at: int) -> None:
-    """In a forked process: train.py with these arguments, what it says appended to `log`."""
+    """In a forked process: train.py with these arguments; its output is appended to `log`."""
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -149,16 +130,14 @@ def live(argv: list[str], log: Path, mark: mmap.mmap, die_at: int) -> None:
 
 
 class Life:
-    """One process (with --ranks, a group of them) that runs train.py."""
+    """One process, or with --ranks a group of processes, that runs train.py."""
 
     def __init__(self, argv: list[str], log: Path, ranks: int, cold: bool, die_at: int = 0):
         self.mark = mmap.mmap(-1, 16)
         if ranks > 1 or cold:
-            launcher = (
-                [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-                if ranks > 1
-                else [sys.executable]
-            )
+            launcher = [sys.executable]
+            if ranks > 1:
+                launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
             with open(log, "ab") as file:
                 command = [*launcher, str(ROOT / "train.py"), *argv]
                 self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
@@ -167,7 +146,7 @@ class Life:
             self.process.start()
 
     def wait(self, seconds: float | None) -> int | None:
-        """Exit status (negative: the signal that ended it); None if it still runs after so many seconds."""
+        """Exit status (negative: the signal that ended it), or None if it still runs after this many seconds."""
         if isinstance(self.process, subprocess.Popen):
             try:
                 return self.process.wait(seconds)
@@ -184,7 +163,7 @@ class Life:
         self.wait(None)
 
     def phase(self, out: Path) -> str:
-        """What it was doing; where that cannot be seen, what the run folder tells."""
+        """What it was doing; for other processes, what the run folder shows."""
         if not isinstance(self.process, subprocess.Popen):
             return NAMES[self.mark[0]]
         if not (out / "config.json").exists():
@@ -194,8 +173,8 @@ class Life:
 
 
 def kill_all(pid: int) -> None:
-    """SIGKILL to a process and all that it started, each of which torchrun gives a session of its own; waits for their end."""
-    os.kill(pid, signal.SIGSTOP)  # or it might start more in the meantime
+    """SIGKILL to a process and all its descendants, which torchrun puts into separate sessions; waits for their end."""
+    os.kill(pid, signal.SIGSTOP)  # so that it starts no more processes
     family = [pid]
     for parent in family:
         for children in Path(f"/proc/{parent}/task").glob("*/children"):
@@ -218,61 +197,58 @@ def is_alive(pid: int) -> bool:
 
 
 def small_data(folder: Path) -> None:
-    """8 rows a split, 4 of each label, with histories of two films."""
+    """Write splits of 8 rows, 4 of each label, with histories of two films."""
     data = stand_in()
     for split in ("train", "valid", "test"):
-        rows = [
-            row for label in (True, False) for row in [row for row in getattr(data, split) if row.label == label][:4]
-        ]
+        by_label = ([row for row in getattr(data, split) if row.label == label] for label in (True, False))
+        rows = [row for rows_of_label in by_label for row in rows_of_label[:4]]
         rows = [replace(row, history=row.history[-2:]) for row in rows]
         write_split(folder / f"{split}.json", rows, data)
 
 
 class Runs:
-    """Runs in one folder, the first of them never broken."""
+    """Runs in one folder; the first is not interrupted."""
 
     def __init__(self, folder: Path, ranks: int, cold: bool):
         self.folder, self.ranks, self.cold = folder, ranks, cold
         (folder / "data").mkdir(parents=True)
         small_data(folder / "data")
         started = time.perf_counter()
-        life = self.life("unbroken")
+        life = self.life("uninterrupted")
         self.startup = 0.0
-        if cold or ranks > 1:  # most of such a life goes into imports, in which a kill shows nothing
-            while life.wait(0.05) is None and not (folder / "unbroken" / "config.json").exists():
+        if cold or ranks > 1:  # most of such a life is imports, where a kill proves nothing
+            while life.wait(0.05) is None and not (folder / "uninterrupted" / "config.json").exists():
                 pass
             self.startup = time.perf_counter() - started
         if life.wait(None):
-            raise SystemExit(f"the run without a kill fails:\n{(folder / 'unbroken.log').read_text()}")
+            raise SystemExit(f"the run without a kill failed:\n{(folder / 'uninterrupted.log').read_text()}")
         self.seconds = time.perf_counter() - started
         self.changes = int.from_bytes(life.mark[8:16], "little")
-        self.wanted = content(folder / "unbroken")
+        self.wanted = content(folder / "uninterrupted")
 
     def life(self, name: str, die_at: int = 0) -> Life:
-        """Start the run of that name, or go on with it if there is anything to go on with."""
+        """Start the run of that name, or resume it if there is something to resume."""
         out = self.folder / name
-        argv = (
-            ["--out", str(out), "--resume"]
-            if (out / "config.json").exists()
-            else ["--data", str(self.folder / "data"), "--out", str(out), *FLAGS]
-        )
+        argv = ["--data", str(self.folder / "data"), "--out", str(out), *FLAGS]
+        if (out / "config.json").exists():
+            argv = ["--out", str(out), "--resume"]
         return Life(argv, self.folder / f"{name}.log", self.ranks, self.cold, die_at)
 
     def differences(self, name: str) -> list[str]:
-        """What is otherwise in this run's folder than in that of the unbroken one."""
-        found = content(self.folder / name)
-        return sorted(path for path in found.keys() | self.wanted.keys() if found.get(path) != self.wanted.get(path))
+        """The files of this run that differ from those of the uninterrupted run."""
+        files = content(self.folder / name)
+        return sorted(path for path in files.keys() | self.wanted.keys() if files.get(path) != self.wanted.get(path))
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a run folder that is compared, and how many lines timings.jsonl has."""
+    """Every compared file of a run folder, and the number of lines of timings.jsonl."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     compared = {name: path.read_bytes() for name, path in files.items() if name not in NOT_COMPARED}
     return compared | {"lines of timings.jsonl": str((folder / "timings.jsonl").read_bytes().count(b"\n")).encode()}
 
 
 def kill_at_random(runs: Runs, kills: int, seed: int) -> tuple[collections.Counter, list[str]]:
-    """(how many kills fell into each phase, what went wrong)."""
+    """(number of kills in each phase, what went wrong)."""
     draw, phases, wrong, number = random.Random(seed), collections.Counter(), [], 0
     while phases.total() < kills:
         number += 1
@@ -291,7 +267,7 @@ def kill_at_random(runs: Runs, kills: int, seed: int) -> tuple[collections.Count
 
 
 def kill_at_points(runs: Runs, points: int) -> tuple[collections.Counter, list[str]]:
-    """As kill_at_random, in front of every change of a file, or of so many of them evenly spread."""
+    """Like kill_at_random, but before every change of a file, or before this many changes, evenly spread."""
     phases, wrong = collections.Counter(), []
     for i in range(points or runs.changes):
         point = 1 + i * runs.changes // (points or runs.changes)
@@ -307,7 +283,7 @@ def kill_at_points(runs: Runs, points: int) -> tuple[collections.Counter, list[s
 
 
 def judge(runs: Runs, name: str, status: int) -> list[str]:
-    """What is wrong with a run that came to its end."""
+    """What is wrong with a run that has finished."""
     if status:
         return [f"{name}: exit status {status}; {(runs.folder / f'{name}.log').read_text().splitlines()[-1:]}"]
     return [f"{name}: {path} differs" for path in runs.differences(name)]
@@ -315,11 +291,11 @@ def judge(runs: Runs, name: str, status: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=0, help="how many, at random instants")
-    parser.add_argument("--points", type=int, help="kill in front of so many changes of files; 0: of all")
-    parser.add_argument("--seed", type=int, default=0, help="draws the instants")
-    parser.add_argument("--ranks", type=int, default=1, help="processes of each life, by torchrun")
-    parser.add_argument("--cold", action="store_true", help="start Python anew for every life")
+    parser.add_argument("--kills", type=int, default=0, help="number of kills at random instants")
+    parser.add_argument("--points", type=int, help="kill before this many changes of files; 0: before all")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the instants")
+    parser.add_argument("--ranks", type=int, default=1, help="processes of each life, started by torchrun")
+    parser.add_argument("--cold", action="store_true", help="start Python for every life")
     parser.add_argument("--out", type=Path, help="an empty folder to keep the runs in")
     args = parser.parse_args()
     if args.points is not None and (args.ranks > 1 or args.cold):
@@ -330,22 +306,16 @@ def main() -> None:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory() as scratch:
         runs = Runs(Path(args.out or scratch), args.ranks, args.cold)
-        print(
-            f"A run of {STEPS} steps without a kill: {runs.seconds:.1f} s{f', {runs.changes} changes of files' if runs.changes else ''}\n",
-            flush=True,
-        )
+        changes = f", {runs.changes} changes of files" if runs.changes else ""
+        print(f"A run of {STEPS} steps without a kill: {runs.seconds:.1f} s{changes}\n", flush=True)
         phases, wrong = kill_at_random(runs, args.kills, args.seed)
         if args.points is not None:
             more, also_wrong = kill_at_points(runs, args.points)
             phases, wrong = phases + more, wrong + also_wrong
     print("| killed while | times |\n|---|---|")
-    print(
-        "\n".join(
-            f"| {phase} | {phases[phase]} |"
-            for phase in sorted(phases, key=lambda name: (NAMES.index(name) if name in NAMES else 0, name))
-        )
-    )
-    print(f"\n{phases.total()} kills, {len(wrong)} differences from the unbroken run")
+    for phase in sorted(phases, key=lambda name: (NAMES.index(name) if name in NAMES else 0, name)):
+        print(f"| {phase} | {phases[phase]} |")
+    print(f"\n{phases.total()} kills, {len(wrong)} differences from the uninterrupted run")
     print("\n".join(wrong))
     raise SystemExit(1 if wrong else 0)
 

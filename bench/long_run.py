@@ -2,10 +2,10 @@
 
     python -m bench.long_run --steps 20000
 
-train.py on the demo model with one short pair a step, in a process of its own that is watched from here: its
-resident memory over its steps as a straight line (least squares, the first tenth left out), its open file
-descriptors, and every line of metrics.jsonl as soon as it is there. Exit status 1 if the run fails, a line cannot
-be read, a step is missing, the descriptors grow, or memory by more than --allowed bytes a step.
+train.py trains the demo model on one short pair per step, in a separate process. Measured are its resident memory as
+a straight line over the steps (least squares, without the first tenth), its open file descriptors, and every line of
+metrics.jsonl as soon as it is written. Exit status 1 if the run fails, a line cannot be read, a step is missing, the
+number of descriptors grows, or memory grows by more than --allowed bytes per step.
 """
 
 import argparse
@@ -22,26 +22,12 @@ import numpy as np
 from bench.kill_resume import ROOT, small_data
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
-FLAGS = [
-    "--shots",
-    "8",
-    "--batch-size",
-    "1",
-    "--micro-batch-size",
-    "1",
-    "--epochs",
-    "1000000",
-    "--patience",
-    "1000000",
-    "--warmup-steps",
-    "10",
-    "--device",
-    "cpu",
-]
+FLAGS = ["--shots", "8", "--batch-size", "1", "--micro-batch-size", "1", "--warmup-steps", "10", "--device", "cpu"]
+FLAGS += ["--epochs", "1000000", "--patience", "1000000"]
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that the process has."""
+    """Bytes of resident memory of the process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
 
 
@@ -50,7 +36,7 @@ def open_files(pid: int) -> int:
 
 
 class Reader:
-    """Reads metrics.jsonl while it grows; what has no newline yet is left for the next time."""
+    """Reads metrics.jsonl while it grows; a line without a newline waits for the next call."""
 
     def __init__(self, path: Path):
         self.path, self.place, self.steps, self.unfinished, self.wrong = path, 0, 0, 0, []
@@ -76,7 +62,7 @@ class Reader:
 
 
 def watch(process: subprocess.Popen, reader: Reader, every: float) -> np.ndarray:
-    """(samples, 3): the step, resident bytes and open files, until the process ends."""
+    """(samples, 3): step, resident bytes and open files, sampled until the process ends."""
     samples = []
     while process.poll() is None:
         reader.read()
@@ -91,17 +77,17 @@ def watch(process: subprocess.Popen, reader: Reader, every: float) -> np.ndarray
 
 
 def report(samples: np.ndarray, steps: int) -> tuple[float, float]:
-    """Print what the samples say of the loop after its first tenth; returns (bytes a step, growth of open files)."""
+    """Print the figures of the loop after its first tenth; returns (bytes per step, growth of open files)."""
     inside = samples[(samples[:, 0] > steps / 10) & (samples[:, 0] < steps)]
     if len(inside) < 10:
-        raise SystemExit(f"only {len(inside)} samples of the loop: take more --steps, or a shorter --every")
+        raise SystemExit(f"only {len(inside)} samples of the loop: use more --steps or a shorter --every")
     slope, start = np.polyfit(inside[:, 0], inside[:, 1], 1)
     half = len(inside) // 2
     files = np.median(inside[half:, 2]) - np.median(inside[:half, 2])
     print(f"{len(inside)} samples from step {inside[0, 0]:,.0f} to {inside[-1, 0]:,.0f}")
-    print(
-        f"resident memory: {inside[:, 1].min() / 2**20:.1f} to {inside[:, 1].max() / 2**20:.1f} MiB, {slope:+.1f} bytes a step ({slope * steps / 2**20:+.2f} MiB over the run)"
-    )
+    least, most = inside[:, 1].min() / 2**20, inside[:, 1].max() / 2**20
+    growth = f"{slope:+.1f} bytes per step ({slope * steps / 2**20:+.2f} MiB over the run)"
+    print(f"resident memory: {least:.1f} to {most:.1f} MiB, {growth}")
     print(f"open files: {inside[:, 2].min():.0f} to {inside[:, 2].max():.0f}")
     return float(slope), float(files)
 
@@ -110,40 +96,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--every", type=float, default=0.2, help="seconds between samples")
-    parser.add_argument("--allowed", type=float, default=500.0, help="bytes that memory may grow a step")
+    parser.add_argument("--allowed", type=float, default=500.0, help="bytes per step that memory may grow")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         small_data(folder)
-        argv = [
-            "--data",
-            scratch,
-            "--out",
-            str(folder / "run"),
-            "--max-steps",
-            str(args.steps),
-            "--eval-every",
-            str(max(1, args.steps // 20)),
-            *FLAGS,
-        ]
+        command = [sys.executable, str(ROOT / "train.py"), "--data", scratch, "--out", str(folder / "run")]
+        command += ["--max-steps", str(args.steps), "--eval-every", str(max(1, args.steps // 20)), *FLAGS]
         started = time.perf_counter()
         with open(folder / "log", "wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, str(ROOT / "train.py"), *argv],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         reader = Reader(folder / "run" / "metrics.jsonl")
         samples = watch(process, reader, args.every)
         if process.returncode:
-            raise SystemExit(f"the run ends with status {process.returncode}:\n{(folder / 'log').read_text()[-2000:]}")
+            raise SystemExit(f"the run ended with status {process.returncode}:\n{(folder / 'log').read_text()[-2000:]}")
     print(f"{reader.steps:,} steps in {time.perf_counter() - started:.0f} s")
     slope, files = report(samples, args.steps)
-    print(
-        f"metrics.jsonl: {reader.steps:,} lines read while it grew, {len(reader.wrong)} of them wrong; {reader.unfinished} times the last one had no newline yet"
-    )
+    lines = f"{reader.steps:,} lines read while it grew, {len(reader.wrong)} of them wrong"
+    print(f"metrics.jsonl: {lines}; {reader.unfinished} times the last line had no newline yet")
     print("\n".join(reader.wrong[:20]))
     raise SystemExit(1 if reader.wrong or reader.steps != args.steps or slope > args.allowed or files > 0 else 0)
 

@@ -1,4 +1,4 @@
-"""Time, peak memory, and the rate of plain matrix products: what the other measurements are made of."""
+"""Time, peak memory, and the rate of plain matrix products, which the other benchmarks use."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ PRODUCT_TOKENS, PRODUCT_IN, PRODUCT_OUT = 2048, 4096, 11_008  # a batch of token
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> tuple[float, object]:
-    """(seconds until all its work is done, what it returned)."""
+    """(seconds until all work of the call is done, what it returned)."""
     synchronize(device)
     started = time.perf_counter()
     result = call()
@@ -19,16 +19,16 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> tuple[float,
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class PeakMemory:
-    """The most memory in use since `restart`, in bytes above what was in use when this was made.
+    """The peak of memory in use since `restart`, in bytes above what was in use when the object was made.
 
-    On a GPU as torch allocates it; on a CPU the process's resident memory as Linux counts it, in
-    which pages of a mapped checkpoint are as good as any once they were touched.
+    On a GPU: what torch has allocated. On a CPU: the resident memory of the process as Linux counts it, which
+    includes the pages of a mapped checkpoint once they have been read.
     """
 
     def __init__(self, device: torch.device):
@@ -44,7 +44,7 @@ class PeakMemory:
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM; see proc(5)
 
     def above(self) -> int:
-        """Bytes."""
+        """Bytes of the peak above the start."""
         peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _status("VmHWM")
         return peak - self.before
 
@@ -58,7 +58,7 @@ def _status(field: str) -> int:
 
 
 class Products:
-    """The two products of a frozen linear layer at LLaMA-7B's shapes: x W^T forward and g W backward."""
+    """The two products of a frozen linear layer at the shapes of LLaMA-7B: x W^T forward and g W backward."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype):
         self.device = device
@@ -67,7 +67,7 @@ class Products:
         self.grad = torch.randn(PRODUCT_TOKENS, PRODUCT_OUT, device=device, dtype=dtype)
 
     def rates(self) -> dict[str, float]:
-        """FLOP/s of each, by one call on a CPU and many on a GPU, where a single one is too short to time."""
+        """FLOP/s of each product: one call on a CPU, many on a GPU, where one is too short to time."""
         flops, calls = 2 * PRODUCT_TOKENS * PRODUCT_IN * PRODUCT_OUT, 50 if self.device.type == "cuda" else 1
 
         def repeated(product: Callable[[], torch.Tensor]) -> float:

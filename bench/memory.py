@@ -1,13 +1,18 @@
-"""A step of LCFT at a real model's exact shape: `python -m bench.memory --shape llama-7b --tokenizer DIR --work DIR --data-dir DIR`.
+"""One step of LCFT at the exact shape of a real model.
 
---work, outside the repository, takes the random checkpoint (13.5 GB for llama-7b; written once). Each case, a number of pairs and
-a choice of --checkpointing, is a process of its own: it loads the checkpoint, plans as train.py does, takes the longest
-pairs of the movie data as the micro-batch, and makes whole optimizer steps of it. Shown are the rate of loading, the peak of memory
-while loading and while training beside the plan's, the time of the last step, and model FLOPs utilisation
-(bench/flops.py) against plain bf16 matrix products in the same process. On a CPU memory is what is resident,
-in which the mapped checkpoint counts in full. Standard output: one JSON line a case; standard error: a table.
+    python -m bench.memory --shape llama-7b --tokenizer DIR --work DIR --data-dir DIR
 
-The peer at the same shape: `python -m bench.peer --shape llama-7b --serial --check-pairs 0 --cases own --tokenizer DIR --work DIR`.
+--work, outside the repository, holds the random checkpoint (13.5 GB for llama-7b; written once). A case is a number of
+pairs and a choice of --checkpointing, in a separate process: it loads the checkpoint, plans as train.py does, takes
+the longest pairs of the movie data as the micro-batch, and makes whole optimizer steps with it. The table shows the
+rate of loading, the peak of memory while loading and while training next to the planned one, the time of the last
+step, and model FLOPs utilisation (bench/flops.py), relative to plain bf16 matrix products in the same process. On a
+CPU, memory means resident memory, which contains the whole mapped checkpoint. Standard output: one JSON line per
+case; standard error: a table.
+
+The peer at the same shape:
+
+    python -m bench.peer --shape llama-7b --serial --check-pairs 0 --cases own --tokenizer DIR --work DIR
 """
 
 import argparse
@@ -30,13 +35,15 @@ from data.splits import encode_split
 from errors import RunError, notice
 from machine.device import BASE_DTYPES, pick_device
 from model.tokenizer import load_tokenizer
+from objectives import make_objective
 from run.base import load_base
-from run.plan import longest_pairs, make_plan
+from run.inputs import adapter_settings, start_adapter
+from run.plan import Plan, longest_pairs, make_plan
 from tensors import trainable_parameters
 
 
 def measure(args: argparse.Namespace, pairs: list, valid: list, size: int, checkpointing: str) -> dict:
-    """The figures of one case, in bytes and seconds."""
+    """The figures of one case, in bytes and seconds. size: pairs of the micro-batch."""
     torch.set_num_threads(args.threads)
     device = pick_device(args.device)
     flags = TrainFlags(
@@ -53,14 +60,15 @@ def measure(args: argparse.Namespace, pairs: list, valid: list, size: int, check
     memory = PeakMemory(device)
     load_s, (model, _) = seconds_of(lambda: load_base(str(args.folder), "bf16", device, flags.base_dtype), device)
     loading = memory.above() + memory.before
-    train.start_adapter(model, train.adapter_settings(flags), flags)
-    plan = make_plan(model, pairs, valid, flags)
+    start_adapter(model, adapter_settings(flags), flags.seed)
+    objective = make_objective(vars(flags))
+    plan = make_plan(model, objective, pairs, valid, flags)
     model.model.checkpointed_layers = plan.checkpointed
     parameters, batch = list(trainable_parameters(model).values()), longest_pairs(pairs, size)
     optimizer = torch.optim.AdamW(parameters, lr=flags.lr)
 
     def step() -> None:
-        train.accumulate_gradients(model.train(), batch, flags)
+        train.accumulate_gradients(model.train(), batch, objective, size)
         torch.nn.utils.clip_grad_norm_(parameters, flags.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -68,23 +76,25 @@ def measure(args: argparse.Namespace, pairs: list, valid: list, size: int, check
     memory.restart()
     seconds = [seconds_of(step, device)[0] for _ in range(args.steps)][-1]
     training = memory.above() + memory.before
-    stored = sum(path.stat().st_size for path in args.folder.glob("*.safetensors"))
     flops = {
         name: step_flops(model.config, args.forcing, batch, distinct)
         for name, distinct in (("distinct", True), ("all", False))
     }
+    case = {"pairs": size, "checkpointing": checkpointing, "base_dtype": flags.base_dtype}
+    stored = sum(path.stat().st_size for path in args.folder.glob("*.safetensors"))
+    peaks = {"peak_loading": loading, "peak_training": training}
+    loaded = {"load_s": load_s, "load_bytes_per_s": stored / load_s}
+    return case | figures(plan, loaded | peaks, seconds, size, flops, rates)
+
+
+def figures(plan: Plan, measured: dict, seconds: float, size: int, flops: dict, rates: dict) -> dict:
+    """What is printed of a case after its name. measured: bytes and seconds of loading, and the peaks of memory."""
     return {
-        "pairs": size,
-        "checkpointing": checkpointing,
-        "base_dtype": flags.base_dtype,
         "recomputed_layers": plan.checkpointed,
         "layers": plan.layers,
-        "load_s": load_s,
-        "load_bytes_per_s": stored / load_s,
-        "peak_loading": loading,
-        "peak_training": training,
+        **measured,
         "planned_training": plan.training,
-        "plan_over_measured": plan.training / training,
+        "plan_over_measured": plan.training / measured["peak_training"],
         "weights": plan.weights,
         "step_s": seconds,
         "planned_step_s": plan.step_s,
@@ -97,21 +107,37 @@ def measure(args: argparse.Namespace, pairs: list, valid: list, size: int, check
     }
 
 
+COLUMNS = (
+    "pairs per micro-batch",
+    "layers recomputed",
+    "loading, GB (GB/s)",
+    "training, GB",
+    "planned, GB",
+    "s per step (planned)",
+    "distinct tokens/s",
+    "MFU by distinct / all tokens",
+)
+
+
 def table(lines: list[dict], heading: str) -> str:
-    """In Markdown; memory in GB of 10^9 bytes."""
-    rows = [
-        heading,
-        "",
-        "| pairs a micro-batch | layers recomputed | loading, GB (GB/s) | training, GB | planned, GB | s a step (planned) | distinct tokens/s | MFU by distinct / all tokens |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for line in lines:
-        rows.append(
-            f"| {line['pairs']} | {line['recomputed_layers']} of {line['layers']} | {line['peak_loading'] / 1e9:.1f} ({line['load_bytes_per_s'] / 1e9:.2f}) "
-            f"| {line['peak_training'] / 1e9:.2f} | {line['planned_training'] / 1e9:.2f} ({line['plan_over_measured'] - 1:+.1%}) | {line['step_s']:.1f} ({line['planned_step_s']:.1f}) "
-            f"| {line['distinct_tokens_per_s']:,.0f} | {line['mfu_of_distinct_tokens']:.0%} / {line['mfu_of_all_tokens']:.0%} |"
-        )
+    """The lines in Markdown; memory in GB of 10^9 bytes."""
+    rows = [heading, "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    rows += [f"| {' | '.join(cells(line))} |" for line in lines]
     return "\n".join(rows)
+
+
+def cells(line: dict) -> list[str]:
+    """One row of the table."""
+    return [
+        str(line["pairs"]),
+        f"{line['recomputed_layers']} of {line['layers']}",
+        f"{line['peak_loading'] / 1e9:.1f} ({line['load_bytes_per_s'] / 1e9:.2f})",
+        f"{line['peak_training'] / 1e9:.2f}",
+        f"{line['planned_training'] / 1e9:.2f} ({line['plan_over_measured'] - 1:+.1%})",
+        f"{line['step_s']:.1f} ({line['planned_step_s']:.1f})",
+        f"{line['distinct_tokens_per_s']:,.0f}",
+        f"{line['mfu_of_distinct_tokens']:.0%} / {line['mfu_of_all_tokens']:.0%}",
+    ]
 
 
 def main(argv: list[str]) -> None:
@@ -121,12 +147,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--work", type=Path, required=True, help="folder for the random checkpoint, outside the repository"
     )
-    parser.add_argument("--data-dir", help="folder with u.data and u.item; simulated viewers without")
-    parser.add_argument("--pairs", default="1", help="of a micro-batch; several by commas")
-    parser.add_argument("--checkpointing", default="on", help="on, off, auto, or several by commas")
+    parser.add_argument("--data-dir", help="folder with u.data and u.item; without it, simulated viewers")
+    parser.add_argument("--pairs", default="1", help="pairs of a micro-batch, or several numbers with commas")
+    parser.add_argument("--checkpointing", default="on", help="on, off or auto, or several with commas")
     parser.add_argument("--forcing", choices=("own", "shared"), default="own")
     parser.add_argument("--base-dtype", choices=BASE_DTYPES, default="same")
-    parser.add_argument("--steps", type=int, default=2, help="optimizer steps of a case; the last one is timed")
+    parser.add_argument("--steps", type=int, default=2, help="optimizer steps per case; the last one is timed")
     parser.add_argument("--max-len", type=int, default=512)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -144,22 +170,13 @@ def main(argv: list[str]) -> None:
                 try:
                     line = pool.apply(measure, (args, longest_pairs(pairs, size), valid, size, checkpointing))
                 except torch.OutOfMemoryError as error:
-                    raise RunError(
-                        f"--pairs {size} --checkpointing {checkpointing}: {str(error).splitlines()[0]}"
-                    ) from None
-            print(
-                json.dumps(
-                    {"shape": args.shape, "device": args.device, "threads": args.threads, "data": data.source, **line}
-                ),
-                flush=True,
-            )
+                    reason = str(error).splitlines()[0]
+                    raise RunError(f"--pairs {size} --checkpointing {checkpointing}: {reason}") from None
+            where = {"shape": args.shape, "device": args.device, "threads": args.threads, "data": data.source}
+            print(json.dumps(where | line), flush=True)
             lines.append(line)
-    notice(
-        table(
-            lines,
-            f"{args.shape}, bf16, {args.device} with {args.threads} threads, {data.source}, forcing {args.forcing}, base dtype {args.base_dtype}",
-        )
-    )
+    heading = f"{args.shape}, bf16, {args.device} with {args.threads} threads, {data.source}"
+    notice(table(lines, f"{heading}, forcing {args.forcing}, base dtype {args.base_dtype}"))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""This project beside transformers + peft: same weights, prompts, objective, dtype and threads.
+"""This project compared with transformers + peft: same weights, prompts, objective, dtype and threads.
 
-    python -m bench.peer --tokenizer DIR --work DIR --data-dir DIR       movie; DIR of u.data and u.item
+    python -m bench.peer --tokenizer DIR --work DIR --data-dir DIR       movie; DIR holds u.data and u.item
     python -m bench.peer --tokenizer DIR --work DIR --cases own,eval     simulated viewers instead
 
---tokenizer is a folder with LLaMA's tokenizer.model; --work, outside the repository, takes the random checkpoint
-(2.7e8 bytes for the small shape). The peers are described in bench/peer_forms.py. A case is one objective and
-forcing, trained with or without checkpointing, or the evaluation. Each form of a case lives in a process of its
-own, so that its peak memory is its own; they take turns round by round, and one works at a time. Every round of
-training is another batch: pairs drawn from the training split, sorted by length and cut, as train.py does.
-Peak memory is that above the weights. Before all, losses, gradients and AUC of all forms are compared in float32;
-a shape that does not fit in float32 needs --check-pairs 0, one that fits only once --serial.
+--tokenizer is a folder with LLaMA's tokenizer.model; --work, outside the repository, holds the random checkpoint
+(2.7e8 bytes for the small shape). bench/peer_forms.py describes the peers. A case is one objective and forcing,
+trained with or without checkpointing, or the evaluation. Each form of a case has a separate process, so that its peak
+memory can be measured; the forms take turns round by round, and only one works at a time. Every round of training
+takes another batch: pairs drawn from the training split, sorted by length and cut, as train.py does. Peak memory is
+counted above the weights. First of all, losses, gradients and AUC of all forms are compared in float32. A shape that
+does not fit in float32 needs --check-pairs 0; a shape that fits only once needs --serial.
 Standard output: one JSON line per check, case and form; standard error, or --markdown FILE: a table.
 """
 
@@ -36,11 +36,11 @@ from machine.device import DTYPES, pick_device
 from model.tokenizer import load_tokenizer
 from model.weights import read_llama_config
 
-TOLERANCE = 1e-4  # of losses and gradient norms, relative, and of AUC, in float32
+TOLERANCE = 1e-4  # in float32: relative for losses and gradient norms, absolute for AUC
 
 
 class Worker:
-    """A child process that does one thing when asked, and nothing in between."""
+    """A child process that takes one step when asked, and does nothing in between."""
 
     def __init__(self, task: Task):
         self.task = task
@@ -49,10 +49,10 @@ class Worker:
         self.process = context.Process(target=work, args=(task, theirs), daemon=True)
         self.process.start()
         theirs.close()
-        self.first = self._receive()  # of the step that warmed it up
+        self.first = self._receive()  # figures of the warm-up step
 
     def turn(self, number: int) -> dict:
-        """Step number n; returns when it is done."""
+        """Take the step of that number; returns its figures when it is done."""
         self.connection.send(number)
         return self._receive()
 
@@ -64,26 +64,25 @@ class Worker:
         try:
             return self.connection.recv()
         except EOFError:
-            raise RunError(
-                f"the process of {self.task.form} on {self.task.case} ended early; what it said is above"
-            ) from None
+            process = f"the process of {self.task.form} on {self.task.case}"
+            raise RunError(f"{process} ended early; its output is above") from None
 
 
 def run_case(tasks: list[Task], rounds: int, serial: bool) -> dict[str, list[dict]]:
-    """The figures of every round by form. serial: one process after the other, for shapes of which only one fits."""
-    found: dict[str, list[dict]] = {task.form: [] for task in tasks}
+    """The figures of every round by form. serial: one process after the other, if only one fits into memory."""
+    figures: dict[str, list[dict]] = {task.form: [] for task in tasks}
     for group in [[task] for task in tasks] if serial else [tasks]:
         workers = [Worker(task) for task in group]
         for number in range(rounds):
             for worker in workers:
-                found[worker.task.form].append(worker.turn(number))
+                figures[worker.task.form].append(worker.turn(number))
         for worker in workers:
             worker.end()
-    return found
+    return figures
 
 
 def compared(tasks: list[Task]) -> list[dict]:
-    """What each peer's first step or evaluation gives, beside that of ours."""
+    """The first step or evaluation of each peer, compared with ours."""
     first = {}
     for task in tasks:
         worker = Worker(task)
@@ -103,14 +102,14 @@ def compared(tasks: list[Task]) -> list[dict]:
     return lines
 
 
-def summary(task: Task, found: dict[str, list[dict]], config, forms: list[str]) -> list[dict]:
-    """A dict per form: medians over the rounds and their range."""
+def summary(task: Task, by_form: dict[str, list[dict]], config, forms: list[str]) -> list[dict]:
+    """One dict per form: medians over the rounds, and their ranges."""
     training, lines = task.case != "eval", []
-    work_of = task.batches if training else [task.prompts] * len(found[OURS])
+    work_of = task.batches if training else [task.prompts] * len(by_form[OURS])
     units = len(work_of[0])
     tokens = [sum(len(ids) for rows in rows_of(task.case, pairs) for ids, _ in rows) for pairs in work_of]
     for form in forms:
-        seconds = [figures["seconds"] for figures in found[form]]
+        seconds = [of_round["seconds"] for of_round in by_form[form]]
         line = {
             "case": task.case,
             "checkpointing": task.checkpointing,
@@ -119,48 +118,42 @@ def summary(task: Task, found: dict[str, list[dict]], config, forms: list[str]) 
         }
         line |= ranged("per_s", [units / s for s in seconds])
         line |= ranged("tokens_per_s", [count / s for count, s in zip(tokens, seconds)])
-        line |= ranged("ours_times_as_fast", [s / figures["seconds"] for s, figures in zip(seconds, found[OURS])])
-        line["peak_bytes_above_weights"] = max(figures["peak_bytes"] for figures in found[form])
-        if form == OURS and PRODUCTS in found:
+        line |= ranged("ours_times_as_fast", [s / of_round["seconds"] for s, of_round in zip(seconds, by_form[OURS])])
+        line["peak_bytes_above_weights"] = max(of_round["peak_bytes"] for of_round in by_form[form])
+        if form == OURS and PRODUCTS in by_form:
             for name, distinct in (("mfu_of_distinct_tokens", True), ("mfu_of_all_tokens", False)):
                 flops = [step_flops(config, task.case, pairs, distinct) for pairs in work_of]
-                rates = [product_rate(figures, training) for figures in found[PRODUCTS]]
+                rates = [product_rate(of_round, training) for of_round in by_form[PRODUCTS]]
                 line |= ranged(name, [count / s / rate for count, s, rate in zip(flops, seconds, rates)])
         lines.append(line)
     return lines
 
 
 def product_rate(rates: dict[str, float], training: bool) -> float:
-    """FLOP/s that can be had: half the products of a training step are of the form g W."""
+    """FLOP/s of plain matrix products; half the products of a training step have the form g W."""
     return statistics.harmonic_mean(list(rates.values())) if training else rates["forward"]
 
 
 def ranged(name: str, values: list[float]) -> dict:
-    """name: the median; name_min and name_max."""
+    """{name: median, name_min, name_max}."""
     return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
 
 
 def table(lines: list[dict], heading: str) -> str:
     """The lines of `summary` in Markdown."""
-    rows = [
-        heading,
-        "",
-        "| case | form | a second | tokens/s | ours, times as fast | peak above the weights, MB | ours: MFU by distinct / all tokens |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    columns = ("case", "form", "per second", "tokens/s", "ours, times as fast", "peak above the weights, MB")
+    columns += ("ours: MFU by distinct / all tokens",)
+    rows = [heading, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for line in lines:
         case = line["case"] + (", checkpointed" if line["checkpointing"] else "")
         speed = f"{line['per_s']:.2f} {line['unit']} ({line['per_s_min']:.2f} to {line['per_s_max']:.2f})"
-        ratio = (
-            ""
-            if line["form"] == OURS
-            else f"{line['ours_times_as_fast']:.2f} ({line['ours_times_as_fast_min']:.2f} to {line['ours_times_as_fast_max']:.2f})"
-        )
-        use = (
-            f"{line['mfu_of_distinct_tokens']:.0%} / {line['mfu_of_all_tokens']:.0%}"
-            if "mfu_of_all_tokens" in line
-            else ""
-        )
+        ratio, use = "", ""
+        if line["form"] != OURS:
+            ratio = "{:.2f} ({:.2f} to {:.2f})".format(
+                *(line[f"ours_times_as_fast{end}"] for end in ("", "_min", "_max"))
+            )
+        if "mfu_of_all_tokens" in line:
+            use = f"{line['mfu_of_distinct_tokens']:.0%} / {line['mfu_of_all_tokens']:.0%}"
         peak = f"{line['peak_bytes_above_weights'] / 1e6:,.0f}"
         rows.append(f"| {case} | {line['form']} | {speed} | {line['tokens_per_s']:,.0f} | {ratio} | {peak} | {use} |")
     return "\n".join(rows) + "\n"
@@ -173,29 +166,31 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--work", type=Path, required=True, help="folder for the random checkpoint, outside the repository"
     )
     parser.add_argument("--shape", choices=SHAPES, default="small")
-    parser.add_argument("--data-dir", help="folder with u.data and u.item; simulated viewers without")
+    parser.add_argument("--data-dir", help="folder with u.data and u.item; without it, simulated viewers")
     parser.add_argument("--template", choices=TEMPLATES, default="paper")
     parser.add_argument("--max-len", type=int, default=512)
     parser.add_argument("--cases", default=",".join(FORMS))
-    parser.add_argument("--checkpointing", default="off,on", help="off, on or both, of the training cases")
-    parser.add_argument("--pairs", type=int, default=8, help="of a training step")
-    parser.add_argument("--prompts", type=int, default=128, help="the first of the test split, for eval")
+    parser.add_argument("--checkpointing", default="off,on", help="off, on or both; for the training cases")
+    parser.add_argument("--pairs", type=int, default=8, help="pairs of a training step")
+    parser.add_argument(
+        "--prompts", type=int, default=128, help="for eval: so many prompts from the start of the test split"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", choices=DTYPES, default="bf16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--seed", type=int, default=0, help="draws the pairs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the drawn pairs")
     parser.add_argument(
-        "--serial", action="store_true", help="one form after the other, not in turns, where not all fit at once"
+        "--serial", action="store_true", help="one form after the other instead of in turns, if not all fit at once"
     )
     parser.add_argument(
-        "--peers-merged", action="store_true", help="let the peers merge their adapter before they evaluate"
+        "--peers-merged", action="store_true", help="the peers merge their adapter before they evaluate"
     )
     parser.add_argument(
         "--keep-memory",
         choices=("ours", "all", "none"),
         default="ours",
-        help="whose processes keep what they free, as train.py's does (machine/memory.py)",
+        help="which processes keep freed memory, as train.py does (machine/memory.py)",
     )
     parser.add_argument(
         "--check-pairs", type=int, default=2, help="pairs of the comparison in float32; 0: no comparison"
@@ -205,15 +200,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name, allowed in (("cases", FORMS), ("checkpointing", ("off", "on"))):
         chosen = getattr(args, name).split(",")
         if unknown := set(chosen) - set(allowed):
-            raise FlagError(f"--{name}: no {', '.join(sorted(unknown))}; choose among {', '.join(allowed)}")
+            raise FlagError(f"--{name}: unknown: {', '.join(sorted(unknown))}; choose from {', '.join(allowed)}")
         setattr(args, name, chosen)
     if min(args.pairs, args.prompts, args.rounds, args.threads) < 1:
-        raise FlagError("--pairs, --prompts, --rounds and --threads: at least 1")
+        raise FlagError("--pairs, --prompts, --rounds and --threads: must be at least 1")
     return args
 
 
 def shared_settings(args: argparse.Namespace) -> tuple[dict, str]:
-    """(what all tasks have in common, where the data came from)."""
+    """(the settings that all tasks share, the source of the data)."""
     data = load_dataset("movie" if args.data_dir else "demo", args.data_dir, bool(args.data_dir), notice)
     tokenizer = load_tokenizer(args.tokenizer, SHAPES[args.shape]["vocab_size"])
     drawn = select_shots(data.train, args.pairs * args.rounds, args.seed)
@@ -221,7 +216,7 @@ def shared_settings(args: argparse.Namespace) -> tuple[dict, str]:
     pairs.sort(key=lambda pair: pair.length)
     asked = data.test[: args.prompts]
     if len({row.label for row in asked}) < 2:
-        raise DataError(f"--prompts {args.prompts}: they all have one label, so there is no AUC to compare; take more")
+        raise DataError(f"--prompts {args.prompts}: all have the same label, so AUC is undefined; use more prompts")
     settings = {
         "folder": make_checkpoint(SHAPES[args.shape], args.tokenizer, args.work / args.shape),
         "device": args.device,
@@ -235,7 +230,7 @@ def shared_settings(args: argparse.Namespace) -> tuple[dict, str]:
 
 
 def check(args: argparse.Namespace, settings: dict) -> None:
-    """Raises RunError if the forms do not compute the same in float32."""
+    """Raises RunError if the forms do not compute the same values in float32."""
     pairs = [pair for batch in settings["batches"] for pair in batch]
     spread = [pairs[i] for i in np.linspace(0, len(pairs) - 1, args.check_pairs).astype(int)]  # of all lengths
     few = settings | {"batches": [spread], "precision": "fp32", "dropout": 0.0, "checkpointing": False}
@@ -243,9 +238,8 @@ def check(args: argparse.Namespace, settings: dict) -> None:
         for line in compared([Task(case=case, form=form, **few) for form in FORMS[case]]):
             print(json.dumps(line), flush=True)
             if not line["difference"] <= TOLERANCE:
-                raise RunError(
-                    f"{line['form']} and ours differ by {line['difference']:.2g} in {case}: they do not compute the same"
-                )
+                both = f"{line['form']} and ours differ by {line['difference']:.2g} in {case}"
+                raise RunError(f"{both}: they do not compute the same values")
 
 
 def main(argv: list[str]) -> None:
@@ -282,16 +276,16 @@ def main(argv: list[str]) -> None:
             common["peers_merged"] = args.peers_merged and case == "eval"
             keeping = {"ours": (OURS,), "all": FORMS[case], "none": ()}[args.keep_memory]
             tasks = [Task(form=form, keeps_freed_memory=form in keeping, **common) for form in (*FORMS[case], PRODUCTS)]
-            found = run_case(tasks, args.rounds, args.serial)
-            rates += found[PRODUCTS]
-            for line in summary(tasks[0], found, config, list(FORMS[case])):
+            by_form = run_case(tasks, args.rounds, args.serial)
+            rates += by_form[PRODUCTS]
+            for line in summary(tasks[0], by_form, config, list(FORMS[case])):
                 print(json.dumps(heading | line), flush=True)
                 lines.append(line)
     products = {f"{name}_flops_per_s": statistics.median(rate[name] for rate in rates) for name in rates[0]}
     print(json.dumps(heading | {"case": PRODUCTS, **products}), flush=True)
-    said = "; ".join(f"{name} {value}" for name, value in heading.items())
-    said += f"; matrix products at LLaMA-7B's shapes: {', '.join(f'{name[:-12]} {rate / 1e9:,.0f} GFLOP/s' for name, rate in products.items())}"
-    text = table(lines, said)
+    title = "; ".join(f"{name} {value}" for name, value in heading.items())
+    of_products = (f"{name[:-12]} {rate / 1e9:,.0f} GFLOP/s" for name, rate in products.items())
+    text = table(lines, f"{title}; matrix products at the shapes of LLaMA-7B: {', '.join(of_products)}")
     notice(text)
     if args.markdown:
         args.markdown.write_text(text)

@@ -1,10 +1,10 @@
-"""LCFT as a user of transformers and peft would write it, in two forms. Nothing here comes from this project but the token ids.
+"""LCFT as a user of transformers and peft would write it, in two forms; only the token ids come from this project.
 
-published   what the authors' code does: both rows of a pair stacked in one batch, padded on the left, logits of
+published   what the authors' published code does: both rows of a pair in one batch, padded on the left, logits of
             all positions over the whole vocabulary; evaluation by generate(max_new_tokens=5), 8 prompts at a time
-expert      padded on the right, so that no attention mask is needed; lm_head at the positions that the loss looks at;
-            a forward pass without gradients where the loss holds a side still; evaluation by one forward pass over
-            batches of similar length, optionally with the prefix that all prompts share computed once
+expert      padded on the right, so that no attention mask is needed; lm_head only at the positions that the loss
+            uses; a forward pass without gradients for a side that the loss detaches; evaluation by one forward pass
+            over batches of similar length, optionally with the prefix that all prompts share computed once
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from transformers import DynamicCache, GenerationConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 PUBLISHED_BATCH, EXPERT_BATCH = 8, 32  # prompts
-KL_CAP = 10_000.0  # nats, the published code's
-IGNORED = -100  # cross_entropy's mark of a position that has no target
+KL_CAP = 10_000.0  # nats, as in the published code
+IGNORED = -100  # the target that cross_entropy ignores
 
 
 def load_peer(folder: Path, dtype: torch.dtype, device: torch.device, lora: tuple, checkpointing: bool) -> PeftModel:
-    """The checkpoint with a fresh adapter as peft makes it: A and B in float32 whatever the base is. lora: (targets, r, alpha, dropout)."""
+    """The checkpoint with a fresh adapter as peft makes it, A and B in float32. lora: (targets, r, alpha, dropout)."""
     disable_progress_bar()
     base = LlamaForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").to(device)
     targets, r, alpha, dropout = lora
@@ -38,7 +38,7 @@ def load_peer(folder: Path, dtype: torch.dtype, device: torch.device, lora: tupl
 
 
 def padded(rows: list[Sequence[int]], left: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids, mask), (B, T) int64 each; the mask is 1 at real tokens."""
+    """(ids, mask), (B, T) int64 each; the mask is 1 at real tokens. left: pad on the left."""
     width = max(map(len, rows))
     ids, mask = torch.zeros(len(rows), width, dtype=torch.int64), torch.zeros(len(rows), width, dtype=torch.int64)
     for i, row in enumerate(rows):
@@ -49,7 +49,7 @@ def padded(rows: list[Sequence[int]], left: bool, device: torch.device) -> tuple
 
 
 def hidden_states(model: PeftModel, rows: list[Sequence[int]]) -> Tensor:
-    """(B, T, D), rows padded on the right: causal attention alone keeps padding out of all real tokens."""
+    """(B, T, D), rows padded on the right: under causal attention no real token sees the padding."""
     ids, _ = padded(rows, left=False, device=model.device)
     return model.get_base_model().model(input_ids=ids, use_cache=False).last_hidden_state
 
@@ -76,12 +76,10 @@ def expert_loss(model: PeftModel, pairs: list, objective: str, kl_weight: float)
         prompts += [len(pair.negative.prompt) for pair in pairs]
     hidden = hidden_states(model, sequences)  # (B, T, D)
     longest = max(map(len, answers))
-    targets = torch.tensor(
-        [answer + [IGNORED] * (longest - len(answer)) for answer in answers], device=hidden.device
-    )  # (B, A)
-    columns = (
-        torch.tensor(prompts, device=hidden.device)[:, None] - 1 + torch.arange(longest, device=hidden.device)
-    )  # (B, A)
+    filled = [answer + [IGNORED] * (longest - len(answer)) for answer in answers]
+    targets = torch.tensor(filled, device=hidden.device)  # (B, A)
+    first = torch.tensor(prompts, device=hidden.device)[:, None] - 1  # (B, 1)
+    columns = first + torch.arange(longest, device=hidden.device)  # (B, A)
     each_row = torch.arange(len(answers), device=hidden.device)[:, None]
     at = hidden[each_row, columns.clamp(max=hidden.shape[1] - 1)]  # (B, A, D)
     log_p = F.log_softmax(model.get_base_model().lm_head(at).float(), dim=-1)  # (B, A, V)
@@ -94,7 +92,7 @@ def expert_loss(model: PeftModel, pairs: list, objective: str, kl_weight: float)
 
 
 def expert_released_loss(model: PeftModel, pairs: list, kl_weight: float) -> Tensor:
-    """The published objective on right-padded rows: real positions alone meet lm_head, and the side held still has no graph."""
+    """The published objective on right-padded rows: lm_head at real positions, no graph for the detached side."""
     lm_head, device = model.get_base_model().lm_head, model.device
     positive, negative = (
         [[*row.prompt, *row.answer] for row in rows]
@@ -103,7 +101,7 @@ def expert_released_loss(model: PeftModel, pairs: list, kl_weight: float) -> Ten
     with torch.no_grad():
         hidden_neg = hidden_states(model, negative)
     hidden_pos = hidden_states(model, positive)
-    # Both rows of a pair end together; where the negative one is shorter, the first positions have no partner.
+    # Both rows of a pair end together; if the negative row is shorter, the first positions have no partner.
     places = [
         (row, column, column - len(positive[row]) + len(negative[row]))
         for row in range(len(pairs))
@@ -120,7 +118,7 @@ def expert_released_loss(model: PeftModel, pairs: list, kl_weight: float) -> Ten
 
 
 def published_loss(model: PeftModel, pairs: list, objective: str, kl_weight: float) -> Tensor:
-    """The published objective as published: mean CE over the positive rows' tokens - lambda KL(neg || pos) over all positions."""
+    """The published objective: mean CE over tokens of the positive rows - lambda KL(neg || pos) at all positions."""
     if objective != "released":
         raise ValueError(f"the published code has one objective, not {objective}")
     rows = [[*row.prompt, *row.answer] for pair in pairs for row in (pair.positive, pair.negative)]
@@ -128,8 +126,8 @@ def published_loss(model: PeftModel, pairs: list, objective: str, kl_weight: flo
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()  # (2P, T, V)
     positive, negative = logits[0::2], logits[1::2].detach()
     labels = ids[0::2].masked_fill(mask[0::2] == 0, IGNORED)
-    # The published code also trains BOS to follow padding and compares padding with padding; that is left out
-    # here as in ours, for the same value of the loss. It changes neither time nor memory.
+    # The published code also trains BOS to follow padding, and compares padding with padding. Both are left out here,
+    # as in ours, so that the values of the loss are equal. This changes neither time nor memory.
     labels[:, 1:] = labels[:, 1:].masked_fill(mask[0::2, :-1] == 0, IGNORED)
     ce = F.cross_entropy(positive[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
     per_position = F.kl_div(positive.log_softmax(-1), negative.softmax(-1), reduction="none").sum(-1)  # (P, T)
@@ -144,9 +142,9 @@ LOSSES = {"published": published_loss, "expert": expert_loss}
 
 @torch.inference_mode()
 def published_scores(model: PeftModel, prompts: list[Sequence[int]], yes: int, no: int) -> np.ndarray:
-    """Five tokens are generated and the first one's scores are looked at.
+    """Generates five tokens and uses the scores of the first.
 
-    A tuned model ends after "Yes." and saves two of the five; random weights hardly ever end.
+    A tuned model ends after "Yes." and saves two of the five; a model with random weights hardly ever ends.
     """
     greedy = GenerationConfig(
         max_new_tokens=5,
@@ -158,23 +156,23 @@ def published_scores(model: PeftModel, prompts: list[Sequence[int]], yes: int, n
         return_dict_in_generate=True,
         output_scores=True,
     )
-    found = []
+    log_odds = []
     for start in range(0, len(prompts), PUBLISHED_BATCH):
         ids, mask = padded(prompts[start : start + PUBLISHED_BATCH], left=True, device=model.device)
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
-        found.append(output.scores[0][:, yes] - output.scores[0][:, no])
-    return torch.cat(found).double().cpu().numpy()
+        log_odds.append(output.scores[0][:, yes] - output.scores[0][:, no])
+    return torch.cat(log_odds).double().cpu().numpy()
 
 
 @torch.inference_mode()
 def expert_scores(model: PeftModel, prompts: list[Sequence[int]], yes: int, no: int) -> np.ndarray:
-    """One forward pass; the last position's logits."""
+    """One forward pass; the logits of the last position."""
     return _by_length(prompts, lambda rows: _log_odds(model, hidden_states(model, rows), rows, yes, no))
 
 
 @torch.inference_mode()
 def expert_prefix_scores(model: PeftModel, prompts: list[Sequence[int]], yes: int, no: int) -> np.ndarray:
-    """The same with keys and values of what all prompts begin with computed once and expanded to each batch."""
+    """The same, with the keys and values of the common prefix computed once and expanded to each batch."""
     shared = common_prefix(prompts)
     decoder = model.get_base_model().model
     ids, _ = padded([prompts[0][:shared]], left=False, device=model.device)
@@ -182,42 +180,36 @@ def expert_prefix_scores(model: PeftModel, prompts: list[Sequence[int]], yes: in
 
     def scores(rows: list[Sequence[int]]) -> Tensor:
         rest = [row[shared:] for row in rows]
-        cache = DynamicCache(
-            [
-                (layer.keys.expand(len(rows), -1, -1, -1), layer.values.expand(len(rows), -1, -1, -1))
-                for layer in prefix.layers
-            ]
-        )
+        size = (len(rows), -1, -1, -1)
+        cache = DynamicCache([(layer.keys.expand(size), layer.values.expand(size)) for layer in prefix.layers])
         ids, _ = padded(rest, left=False, device=model.device)
-        return _log_odds(
-            model, decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state, rest, yes, no
-        )
+        hidden = decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+        return _log_odds(model, hidden, rest, yes, no)
 
     return _by_length(prompts, scores)
 
 
 def common_prefix(prompts: list[Sequence[int]]) -> int:
-    """Tokens that all prompts begin with; at least one is left of each."""
-    first, last = min(prompts), max(prompts)  # whatever all share, the outermost two in alphabetical order share
+    """Number of tokens that all prompts begin with; at least one token of each prompt remains."""
+    first, last = min(prompts), max(prompts)  # the first and the last in lexicographic order share what all share
     same = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
     return min(same, min(map(len, prompts)) - 1)
 
 
 def _log_odds(model: PeftModel, hidden: Tensor, rows: list[Sequence[int]], yes: int, no: int) -> Tensor:
     last = torch.tensor([len(row) - 1 for row in rows], device=hidden.device)
-    logits = (
-        model.get_base_model().lm_head(hidden[torch.arange(len(rows), device=hidden.device), last]).float()
-    )  # (B, V)
+    each_row = torch.arange(len(rows), device=hidden.device)
+    logits = model.get_base_model().lm_head(hidden[each_row, last]).float()  # (B, V)
     return logits[:, yes] - logits[:, no]
 
 
 def _by_length(prompts: list[Sequence[int]], scores) -> np.ndarray:
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    found = np.empty(len(prompts))
+    log_odds = np.empty(len(prompts))
     for start in range(0, len(order), EXPERT_BATCH):
         batch = order[start : start + EXPERT_BATCH]
-        found[batch] = scores([prompts[i] for i in batch]).double().cpu().numpy()
-    return found
+        log_odds[batch] = scores([prompts[i] for i in batch]).double().cpu().numpy()
+    return log_odds
 
 
 SCORES = {"published": published_scores, "expert": expert_scores, "expert, prefix by hand": expert_prefix_scores}

@@ -1,6 +1,6 @@
-"""What a child process of bench/peer.py does: load one form, then one step at a time when it is told to.
+"""What a child process of bench/peer.py does: load one form, then take one step whenever it is asked.
 
-All that is called of this project to be measured is called in `ours_load`, `ours_gradients` and `ours_evaluate`.
+The code of this project that is measured is called only in `ours_load`, `ours_gradients` and `ours_evaluate`.
 """
 
 import os
@@ -16,13 +16,16 @@ import torch
 import train
 from bench.measure import PeakMemory, Products, seconds_of
 from cli.train import TrainFlags
+from data.interactions import Interaction
 from data.pairs import EncodedPair
+from data.splits import Split
 from lora.inject import add_lora, lora_state
 from machine.device import DTYPES, pick_device
 from machine.memory import HUGE_PAGES, keep_freed_memory
 from metrics import auc
 from model.llama import Llama
 from model.weights import load_llama
+from objectives import make_objective
 from scoring.forward import score
 from tensors import put_tensors, trainable_parameters
 
@@ -41,8 +44,8 @@ KL_WEIGHT, CLIP, LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1.0, 1e-4, 1e-3
 class Task:
     """One form of one case.
 
-    batches: the pairs of each step; prompts and labels: the positive prompts that are evaluated.
-    peers_merged: the peers add their adapter to the weights before evaluating. keeps_freed_memory: see machine/memory.py.
+    batches: the pairs of each step. prompts, labels: the positive prompts to evaluate. peers_merged: the peers add
+    their adapter to the weights before they evaluate. keeps_freed_memory: see machine/memory.py.
     """
 
     case: str
@@ -63,36 +66,40 @@ class Task:
 
 @dataclass(frozen=True)
 class Form:
-    """A loaded model with what can be done with it.
+    """A loaded model and its two functions.
 
-    gradients: the pairs of a step -> loss, leaving its gradients; evaluate: () -> log-odds of Yes, (N,).
+    parameters: those that are trained. gradients: takes the pairs of a step, leaves the gradients and returns the
+    loss. evaluate: returns the log-odds of Yes, (N,).
     """
 
     model: torch.nn.Module
-    parameters: list[torch.nn.Parameter]  # those that are trained
+    parameters: list[torch.nn.Parameter]
     gradients: Callable[[list[EncodedPair]], float]
     evaluate: Callable[[], np.ndarray]
 
 
 def work(task: Task, parent: Connection) -> None:
-    """Load, do a first step and send what came of it; then do step n and send its figures for every n received, until None."""
+    """Load, take a first step and send its figures; then do the same with every step n received, until None."""
     if task.keeps_freed_memory:
         keep_freed_memory()
     else:
-        os.environ.pop(HUGE_PAGES, None)  # as it came from the parent
+        os.environ.pop(HUGE_PAGES, None)  # inherited from the parent
     torch.set_num_threads(task.threads)
     torch.manual_seed(0)
     device, dtype = pick_device(task.device), DTYPES[task.precision]
     if task.form == PRODUCTS:
         products = Products(device, dtype)
         parent.send(products.rates())
-        answer = lambda number: products.rates()  # noqa: E731
+
+        def answer(number: int) -> dict:
+            return products.rates()
+
     else:
         form = (ours_load if task.form == OURS else peer_load)(task, device, dtype)
         touch(form.model)
         memory = PeakMemory(device)
         step = steps_of(form, task)
-        parent.send(step(-1))  # the longest batch; it also makes AdamW's moments
+        parent.send(step(-1))  # the longest batch; it also creates the moments of AdamW
         memory.restart()
 
         def answer(number: int) -> dict:
@@ -104,14 +111,14 @@ def work(task: Task, parent: Connection) -> None:
 
 
 def touch(model: torch.nn.Module) -> None:
-    """Read every weight, so that those of a mapped file are resident before memory is looked at."""
+    """Read every weight, so that those of a mapped file are resident before memory is measured."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.sum()
 
 
 def steps_of(form: Form, task: Task) -> Callable[[int], dict]:
-    """An evaluation of all prompts, or an optimizer step on the batch of that number, as train.py takes it."""
+    """A function that evaluates all prompts, or that takes an optimizer step on batch n as train.py does."""
     if task.case == "eval":
 
         def evaluation(number: int) -> dict:
@@ -137,11 +144,8 @@ def steps_of(form: Form, task: Task) -> Callable[[int], dict]:
 def ours_load(task: Task, device: torch.device, dtype: torch.dtype) -> Form:
     model = load_llama(task.folder, dtype, device)
     add_lora(model, TARGETS, RANK, ALPHA, task.dropout)
-    put_tensors(
-        lora_state(model),
-        random_adapter({name: tensor.shape for name, tensor in lora_state(model).items()}),
-        "the benchmark's adapter",
-    )
+    shapes = {name: tensor.shape for name, tensor in lora_state(model).items()}
+    put_tensors(lora_state(model), random_adapter(shapes), "the adapter of the benchmark")
     model.model.checkpointed_layers = len(model.model.layers) if task.checkpointing else 0
     return Form(
         model,
@@ -154,20 +158,21 @@ def ours_load(task: Task, device: torch.device, dtype: torch.dtype) -> Form:
 def ours_gradients(model: Llama, pairs: list[EncodedPair], case: str) -> float:
     objective = {"objective": "released"} if case == "released" else {"objective": "paper", "kl_forcing": case}
     flags = TrainFlags(**objective, kl_weight=KL_WEIGHT, batch_size=len(pairs), micro_batch_size=len(pairs))
-    return train.accumulate_gradients(model.train(), pairs, flags)["loss"]
+    return train.accumulate_gradients(model.train(), pairs, make_objective(vars(flags)), len(pairs))["loss"]
 
 
 def ours_evaluate(model: Llama, task: Task) -> np.ndarray:
-    """As validation scores them."""
-    return score(model, task.prompts, task.labels, [None] * len(task.prompts), task.answers, negatives=False).z_pos
+    """Scores the prompts as validation does."""
+    rows = [Interaction(None, (), 0, label) for label in task.labels]
+    return score(model, Split(rows, task.prompts, 0, task.answers), negatives=False).z_pos
 
 
 # ---- the peers ----------------------------------------------------------------------------------
 
 
 def peer_load(task: Task, device: torch.device, dtype: torch.dtype) -> Form:
-    warnings.simplefilter("ignore", FutureWarning)  # peft's own calls of transformers
-    # Imported here, so that the process of ours does without: it takes seconds.
+    warnings.simplefilter("ignore", FutureWarning)  # from calls of transformers inside peft
+    # Imported here, so that the process of ours does not import it: it takes seconds.
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     from bench import peer_forms
@@ -192,6 +197,6 @@ def peer_load(task: Task, device: torch.device, dtype: torch.dtype) -> Form:
 
 
 def random_adapter(shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
-    """A and B by PEFT's names, float32, the same wherever the names are: every form trains and scores one adapter."""
+    """A and B by the names of PEFT, float32. The same names give the same values, so all forms have one adapter."""
     generator = torch.Generator().manual_seed(0)
     return {name: 0.02 * torch.randn(shapes[name], generator=generator) for name in sorted(shapes)}

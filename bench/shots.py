@@ -1,8 +1,8 @@
-"""Few-shot figures over seeds: `python -m bench.shots --data demo --shots 16,64,256 --seeds 5`.
+"""Few-shot figures over seeds: `python -m bench.shots --data demo --shots 16,64,256 --seeds 5 --out DIR`.
 
-Trains once for each objective, number of shots and seed, and prints a Markdown table of test
-figures, mean and standard deviation over the seeds. Results of single runs go to --out as they
-come; what is there already is not run again.
+Trains once for each objective, number of shots and seed, and prints a Markdown table of test figures: mean and
+standard deviation over the seeds. The result of each run is written to --out; a run whose result is there is not
+repeated.
 """
 
 import argparse
@@ -33,7 +33,7 @@ COLUMNS = (
 
 
 def run_once(data: list[str], variant: str, shots: str, seed: int, folder: Path) -> dict:
-    """results.json of one training run, from `folder` if it is there."""
+    """results.json of one training run, from `folder` if it has been written before."""
     path = folder / f"{variant}-{shots}-{seed}.json"
     if not path.exists():
         with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()) as output:
@@ -69,9 +69,8 @@ def main() -> None:
         for shots in args.shots.split(","):
             results = [run_once(data, variant, shots, seed, args.out) for seed in range(args.seeds)]
             if not rows:
-                print(
-                    f"Data: {results[0]['data_source']}; base: {results[0]['model']}; {args.seeds} seeds, test split\n"
-                )
+                first = results[0]
+                print(f"Data: {first['data_source']}; base: {first['model']}; {args.seeds} seeds, test split\n")
                 rows.append(table_row("untuned base", [results[0]["test"]["before"]]))
             rows.append(table_row(f"{variant}, {shots} shots", [result["test"]["after"] for result in results]))
             print(rows[-1], file=sys.stderr, flush=True)

@@ -10,41 +10,41 @@ RED, GREEN, INVERSE, RESET = "\x1b[1;31m", "\x1b[32m", "\x1b[7m", "\x1b[0m"
 
 
 def audit_text(report: dict, colour: bool) -> str:
-    """All of it, as lines of at most some WIDTH characters; colour: with ANSI escapes."""
+    """The whole report, in lines of about WIDTH characters. colour: use ANSI escape sequences."""
     parts = (
         heading(report),
         prompts(report, colour),
         answer_table(report),
         vocabulary_tables(report),
         reading_table(report),
+        released_table(report),
+        check_lines(report, colour),
     )
-    return "\n".join(
-        line for part in (*parts, released_table(report), check_lines(report, colour)) for line in ["", *part]
-    )
+    return "\n".join(line for part in parts for line in ["", *part])
 
 
 def heading(report: dict) -> list[str]:
-    """What is audited, and how to read the numbers."""
-    tuned = (
-        f"adapter of {report['adapter']}"
-        if report["adapter"]
-        else "no adapter given: a fresh one, B zero, so A has no gradient yet"
-    )
+    """What is audited, and under which settings."""
+    tuned = "no adapter given: a fresh one; its B is zero, so A has no gradient yet"
+    if report["adapter"]:
+        tuned = f"adapter of {report['adapter']}"
     user = "" if report["user"] is None else f"user {report['user']}, "
     precision = report["precision"] + (" and int8" if report["base_dtype"] == "int8" else "")
+    label = "liked" if report["label"] else "not liked"
     return [
         f"{provenance(report)}; {tuned}",
-        f'Row {report["sample"]} of {report["split"]}: {user}target "{report["target"]}", {"liked" if report["label"] else "not liked"}',
-        f"Template {report['template']}; base in {precision}, dropout off; lambda {report['kl_weight']:g}; everything in nats",
+        f'Row {report["sample"]} of {report["split"]}: {user}target "{report["target"]}", {label}',
+        f"Template {report['template']}; base in {precision}, dropout off; "
+        f"lambda {report['kl_weight']:g}; everything in nats",
     ]
 
 
 def prompts(report: dict, colour: bool) -> list[str]:
-    """Both rows token by token, with | between tokens; [ ] around those that differ."""
+    """Both rows token by token, separated by |; tokens that differ stand in [ ]."""
     lines = []
     for label, side in (("X+ Y+", "positive"), ("X- Y-", "negative")):
         row = report["rows"][side]
-        lines.append(f"{label}  {len(row)} tokens, | between them, [what differs], ==> the answer")
+        lines.append(f"{label}  {len(row)} tokens, separated by |; [differs between the rows]; ==> the answer")
         shown, text = [], ""
         for i, token in enumerate(row):
             if token["answer"] and not row[i - 1]["answer"]:
@@ -64,11 +64,11 @@ def prompts(report: dict, colour: bool) -> list[str]:
     ids = " and ".join(
         ", ".join(f"{t['piece']} = {t['id']}" for t in _answer(report, side)) for side in ("positive", "negative")
     )
-    return [*lines, f"Answers as they are tokenised after these prompts: {ids}"]
+    return [*lines, f"The answers, tokenised after these prompts: {ids}"]
 
 
 def answer_table(report: dict) -> list[str]:
-    """Eq. 1 and Eq. 2, a line per answer token, and their sums."""
+    """Eq. 1 and Eq. 2: one line per answer token, and the sums."""
     columns = ("log_p_pos", "log_q_pos_own", "log_q_pos_shared", "ce_pos", "log_q_neg", "ce_neg", "kl_own", "kl_shared")
     names = ("log p(Y+)", "log q(Y+)", "log q(Y+)", "CE+", "log q(Y-)", "CE-", "KL", "KL")
     under = ("", "own", "shared", "", "", "", "own", "shared")
@@ -88,7 +88,7 @@ def answer_table(report: dict) -> list[str]:
 
 
 def vocabulary_tables(report: dict) -> list[str]:
-    """The ten words that make up each answer token's KL, under own, shared and released."""
+    """The vocabulary entries that contribute most to the KL of each answer token, for own, shared and released."""
     lines = [
         "The vocabulary entries that make up the KL: a(v) [log a(v) - log b(v)]; a, b = p, q (paper) or q, p (released)"
     ]
@@ -97,18 +97,16 @@ def vocabulary_tables(report: dict) -> list[str]:
         lines.append("  " + "".join(f"{title:36}" for title in titles))
         lines.append("  " + f"{'piece':11}{'a':>8}{'b':>8}{'nats':>8} " * len(row["top"]))
         for entries in zip(*row["top"].values()):
-            lines.append(
-                "  "
-                + "".join(
-                    f"{e['piece'][:10]:11}{_short(e['a']):>8}{_short(e['b']):>8}{_short(e['nats']):>8} "
-                    for e in entries
-                )
+            cells = (
+                f"{e['piece'][:10]:11}{_compact(e['a']):>8}{_compact(e['b']):>8}{_compact(e['nats']):>8} "
+                for e in entries
             )
+            lines.append("  " + "".join(cells))
     return lines
 
 
 def reading_rows(report: dict) -> list[tuple[str, list[str]]]:
-    """(label, a cell for every reading): L, what it is made of, and its gradients."""
+    """(label, one cell per reading): L, its parts and its gradients."""
     rows = (
         ("CE", "ce", ".6f"),
         ("KL", "kl", ".6f"),
@@ -127,30 +125,34 @@ def reading_rows(report: dict) -> list[tuple[str, list[str]]]:
 
 
 def reading_table(report: dict) -> list[str]:
-    """L under every reading, side by side."""
+    """L under every reading, in columns."""
     lines = ["L of this pair alone, and its gradients over all LoRA parameters"]
     lines.append(f"{'':26}" + "".join(f"{READING_LABELS[name]:>16}" for name in report["readings"]))
     lines += [f"  {label:24}" + "".join(f"{cell:>16}" for cell in cells) for label, cells in reading_rows(report)]
-    lines.append(
-        "  paper: CE+ + CE- summed over answer tokens, KL(p || q). released: CE+ alone, mean over all tokens of the row;"
-    )
-    lines.append(
-        "  KL(q || p) summed over all positions, q detached. L subtracts the KL: cosine > 0 means that the terms are at odds."
-    )
-    return lines
+    return [
+        *lines,
+        "  paper: CE+ + CE- summed over the answer tokens, and KL(p || q).",
+        "  released: CE+ only, the mean over all tokens of the row, and KL(q || p) summed over positions, q detached.",
+        "  L subtracts the KL, so a cosine above 0 means that the two terms pull in opposite directions.",
+    ]
 
 
 def released_table(report: dict) -> list[str]:
-    """Which positions the published code's KL comes from."""
-    lines = ["Where the KL of released comes from", f"  {'':42}{'positions':>11}{'KL':>11}{'share':>9}"]
-    total = sum(part["kl"] for part in report["released"]["parts"])
-    for part in report["released"]["parts"]:
-        lines.append(f"  {part['part']:42}{part['positions']:>11}{part['kl']:>11.4f}{_share(part['kl'], total):>9.1%}")
-    return lines
+    """The positions that the KL of the published code comes from."""
+    parts = report["released"]["parts"]
+    total = sum(part["kl"] for part in parts)
+    return [
+        "The positions that the KL of released comes from",
+        f"  {'':42}{'positions':>11}{'KL':>11}{'share':>9}",
+        *(
+            f"  {part['part']:42}{part['positions']:>11}{part['kl']:>11.4f}{_share(part['kl'], total):>9.1%}"
+            for part in parts
+        ),
+    ]
 
 
 def check_summary(report: dict) -> list[str]:
-    """For each kind of check: what is compared, how many agree, how far off the worst is, and what was allowed."""
+    """For each kind of check: what is compared, how many agree, the largest difference and the allowed one."""
     within, lines = report["tolerance"], []
     for checks, what, reference, columns in (
         (
@@ -170,39 +172,40 @@ def check_summary(report: dict) -> list[str]:
         lines.append(f"{what}: {f'{failed} of {len(checks)} DISAGREE' if failed else f'all {len(checks)} agree'}")
         for column in columns:
             worst = max(abs(check[column] - check[reference]) for check in checks if check[column] is not None)
-            lines.append(f"  {column.replace('_', ' ')}: off by {worst:.1e} at most; allowed {within[column]}")
+            lines.append(f"  {column.replace('_', ' ')}: largest difference {worst:.1e}; allowed {within[column]}")
     return lines
 
 
 def check_lines(report: dict, colour: bool) -> list[str]:
-    """The summary; every value that fails; every gradient."""
+    """The summary, every value that disagrees, and every gradient."""
     lines = [
         _paint(line, RED if "DISAGREE" in line else GREEN, colour) if "agree" in line.lower() else line
         for line in check_summary(report)
     ]
     for check in report["value_checks"]:
         if not check["ok"]:
-            said = ", ".join(
+            values = ", ".join(
                 f"{name} {check[name]:.9g}" for name in ("float64", "float32", "naive") if check[name] is not None
             )
-            lines.append(_paint(f"  {check['what']}: {said}  DISAGREES", RED, colour))
+            lines.append(_paint(f"  {check['what']}: {values}  DISAGREES", RED, colour))
     lines.append(f"  {'':40}{'autograd':>17}{'difference':>17}{'as trained':>17}")
     entry = None
     for check in report["gradient_checks"]:
         if check["entry"] != entry:
             entry = check["entry"]
             lines.append(f"  {entry}")
-        line = f"    {check['what']:38}{check['autograd']:>17.8e}{check['central_difference']:>17.8e}{check['trained']:>17.8e}"
+        numbers = "".join(f"{check[name]:>17.8e}" for name in ("autograd", "central_difference", "trained"))
+        line = f"    {check['what']:38}{numbers}"
         lines.append(line if check["ok"] else _paint(line + "  DISAGREES", RED, colour))
     return lines
 
 
-def _paint(text: str, with_what: str, colour: bool) -> str:
-    return f"{with_what}{text}{RESET}" if colour else text
+def _paint(text: str, escape: str, colour: bool) -> str:
+    return f"{escape}{text}{RESET}" if colour else text
 
 
-def _short(value: float) -> str:
-    """Six or seven characters, whatever the size."""
+def _compact(value: float) -> str:
+    """Four decimals, or one digit with an exponent where those would all be zero."""
     return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.0e}"
 
 

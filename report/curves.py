@@ -1,7 +1,8 @@
-"""curves.png: how the terms of the loss and the validation AUC went over the steps."""
+"""curves.png: the terms of the loss and the validation AUC over the steps of a run."""
 
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from files import write_file
@@ -9,45 +10,44 @@ from report.tables import provenance, tuning
 
 
 def draw_curves(path: Path, history: list[dict], results: dict) -> None:
-    """history: the records of metrics.jsonl, one a step. Writes a PNG."""
-    steps = [record["step"] for record in history]
+    """Write the picture as a PNG. history: the records of metrics.jsonl, one per step."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-
-    for name, label, color in (
-        ("ce_pos", "CE+, positive prompt", "tab:blue"),
-        ("ce_neg", "CE-, negative prompt", "tab:orange"),
-    ):
-        if any(record[name] for record in history):
-            left.plot(steps, [record[name] for record in history], label=label, color=color, linewidth=1)
-    left.set(title="Cross-entropy of the answer", xlabel="optimizer step", ylabel="nats per pair", ylim=(0, None))
-    left.legend(frameon=False)
-
-    middle.plot(steps, [record["kl"] for record in history], color="tab:green", linewidth=1)
-    middle.set(
-        title="KL between the two prompts' answers", xlabel="optimizer step", ylabel="nats per pair", ylim=(0, None)
-    )
-
-    validated = [record for record in history if "valid_auc" in record]
-    before = results["valid"]["before"]["auc"]
-    right.plot([0], [before], "o", color="tab:grey", clip_on=False, label=f"base {before:.3f}")
-    right.plot(
-        [r["step"] for r in validated], [r["valid_auc"] for r in validated], "o-", color="tab:purple", markersize=4
-    )
-    best = results["best_step"]
-    right.plot(
-        [best],
-        [results["best_valid_auc"]],
-        "*",
-        color="tab:red",
-        markersize=12,
-        label=f"best {results['best_valid_auc']:.3f}, step {best}",
-    )
-    right.axhline(0.5, color="black", linewidth=0.5, linestyle=":")
-    right.set(title="Validation AUC", xlabel="optimizer step", xlim=(0, None))
-    right.legend(frameon=False, loc="lower right")
-
-    for axes in (left, middle, right):
-        axes.spines[["top", "right"]].set_visible(False)
+    axes = figure.subplots(1, 3)
+    _draw_cross_entropy(axes[0], history)
+    _draw_kl(axes[1], history)
+    _draw_auc(axes[2], history, results)
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{provenance(results)}; {tuning(results)}", fontsize=9)
     write_file(path, lambda aside: figure.savefig(aside, format="png", dpi=130))
+
+
+def _draw_cross_entropy(axes: Axes, history: list[dict]) -> None:
+    steps = [record["step"] for record in history]
+    terms = (("ce_pos", "CE+, positive prompt", "tab:blue"), ("ce_neg", "CE-, negative prompt", "tab:orange"))
+    for name, label, color in terms:
+        if any(record[name] for record in history):
+            axes.plot(steps, [record[name] for record in history], label=label, color=color, linewidth=1)
+    axes.set(title="Cross-entropy of the answer", xlabel="optimizer step", ylabel="nats per pair", ylim=(0, None))
+    axes.legend(frameon=False)
+
+
+def _draw_kl(axes: Axes, history: list[dict]) -> None:
+    steps = [record["step"] for record in history]
+    axes.plot(steps, [record["kl"] for record in history], color="tab:green", linewidth=1)
+    title = "KL between the two prompts' answers"
+    axes.set(title=title, xlabel="optimizer step", ylabel="nats per pair", ylim=(0, None))
+
+
+def _draw_auc(axes: Axes, history: list[dict], results: dict) -> None:
+    """The validation AUC of the base, of every validated step, and of the best step."""
+    validated = [record for record in history if "valid_auc" in record]
+    steps, values = [r["step"] for r in validated], [r["valid_auc"] for r in validated]
+    before, best, best_step = results["valid"]["before"]["auc"], results["best_valid_auc"], results["best_step"]
+    axes.plot([0], [before], "o", color="tab:grey", clip_on=False, label=f"base {before:.3f}")
+    axes.plot(steps, values, "o-", color="tab:purple", markersize=4)
+    label = f"best {best:.3f}, step {best_step}"
+    axes.plot([best_step], [best], "*", color="tab:red", markersize=12, label=label)
+    axes.axhline(0.5, color="black", linewidth=0.5, linestyle=":")
+    axes.set(title="Validation AUC", xlabel="optimizer step", xlim=(0, None))
+    axes.legend(frameon=False, loc="lower right")

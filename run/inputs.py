@@ -45,8 +45,7 @@ def load_inputs(flags: TrainFlags) -> Inputs:
     shots = select_shots(data.train, shot_count(flags.shots), flags.seed)
     model, tokenizer = load_base(flags.model, flags.precision, device, flags.base_dtype, flags.fsdp)
     train, valid, test = (
-        encode_split(rows, data, tokenizer, flags.template, flags.max_len)
-        for rows in (shots, selection, data.test)
+        encode_split(rows, data, tokenizer, flags.template, flags.max_len) for rows in (shots, selection, data.test)
     )
     adapter = adapter_settings(flags)
     start_adapter(model, adapter, flags.seed, flags.init_adapter)

@@ -1,7 +1,8 @@
-"""Run by test_kill_resume.py in a process of its own, which can be forked: python -m tests.kill_points FOLDER.
+"""Kill a tiny run before every change of a file: python -m tests.kill_points FOLDER.
 
-fine_tune on a tiny LLaMA, killed in front of each change of a file that it makes, every fourth time once more
-while it is resumed. Prints how many such changes there are, and every run folder that ends up otherwise than without a kill.
+test_kill_resume.py runs this in a separate process, which can be forked. fine_tune trains a tiny LLaMA and is killed
+before each change of a file; every fourth run is killed a second time while it resumes. Prints the number of changes
+and every run folder that differs from that of an uninterrupted run.
 """
 
 import importlib
@@ -14,17 +15,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
+import train
 from bench.kill_resume import ON_THE_WAY, content, die_at_change
 from cli.train import TrainFlags
 from data.pairs import EncodedPair, Row
+from data.splits import Split
 from lora.inject import add_lora
 from model.llama import Llama, LlamaConfig
+from objectives import make_objective
 from run.folder import RunFolder
+from run.progress import Progress
 from tensors import trainable_parameters
-from train import fine_tune
 
 SIZES = {
     "vocab_size": 23,
@@ -47,10 +52,10 @@ ADAPTER = {
 }
 
 
-def small_run(out: Path, validate: Callable[[], float] | None = None, **changes) -> dict:
-    """Start, or go on with, three steps of two micro-batches, each of them validated and saved; fine_tune's summary.
+def small_run(out: Path, validate: Callable[[], float] | None = None, **changes) -> Progress:
+    """Start or resume three steps of two micro-batches, each validated and saved; returns what fine_tune does.
 
-    changes: of the flags. validate: without it a figure that goes up and down with the weights.
+    changes: of the flags. validate: by default a number that goes up and down with the weights.
     """
     resume = (out / "config.json").exists()
     torch.manual_seed(1)
@@ -71,22 +76,22 @@ def small_run(out: Path, validate: Callable[[], float] | None = None, **changes)
         lr=0.05,
         kl_weight=0.01,
         patience=9,
-        resume=resume,
     )
-    folder = RunFolder(out, resume)
+    flags = replace(flags, **changes)
+    folder = RunFolder(out, resume, ADAPTER)
     if not resume:
         folder.write_config({"flags": {}})
 
-    def changing() -> float:
-        return float(
-            torch.cat([parameter.detach().flatten() for parameter in trainable_parameters(model).values()]).sum().sin()
-        )
+    def auc(model: Llama, split: Split) -> float:
+        weights = [parameter.detach().flatten() for parameter in trainable_parameters(model).values()]
+        return validate() if validate else float(torch.cat(weights).sum().sin())
 
-    return fine_tune(model, pairs, replace(flags, **changes), folder, ADAPTER, validate or changing)
+    with patch.object(train, "positive_auc", auc):
+        return train.fine_tune(model, pairs, Split([], [], 0, {}), make_objective(vars(flags)), folder, flags)
 
 
 def forked(work: Callable[[], None], log: Path) -> int:
-    """Exit status of work() in a process of its own; negative: the signal that ended it."""
+    """Exit status of work() in a forked process; negative: the signal that ended it."""
     if (child := os.fork()) == 0:
         with open(log, "ab") as file:
             os.dup2(file.fileno(), 2)
@@ -112,8 +117,8 @@ def main() -> None:
 
         return forked(work, folder / "log")
 
-    assert life("unbroken") == 0, (folder / "log").read_text()
-    wanted, changes = content(folder / "unbroken"), int.from_bytes(counter[8:16], "little")
+    assert life("uninterrupted") == 0, (folder / "log").read_text()
+    wanted, changes = content(folder / "uninterrupted"), int.from_bytes(counter[8:16], "little")
     for point in range(1, changes + 1):
         name = f"change-{point}"
         ends = [life(name, point), life(name, point // 2 if point % 4 == 0 else 0)]
@@ -121,9 +126,8 @@ def main() -> None:
             ends.append(life(name))
         if ends[0] != -signal.SIGKILL or ends[-1] != 0 or content(folder / name) != wanted:
             wrong.append([name, ends])
-    print(
-        json.dumps({"changes": changes, "wrong": wrong, "log": (folder / "log").read_text()[-2000:] if wrong else ""})
-    )
+    log = (folder / "log").read_text()[-2000:] if wrong else ""
+    print(json.dumps({"changes": changes, "wrong": wrong, "log": log}))
 
 
 if __name__ == "__main__":

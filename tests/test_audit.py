@@ -1,4 +1,4 @@
-"""The audit agrees with the training loop, catches wrong losses, and shows what it found."""
+"""The audit agrees with the training loop, detects a wrong loss, and shows every figure."""
 
 import json
 import re
@@ -9,23 +9,28 @@ import pytest
 import torch
 
 import audit
+import auditing.checks
+import auditing.figures
+import auditing.naive
 import auditing.terms
 import loss
-import train
-from auditing.terms import READINGS, Tail, gradients, lora_tensors, rows_of, terms_of
+from auditing.tail import Tail
+from auditing.terms import READINGS, gradients, rows_of, terms_of
 from cli.train import TrainFlags
 from cli.verb import run_verb
 from data.pairs import EncodedPair, Row
 from errors import RunError
 from lora.inject import add_lora, lora_layers
+from objectives import make_objective
 from report.audit_page import audit_page
 from report.audit_text import RED, audit_text
+from tensors import trainable_parameters
 
 KL_WEIGHT = 0.3
 
 
 class Pieces:
-    """Stands in for a tokenizer: a name for every id."""
+    """A stub for the tokenizer: a name for every id."""
 
     def piece(self, token_id):
         return f"<w{token_id}>"
@@ -47,7 +52,7 @@ def model(tiny_llama):
 
 @pytest.fixture
 def pair():
-    """The negative prompt is a token longer, the answers are of the same three tokens each but the first."""
+    """The negative prompt is one token longer; the answers have three tokens each and differ in the first."""
     return EncodedPair(Row([1, 5, 6, 7, 8, 9], [10, 12, 2]), Row([1, 5, 6, 17, 18, 8, 9], [11, 12, 2]), "the pair")
 
 
@@ -80,36 +85,37 @@ def report(figures):
     return {**HEADING, **figures}
 
 
-# ---- the figures are those of the training loop -------------------------------------------------
+# ---- the figures equal those of the training loop -----------------------------------------------
 
 
-def test_every_check_holds_and_is_made_on_something(figures):
+def test_every_check_agrees_and_there_are_as_many_as_expected(figures):
     assert figures["ok"] and all(check["ok"] for check in figures["value_checks"] + figures["gradient_checks"])
-    # Terms of three tokens; CE, KL and L of four readings; of each token four log-probabilities and twice three lists of
-    # words; four parts of the row and its worst position.
+    # Four terms of three tokens; CE, KL and L of four readings; for each token four log-probabilities and two checks of
+    # three lists of words; four parts of the row and its worst position.
     assert len(figures["value_checks"]) == 4 * 3 + 4 * 3 + 3 * (4 + 2 * 3) + 5
     assert len({check["entry"] for check in figures["gradient_checks"]}) == 4
     assert all(abs(check["autograd"]) > 1e-6 for check in figures["gradient_checks"] if check["what"] != "KL, first")
 
 
 @pytest.mark.parametrize(
-    "reading, flags, share",
+    "reading, flags",
     [
-        ("own", {}, train.answer_share),
-        ("shared", {"kl_forcing": "shared"}, train.answer_share),
-        ("first", {"kl_tokens": "first"}, train.answer_share),
-        ("released", {"objective": "released", "batch_size": 1, "micro_batch_size": 1}, train.sequence_share),
+        ("own", {}),
+        ("shared", {"kl_forcing": "shared"}),
+        ("first", {"kl_tokens": "first"}),
+        ("released", {"objective": "released", "batch_size": 1, "micro_batch_size": 1}),
     ],
 )
-def test_the_loss_and_its_gradient_are_those_that_train_takes(model, pair, figures, reading, flags, share):
-    value, _, _ = share(model, [pair], 1, TrainFlags(kl_weight=KL_WEIGHT, **flags))
+def test_the_loss_and_its_gradient_equal_those_of_training(model, pair, figures, reading, flags):
+    objective = make_objective(vars(TrainFlags(kl_weight=KL_WEIGHT, **flags)))
+    value, _, _ = objective.loss(model, [pair], 1)
     assert figures["readings"][reading]["loss"] == pytest.approx(float(value.detach()), rel=1e-6)
     value.backward()
-    norm = sum(float(p.grad.square().sum()) for p in lora_tensors(model).values()) ** 0.5
-    found = figures["readings"][reading]
-    ce, kl = found["grad_ce"], found["grad_weighted_kl"]
+    norm = sum(float(p.grad.square().sum()) for p in trainable_parameters(model).values()) ** 0.5
+    of_reading = figures["readings"][reading]
+    ce, kl = of_reading["grad_ce"], of_reading["grad_weighted_kl"]
     # |a - b|^2 = |a|^2 + |b|^2 - 2 |a| |b| cos
-    assert (ce**2 + kl**2 - 2 * ce * kl * found["cosine"]) ** 0.5 == pytest.approx(norm, rel=1e-4)
+    assert (ce**2 + kl**2 - 2 * ce * kl * of_reading["cosine"]) ** 0.5 == pytest.approx(norm, rel=1e-4)
 
 
 def test_answer_tokens_against_softmax_by_hand(model, pair, figures):
@@ -132,7 +138,7 @@ def test_answer_tokens_against_softmax_by_hand(model, pair, figures):
             assert [entry["nats"] for entry in row["top"][name]] == pytest.approx(parts[order].tolist(), abs=1e-5)
 
 
-def test_rows_are_marked_where_they_differ_and_parts_add_up(pair, figures):
+def test_tokens_that_differ_are_marked_and_the_parts_add_up(pair, figures):
     rows = figures["rows"]
     assert [i for i, token in enumerate(rows["positive"]) if token["changed"]] == [3, 6]
     assert [i for i, token in enumerate(rows["negative"]) if token["changed"]] == [3, 4, 7]
@@ -142,7 +148,7 @@ def test_rows_are_marked_where_they_differ_and_parts_add_up(pair, figures):
     assert sum(part["kl"] for part in parts) == pytest.approx(figures["readings"]["released"]["kl"], rel=1e-6)
 
 
-def test_a_prompt_whose_negative_is_shorter(model):
+def test_a_negative_prompt_that_is_shorter(model):
     pair = EncodedPair(Row([1, 5, 6, 17, 18, 8], [10, 12, 2]), Row([1, 5, 6, 7], [11, 2]))
     assert audit.audit_pair(model, Pieces(), pair, 0.1, "fp32")["ok"]
 
@@ -153,20 +159,20 @@ def test_the_float64_tail_continues_the_model(model, pair):
     assert tail.logits().dtype == torch.float64
     torch.testing.assert_close(tail.logits().float(), model(batch.input_ids), atol=1e-5, rtol=0)
     exact = gradients(terms_of(tail.logits(), batch), tail.parameters)["shared"]["KL"]
-    whole = gradients(terms_of(model(batch.input_ids), batch), lora_tensors(model))["shared"]["KL"]
+    whole = gradients(terms_of(model(batch.input_ids), batch), trainable_parameters(model))["shared"]["KL"]
     assert len(exact) == 4 and set(exact) < set(whole)
     for name in exact:
         torch.testing.assert_close(exact[name].float(), whole[name], atol=1e-5, rtol=1e-4)
 
 
-def test_a_nudge_leaves_nothing_behind(model, pair):
+def test_a_nudge_is_undone(model, pair):
     tail = Tail(model, rows_of(pair).input_ids)
     before = tail.logits().detach().clone()
     assert not torch.equal(tail.nudged(next(iter(tail.parameters)), 0, 0.1), before)
     assert torch.equal(tail.logits(), before)
 
 
-# ---- a wrong loss is found ----------------------------------------------------------------------
+# ---- a wrong loss is detected -------------------------------------------------------------------
 
 
 def failing(figures):
@@ -176,7 +182,7 @@ def failing(figures):
     }
 
 
-def test_swapped_sides_of_the_kl_are_found(model, pair, monkeypatch):
+def test_swapped_sides_of_the_kl_are_detected(model, pair, monkeypatch):
     right = loss.token_kl
     monkeypatch.setattr(loss, "token_kl", lambda log_p, log_q: right(log_q, log_p))
     figures = audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")
@@ -184,22 +190,22 @@ def test_swapped_sides_of_the_kl_are_found(model, pair, monkeypatch):
     assert failing(figures)["gradient"] == {"KL"}
 
 
-def test_a_side_without_gradient_is_found_though_every_value_is_right(model, pair, monkeypatch):
+def test_a_detached_side_is_detected_although_every_value_is_right(model, pair, monkeypatch):
     right = loss.token_kl
     monkeypatch.setattr(loss, "token_kl", lambda log_p, log_q: right(log_p, log_q.detach()))
     figures = audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")
     assert not figures["ok"] and failing(figures) == {"value": set(), "gradient": {"KL"}}
 
 
-def test_words_that_are_not_those_of_the_kl_are_found(model, pair, monkeypatch):
-    right = auditing.terms._contributions
+def test_wrong_vocabulary_entries_are_detected(model, pair, monkeypatch):
+    right = auditing.figures.top_contributions
     for wrong in (lambda tokenizer, a, b: right(tokenizer, b, a), lambda *args: right(*args)[1:]):
-        monkeypatch.setattr(auditing.terms, "_contributions", wrong)
-        found = failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))
-        assert found == {"value": {"words of own", "words of shared", "words of released"}, "gradient": set()}
+        monkeypatch.setattr(auditing.figures, "top_contributions", wrong)
+        failed = failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))
+        assert failed == {"value": {"words of own", "words of shared", "words of released"}, "gradient": set()}
 
 
-def test_a_position_off_by_one_is_found(model, pair, monkeypatch):
+def test_a_position_off_by_one_is_detected(model, pair, monkeypatch):
     right = auditing.terms.collate
 
     def wrong(*args, **kwargs):
@@ -210,15 +216,14 @@ def test_a_position_off_by_one_is_found(model, pair, monkeypatch):
     assert {"ce_pos", "ce_neg", "CE"} <= failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))["value"]
 
 
-def test_a_cross_entropy_off_by_a_millionth_is_found(model, pair, monkeypatch):
+def test_a_cross_entropy_off_by_a_millionth_is_detected(model, pair, monkeypatch):
     right = loss.token_cross_entropy
     monkeypatch.setattr(loss, "token_cross_entropy", lambda *args: right(*args) * (1 + 1e-6))
-    assert {"ce_pos", "ce_neg", "CE", "L"} <= failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))[
-        "value"
-    ]
+    failed = failing(audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32"))
+    assert {"ce_pos", "ce_neg", "CE", "L"} <= failed["value"]
 
 
-def test_a_disagreement_is_red_on_both_and_nan_is_one(report, model, pair, monkeypatch):
+def test_a_disagreement_such_as_nan_is_red_in_the_text_and_on_the_page(report, model, pair, monkeypatch):
     assert RED not in audit_text(report, colour=True) and "DISAGREE" not in audit_text(report, colour=False)
     assert '<tr class="bad">' not in audit_page(report)
     monkeypatch.setattr(
@@ -230,20 +235,20 @@ def test_a_disagreement_is_red_on_both_and_nan_is_one(report, model, pair, monke
     assert '<tr class="bad">' in audit_page(bad) and "Some checks DISAGREE" in audit_page(bad)
 
 
-def test_a_gradient_of_training_that_is_off_is_found_in_float32_and_shown_in_bf16(model, pair):
-    exact = gradients(terms_of(model(rows_of(pair).input_ids), rows_of(pair)), lora_tensors(model))
+def test_a_wrong_gradient_of_training_fails_in_float32_and_is_only_shown_in_bf16(model, pair):
+    exact = gradients(terms_of(model(rows_of(pair).input_ids), rows_of(pair)), trainable_parameters(model))
     wrong = {
         reading: {term: {name: grad * 1.01 for name, grad in grads.items()} for term, grads in terms.items()}
         for reading, terms in exact.items()
     }
     for precision, grads, ok in (("fp32", exact, True), ("fp32", wrong, False), ("bf16", wrong, True)):
-        assert all(check["ok"] for check in audit.gradient_checks(model, pair, grads, precision)) == ok
+        assert all(check["ok"] for check in auditing.checks.gradient_checks(model, pair, grads, precision)) == ok
 
 
-# ---- what is shown ------------------------------------------------------------------------------
+# ---- text and page ------------------------------------------------------------------------------
 
 
-def test_the_text_has_every_number_and_says_that_it_is_simulated(report):
+def test_the_text_has_every_number_and_names_simulated_data(report):
     text = audit_text(report, colour=False)
     assert "\x1b" not in text and "SIMULATED stand-in data" in text and "demo model" in text
     assert "base in fp32, dropout" in text and "base in fp32 and int8, dropout" in audit_text(
@@ -256,7 +261,7 @@ def test_the_text_has_every_number_and_says_that_it_is_simulated(report):
     assert "[<w7>]" in text and "==> [<w10>]" in text and "<w10> = 10" in text
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_it_shows(report):
+def test_the_page_is_self_contained_and_escapes_all_text(report):
     page = audit_page(report)
     assert not re.search(r"https?:|<script|<link|@import|url\(|src=", page)
     assert "<b>bold" not in page and "A &lt;b&gt;bold&lt;/b&gt; &amp; " in page
@@ -278,7 +283,7 @@ def command(*argv):
     )
 
 
-def test_the_demo_base_with_a_fresh_adapter_end_to_end(tmp_path):
+def test_the_demo_model_with_a_fresh_adapter_end_to_end(tmp_path):
     page = tmp_path / "audit.html"
     done = command(
         "--model", "demo", "--data", "demo", "--precision", "fp32", "--sample", "5", "--html", page, "--json"
@@ -294,7 +299,7 @@ def test_the_demo_base_with_a_fresh_adapter_end_to_end(tmp_path):
 
 def test_a_disagreement_ends_with_exit_status_1(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["audit.py", "--model", "demo", "--data", "demo", "--precision", "fp32"])
-    monkeypatch.setattr(audit, "naive_released", lambda pair, *args: (0.0, [0.0] * len(pair.positive.ids)))
+    monkeypatch.setattr(auditing.naive, "naive_released", lambda pair, *args: (0.0, [0.0] * len(pair.positive.ids)))
     with pytest.raises(SystemExit) as end:
         run_verb(audit.main)
     assert end.value.code == 1 and "DISAGREES" in capsys.readouterr().err
@@ -326,7 +331,7 @@ def test_bad_input_is_one_line(argv, line, monkeypatch, capsys):
     assert len(errors) == 1 and line in errors[0]
 
 
-def test_logits_that_are_not_finite_are_said_so(model, pair):
+def test_logits_that_are_not_finite_are_refused(model, pair):
     with torch.no_grad():
         model.lm_head.weight[0, 0] = torch.inf
     with pytest.raises(RunError, match="logits of the pair are not finite"):

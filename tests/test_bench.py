@@ -1,4 +1,4 @@
-"""The measurements that conclusions rest on, checked where the answer is known."""
+"""The measurements that the documentation reports, checked where the answer is known."""
 
 import random
 
@@ -21,7 +21,7 @@ from model.weights import load_llama, read_llama_config
 
 
 def made(shuffles, aligned=True, users=300, seed=0):
-    """Users of books with qualities, each user's rows in one order and then shuffled; aligned: labels move with their books."""
+    """Rows of users with sorted books, shuffled this many times. aligned: the labels move with their books."""
     rng = random.Random(seed)
     rows = []
     for _ in range(users):
@@ -35,7 +35,7 @@ def made(shuffles, aligned=True, users=300, seed=0):
     return rows
 
 
-def test_undoing_a_shuffle_gives_the_list_before():
+def test_undoing_a_shuffle_restores_the_list():
     for times in range(5):
         shuffled = list("abcdefghij")
         for _ in range(times):
@@ -43,18 +43,18 @@ def test_undoing_a_shuffle_gives_the_list_before():
         assert unshuffled(shuffled, times) == list("abcdefghij")
 
 
-def test_only_the_right_number_of_shuffles_gives_one_order():
+def test_only_the_right_number_of_shuffles_restores_one_order():
     rows = [Interaction(None, tuple((item, True) for item, _ in row.history), row.target, True) for row in made(3)]
     share = [agree / pairs for pairs, agree in (agreeing_pairs(rows, times) for times in range(6))]
     assert share[3] == 1 and max(share[:3] + share[4:]) < 0.5
 
 
-def test_labels_agree_where_they_belong_to_their_items_and_not_where_they_were_shuffled_apart():
+def test_labels_agree_if_they_belong_to_their_items_and_not_if_shuffled_separately():
     assert label_agreement(made(3))[0] > 0.1
     assert abs(label_agreement(made(3, aligned=False))[0]) < 0.01
 
 
-def test_generated_reviews_are_read_as_real_ones_would_be(tmp_path):
+def test_generated_reviews_are_read_like_real_ones(tmp_path):
     generate(tmp_path, 2000, 0.5, 80)
     reviews = amazon_book.read_year(amazon_book.raw_files(tmp_path)[0])
     assert 800 < len(reviews["time"]) < 1200 and set(reviews["stars"]) == {1, 2, 3, 4, 5}
@@ -64,7 +64,7 @@ def test_generated_reviews_are_read_as_real_ones_would_be(tmp_path):
 
 
 @pytest.mark.parametrize("key_value_heads", [4, 2])
-def test_flops_are_those_that_torch_counts_where_attention_is_causal(tiny_llama, key_value_heads):
+def test_flops_equal_those_that_torch_counts(tiny_llama, key_value_heads):
     T, positions = 11, [4, 7, 10]
     model = tiny_llama(num_key_value_heads=key_value_heads).requires_grad_(False)
     model.model.embed_tokens.weight.requires_grad_(True)  # so that gradients reach the inputs of all layers
@@ -76,7 +76,7 @@ def test_flops_are_those_that_torch_counts_where_attention_is_causal(tiny_llama,
         with FlopCounterMode(display=False) as counter:
             logits.sum().backward()
         counted["backward"] = counter.get_total_flops()
-    # That kernel multiplies all T x T pairs of tokens, where a causal one needs T (T + 1) / 2.
+    # That kernel multiplies all T x T pairs of tokens; a causal kernel needs only T (T + 1) / 2.
     square = plain_tokens([([0] * T, positions)])
     square.attended[:] = [T] * T
     assert counted == {"forward": forward_flops(model.config, square), "backward": backward_flops(model.config, square)}
@@ -97,18 +97,17 @@ def test_distinct_tokens_are_the_different_prefixes(case):
     rows = [row for part in rows_of(case, pairs_with_common_starts()) for row in part]
     prefixes = {tuple(ids[:end]) for ids, _ in rows for end in range(1, len(ids) + 1)}
     asked = {tuple(ids[: position + 1]) for ids, positions in rows for position in positions}
-    found = distinct_tokens(rows)
-    assert sorted(found.attended) == sorted(map(len, prefixes)) and found.positions == len(asked)
+    distinct = distinct_tokens(rows)
+    assert sorted(distinct.attended) == sorted(map(len, prefixes)) and distinct.positions == len(asked)
     assert len(prefixes) < len(plain_tokens(rows).attended) == sum(len(ids) for ids, _ in rows)
 
 
-def test_shared_forcing_adds_only_the_answers_to_what_is_distinct(tiny_llama):
+def test_shared_forcing_adds_only_the_answers_to_the_distinct_tokens(tiny_llama):
     config, pairs = tiny_llama().config, pairs_with_common_starts(1)
     own, shared = ([row for part in rows_of(case, pairs) for row in part] for case in ("own", "shared"))
     assert len(distinct_tokens(shared).attended) == len(distinct_tokens(own).attended) + 3
-    assert (
-        distinct_tokens(shared).positions == distinct_tokens(own).positions + 2
-    )  # X- ends where its other answer begins
+    # The last token of X- predicts the first token of both answers.
+    assert distinct_tokens(shared).positions == distinct_tokens(own).positions + 2
     assert step_flops(config, "shared", pairs, True) < 1.3 * step_flops(config, "own", pairs, True)
     assert step_flops(config, "shared", pairs, False) > 1.4 * step_flops(config, "own", pairs, False)
 
@@ -116,7 +115,7 @@ def test_shared_forcing_adds_only_the_answers_to_what_is_distinct(tiny_llama):
 # ---- random checkpoints -------------------------------------------------------------------------
 
 
-def test_a_random_checkpoint_loads_is_used_again_and_is_not_mistaken_for_another(tmp_path, tokenizer_bytes):
+def test_a_random_checkpoint_loads_is_reused_and_is_not_mistaken_for_another(tmp_path, tokenizer_bytes):
     (tmp_path / "tokenizer.model").write_bytes(tokenizer_bytes)
     config = SHAPES["small"] | {
         "vocab_size": 30,
@@ -138,14 +137,14 @@ def test_a_random_checkpoint_loads_is_used_again_and_is_not_mistaken_for_another
 
     first, second = sorted(folder.glob("*.safetensors"))[:2]
     content, written = first.read_bytes(), second.stat().st_mtime_ns
-    first.unlink()  # as after a broken call
+    first.unlink()  # as after an interrupted call
     make_checkpoint(config, tmp_path, folder, limit=3000)
     assert first.read_bytes() == content and second.stat().st_mtime_ns == written
     with pytest.raises(CheckpointError, match="another checkpoint"):
         make_checkpoint(config | {"num_hidden_layers": 3}, tmp_path, folder, limit=3000)
 
 
-def test_the_named_shapes_have_the_published_numbers_of_parameters():
+def test_the_named_shapes_have_the_documented_numbers_of_parameters():
     counts = {name: sum(shape.numel() for shape in tensor_shapes(config).values()) for name, config in SHAPES.items()}
     assert (
         counts["llama-7b"] == 6_738_415_616
@@ -159,7 +158,7 @@ def test_the_named_shapes_have_the_published_numbers_of_parameters():
 
 @pytest.fixture
 def form_of(make_checkpoint):
-    """form_of(case, form): (peer_work.Form of a tiny checkpoint, the pairs it is to be trained on or to score)."""
+    """form_of(case, form): (peer_work.Form of a tiny checkpoint, the pairs to train on or to score)."""
     pytest.importorskip("transformers")
     pytest.importorskip("peft")
     folder, pairs = make_checkpoint(), pairs_with_common_starts()
@@ -176,17 +175,17 @@ def form_of(make_checkpoint):
 
 
 @pytest.mark.parametrize("case", ["own", "shared", "released"])
-def test_the_peers_train_on_the_loss_that_ours_does(form_of, case):
-    found = {}
+def test_the_peers_have_the_same_loss_and_gradients_as_ours(form_of, case):
+    figures = {}
     for name in peer_work.FORMS[case]:
         form, pairs = form_of(case, name)
         loss = form.gradients(pairs)
-        found[name] = [loss, *(float(parameter.grad.norm()) for parameter in form.parameters)]
+        figures[name] = [loss, *(float(parameter.grad.norm()) for parameter in form.parameters)]
     for name in peer_work.FORMS[case][1:]:
-        assert np.allclose(found[name], found[peer_work.OURS], rtol=1e-4, atol=1e-7), name
+        assert np.allclose(figures[name], figures[peer_work.OURS], rtol=1e-4, atol=1e-7), name
 
 
-def test_the_peers_give_the_scores_that_ours_does(form_of):
+def test_the_peers_give_the_same_scores_as_ours(form_of):
     scores = {name: form_of("eval", name)[0].evaluate() for name in peer_work.FORMS["eval"]}
     ours = scores.pop(peer_work.OURS)
     assert ours.std() > 0.1

@@ -1,4 +1,4 @@
-"""The reading guide's exercises: unsolved they say so, solved as below they hold, solved wrongly they do not."""
+"""The exercises of the course: each check tells an unsolved, a right and a wrong solution apart."""
 
 import importlib
 import re
@@ -114,7 +114,7 @@ MISTAKES = {
 
 
 def checks(session):
-    """The check functions that `python -m docs.exercises.sessionN` runs, in its order."""
+    """The check functions that `python -m docs.exercises.sessionN` runs, in order."""
     source = Path(session.__file__).read_text(encoding="utf-8")
     return [getattr(session, name.strip()) for name in re.search(r"^    report\((.*)\)$", source, re.M)[1].split(",")]
 
@@ -122,10 +122,10 @@ def checks(session):
 @pytest.mark.parametrize("name", SOLUTIONS)
 def test_unsolved_solved_and_wrong(name, monkeypatch):
     session = importlib.import_module(f"docs.exercises.{name}")
-    found = checks(session)
-    assert len(found) == len(SOLUTIONS[name])
+    functions = checks(session)
+    assert len(functions) == len(SOLUTIONS[name])
     torch.manual_seed(0)
-    for check, (function, solution) in zip(found, SOLUTIONS[name].items()):
+    for check, (function, solution) in zip(functions, SOLUTIONS[name].items()):
         with pytest.raises(ToDo):
             check()
         monkeypatch.setattr(session, function, solution)
@@ -135,7 +135,7 @@ def test_unsolved_solved_and_wrong(name, monkeypatch):
             check()
 
 
-def test_the_command_says_what_is_to_do_and_ends_with_1():
+def test_the_command_reports_unsolved_exercises_and_ends_with_1():
     done = subprocess.run([sys.executable, "-m", "docs.exercises.session5"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout.count("to do") == 3 and done.stderr == ""
 

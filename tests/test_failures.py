@@ -20,6 +20,7 @@ from errors import RunError
 from machine import signals
 from machine.memory import HUGE_PAGES, memory_line
 from machine.signals import Stopped, StopRequest, Terminated
+from objectives import PairLoss, Paper
 from run import folder as run_folder
 from run.folder import RunFolder, refuse_unusable
 from tests.kill_points import small_run
@@ -78,12 +79,13 @@ def test_the_first_signal_saves_after_the_step_and_the_run_goes_on_to_the_same_e
 
     monkeypatch.setattr(train, "accumulate_gradients", interrupted)
     with pytest.raises(
-        Stopped, match=f"^{number.name}: saved after step 2; go on with: python train.py --out {tmp_path}/run --resume$"
+        Stopped,
+        match=f"^{number.name}: saved after step 2; resume with: python train.py --out {tmp_path}/run --resume$",
     ):
         small_run(tmp_path / "run", eval_every=3)
     assert [path.name for path in (tmp_path / "run" / "last").iterdir()] == ["step-00000002"]
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
-    assert small_run(tmp_path / "run", eval_every=3)["steps"] == 3
+    assert small_run(tmp_path / "run", eval_every=3).step == 3
     monkeypatch.undo()
     small_run(tmp_path / "other", eval_every=3)
     assert losses(tmp_path / "run") == losses(tmp_path / "other")
@@ -165,7 +167,7 @@ def test_a_disk_that_is_full_stops_the_run_by_name_and_what_was_saved_is_whole(t
     found = json.loads(done.stdout)
     for size, (line, left, whole) in found.items():
         assert line.startswith(f"{tmp_path / size}/") and f"cannot be written ({os.strerror(errno.EFBIG)})" in line
-        assert line.endswith(f"go on with: python train.py --out {tmp_path / size} --resume") and "\n" not in line
+        assert line.endswith(f"resume with: python train.py --out {tmp_path / size} --resume") and "\n" not in line
         assert left == ["step-00000001"] and whole
     assert len({line.split(": ")[0].removeprefix(str(tmp_path / size)) for size, (line, *_) in found.items()}) > 1
 
@@ -249,18 +251,18 @@ def test_what_killed_runs_left_is_cleared_and_what_is_not_theirs_stays(tmp_path)
 
 
 def test_a_gradient_that_is_not_finite_is_traced_to_its_pair_and_term(tmp_path, monkeypatch):
-    real = train.answer_share
+    real = Paper.loss
 
-    def poisoned(model, pairs, *rest):
-        loss, terms, tokens = real(model, pairs, *rest)
+    def poisoned(self, model, pairs, pairs_in_step):
+        loss, terms, tokens = real(self, model, pairs, pairs_in_step)
         for i, pair in enumerate(pairs):
             if pair.name == "row 5":
                 nothing = (0 * terms["ce_neg"][i]).sqrt()  # 0, with a gradient of 0 * infinity
                 terms = terms | {"ce_neg": terms["ce_neg"] + nothing}
                 loss = loss + nothing
-        return loss, terms, tokens
+        return PairLoss(loss, terms, tokens)
 
-    monkeypatch.setattr(train, "answer_share", poisoned)
+    monkeypatch.setattr(Paper, "loss", poisoned)
     with pytest.raises(
         RunError,
         match=r"^step \d: the gradient of ce_neg of row 5 is not finite; stopped before the update, the last state",
@@ -282,7 +284,7 @@ def test_an_update_that_makes_weights_not_finite_is_not_saved(tmp_path, unbroken
     monkeypatch.setattr(torch.optim.AdamW, "step", destroys)
     with pytest.raises(
         RunError,
-        match=r"^step 2: the update made base_model\.model\.\S+lora_B\.weight NaN or infinite, .* stopped before anything was saved",
+        match=r"^step 2: the update made model\.\S+lora_B NaN or infinite, .* stopped before anything was saved",
     ):
         small_run(tmp_path / "run")
     monkeypatch.undo()

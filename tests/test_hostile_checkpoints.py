@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from bench import fuzz_mutations
+from bench import fuzz_binary
 from cli.flags import parse_flags
 from cli.train import TrainFlags
 from errors import AdapterError, CheckpointError, FlagError, RunError
@@ -73,22 +73,22 @@ def test_an_index_with_unprintable_names_is_refused(make_checkpoint):
 
 def test_the_pickles_used_here_run_code_when_nothing_prevents_it(tmp_path):
     """Check the check: the same bytes create the marker file when Python's own unpickler loads them."""
-    bombs, made = fuzz_mutations.bombs(str(tmp_path)), 0
+    bombs, made = fuzz_binary.bombs(str(tmp_path)), 0
     for bomb in bombs:
         subprocess.run(
             [sys.executable, "-c", "import pickle, sys; pickle.loads(sys.stdin.buffer.read())"],
             input=bomb,
             capture_output=True,
         )
-        made += (tmp_path / fuzz_mutations.MARKER).exists()
-        (tmp_path / fuzz_mutations.MARKER).unlink(missing_ok=True)
+        made += (tmp_path / fuzz_binary.MARKER).exists()
+        (tmp_path / fuzz_binary.MARKER).unlink(missing_ok=True)
     assert made >= 3
 
 
 @pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("packed", [False, True], ids=["bare", "in an archive"])
 def test_a_pickle_with_code_is_refused_and_its_code_is_not_run(make_checkpoint, tmp_path, number, packed):
-    bomb = fuzz_mutations.bombs(str(tmp_path))[number]
+    bomb = fuzz_binary.bombs(str(tmp_path))[number]
     if packed:
         archive = io.BytesIO()
         torch.save({"a": torch.zeros(2)}, archive)
@@ -103,7 +103,7 @@ def test_a_pickle_with_code_is_refused_and_its_code_is_not_run(make_checkpoint, 
     refused(CheckpointError, convert_checkpoint, folder, tmp_path / "out")
     (tmp_path / "adapter_model.bin").write_bytes(bomb)
     refused(AdapterError, read_tensors, tmp_path)
-    assert not (tmp_path / fuzz_mutations.MARKER).exists() and not (tmp_path / "out").exists()
+    assert not (tmp_path / fuzz_binary.MARKER).exists() and not (tmp_path / "out").exists()
 
 
 def test_the_message_of_torch_about_a_damaged_file_is_shown_in_one_line(tmp_path):

@@ -107,9 +107,10 @@ UNPAIRED = "\ud800"  # a surrogate without its other half: not text
 
 
 def test_an_unpaired_surrogate_in_a_title_is_refused(tmp_path):
+    history = f'User Preference: "A{UNPAIRED}"\nUser Unpreference: \n'
     row = {
         "instruction": "x",
-        "input": f'User Preference: "A{UNPAIRED}"\nUser Unpreference: \nWhether the user will like the target movie "B"?',
+        "input": history + 'Whether the user will like the target movie "B"?',
         "output": "Yes.",
     }
     (tmp_path / "train.json").write_text(json.dumps([row]))

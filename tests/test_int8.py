@@ -11,7 +11,7 @@ from torch import nn
 
 import eval as eval_verb
 import train
-from auditing.terms import Tail
+from auditing.tail import Tail
 from cli.verb import run_verb
 from data.sources.tallrec import write_split
 from demo.world import stand_in

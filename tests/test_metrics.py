@@ -1,4 +1,4 @@
-"""Metrics against pair counting, scikit-learn and numbers worked out by hand; intervals against what they claim."""
+"""Metrics against pair counting, scikit-learn and numbers computed by hand; intervals against their meaning."""
 
 import math
 
@@ -42,7 +42,7 @@ def scored(z_pos, labels, users=None, z_neg=None, mass=0.8):
 
 
 @pytest.mark.parametrize("distinct", [1000, 4, 1], ids=["no ties", "many ties", "all tied"])
-def test_auc_is_the_share_of_pairs_in_order_and_that_of_scikit_learn(distinct):
+def test_auc_is_the_share_of_ordered_pairs_and_equals_scikit_learn(distinct):
     labels = RNG.random(60) < 0.4
     scores = RNG.integers(distinct, size=60) / distinct - 0.5
     assert auc(labels, scores) == pytest.approx(counted_auc(labels, scores), abs=1e-12)
@@ -50,12 +50,12 @@ def test_auc_is_the_share_of_pairs_in_order_and_that_of_scikit_learn(distinct):
 
 
 @pytest.mark.parametrize("label", [True, False])
-def test_auc_of_one_class_does_not_exist(label):
+def test_auc_of_one_class_is_undefined(label):
     assert math.isnan(auc(np.full(5, label), np.arange(5.0)))
 
 
 @pytest.mark.parametrize("kind", [bool, int], ids=["bool labels", "0/1 labels"])
-def test_weighted_auc_is_scikit_learns_with_sample_weights(kind):
+def test_weighted_auc_equals_scikit_learn_with_sample_weights(kind):
     labels = (RNG.random(50) < 0.5).astype(kind)
     scores = RNG.integers(8, size=50).astype(float)  # ties
     weights = RNG.integers(0, 4, size=(20, 50)).astype(float)
@@ -63,7 +63,7 @@ def test_weighted_auc_is_scikit_learns_with_sample_weights(kind):
     np.testing.assert_allclose(weighted_auc(labels, scores, weights), expected, atol=1e-12)
 
 
-def test_weighted_auc_with_whole_weights_is_that_of_repeated_rows():
+def test_weighted_auc_with_integer_weights_equals_that_of_repeated_rows():
     labels, scores = np.array([1, 0, 1, 0], dtype=bool), np.array([0.3, 0.3, 0.1, 0.7])
     weights = np.array([[2.0, 1.0, 0.0, 3.0]])
     repeated = np.repeat(np.arange(4), [2, 1, 0, 3])
@@ -72,8 +72,8 @@ def test_weighted_auc_with_whole_weights_is_that_of_repeated_rows():
 
 def test_weighted_auc_is_nan_where_a_draw_has_one_class():
     labels, scores = np.array([True, False]), np.array([1.0, 0.0])
-    found = weighted_auc(labels, scores, np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]]))
-    assert found[0] == 1.0 and np.isnan(found[1:]).all()
+    result = weighted_auc(labels, scores, np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]]))
+    assert result[0] == 1.0 and np.isnan(result[1:]).all()
 
 
 # ---- UAUC ---------------------------------------------------------------------------------------
@@ -84,20 +84,20 @@ LABELS = np.array([1, 0, 1, 1, 1, 1, 0, 1, 0, 1, 0], dtype=bool)
 SCORES = np.array([0.9, 0.1, 0.5, 0.2, 0.3, 0.8, 0.7, 0.6, 0.1, 0.0, 1.0])
 
 
-def test_uauc_is_the_plain_mean_over_users_who_have_both_classes():
-    found = uauc(LABELS, SCORES, USERS)
-    assert found.per_user == {"a": (1.0, 2), "d": (0.75, 4)}
-    assert (found.one_row, found.one_class) == (1, 1)
-    assert found.value == pytest.approx(0.875)
-    assert found.weighted == pytest.approx((2 * 1.0 + 4 * 0.75) / 6)
+def test_uauc_is_the_unweighted_mean_over_users_with_both_classes():
+    result = uauc(LABELS, SCORES, USERS)
+    assert result.per_user == {"a": (1.0, 2), "d": (0.75, 4)}
+    assert (result.one_row, result.one_class) == (1, 1)
+    assert result.value == pytest.approx(0.875)
+    assert result.weighted == pytest.approx((2 * 1.0 + 4 * 0.75) / 6)
 
 
-def test_uauc_without_any_user_who_counts_does_not_exist():
-    found = uauc(LABELS[:1], SCORES[:1], ["a"])
-    assert math.isnan(found.value) and math.isnan(found.weighted)
+def test_uauc_without_any_eligible_user_is_undefined():
+    result = uauc(LABELS[:1], SCORES[:1], ["a"])
+    assert math.isnan(result.value) and math.isnan(result.weighted)
 
 
-def test_evaluate_counts_rows_and_users_and_says_who_is_left_out():
+def test_evaluate_counts_rows_users_and_users_left_out():
     assert evaluate(scored(SCORES, LABELS, USERS))["counts"] == {
         "rows": 11,
         "positive": 7,
@@ -125,40 +125,40 @@ def seven_rows():
 
 
 def test_contradiction_is_the_same_answer_to_opposite_questions():
-    found = seven_rows()
-    assert found["contradiction_rate"] == pytest.approx(3 / 7)
-    assert found["yes_yes"] == pytest.approx(1 / 7)
-    assert found["no_no"] == pytest.approx(2 / 7)
+    result = seven_rows()
+    assert result["contradiction_rate"] == pytest.approx(3 / 7)
+    assert result["yes_yes"] == pytest.approx(1 / 7)
+    assert result["no_no"] == pytest.approx(2 / 7)
 
 
 def test_group_accuracy_counts_pairs_with_both_answers_right():
-    found = seven_rows()
-    assert found["group_accuracy"] == pytest.approx(2 / 7)
-    assert found["accuracy"] == pytest.approx(3 / 7)
+    result = seven_rows()
+    assert result["group_accuracy"] == pytest.approx(2 / 7)
+    assert result["accuracy"] == pytest.approx(3 / 7)
 
 
-def test_violation_is_the_mean_distance_of_both_probabilities_from_adding_up_to_one():
+def test_violation_is_the_mean_distance_of_the_sum_of_both_probabilities_from_one():
     assert seven_rows()["violation"] == pytest.approx((0.1 + 0.0 + 0.5 + 0.3 + 0.7 + 0.1 + 0.3) / 7)
 
 
 def test_brier_score_kl_js_and_answer_mass_are_means_over_rows():
-    found = seven_rows()
-    assert found["brier"] == pytest.approx((0.1**2 + 0.3**2 + 0.2**2 + 0.7**2 + 0.8**2 + 0.8**2 + 0.6**2) / 7)
-    assert found["answer_mass"] == pytest.approx(0.5)
-    assert (found["kl"], found["js"]) == (pytest.approx(0.2), pytest.approx(0.1))
+    result = seven_rows()
+    assert result["brier"] == pytest.approx((0.1**2 + 0.3**2 + 0.2**2 + 0.7**2 + 0.8**2 + 0.8**2 + 0.6**2) / 7)
+    assert result["answer_mass"] == pytest.approx(0.5)
+    assert (result["kl"], result["js"]) == (pytest.approx(0.2), pytest.approx(0.1))
 
 
-def test_negative_and_combined_auc_use_the_negative_prompts_in_their_own_sense():
-    found = seven_rows()
+def test_negative_and_combined_auc_reverse_the_sign_of_the_negative_prompt():
+    result = seven_rows()
     z_pos, z_neg = logit(P_POS), logit(P_NEG)
-    assert found["auc_negative"] == pytest.approx(counted_auc(ANSWERED, 1 - P_NEG))
-    assert found["auc_combined"] == pytest.approx(counted_auc(ANSWERED, z_pos - z_neg))
+    assert result["auc_negative"] == pytest.approx(counted_auc(ANSWERED, 1 - P_NEG))
+    assert result["auc_combined"] == pytest.approx(counted_auc(ANSWERED, z_pos - z_neg))
 
 
 def test_without_negative_prompts_their_metrics_are_left_out():
-    found = evaluate(scored(logit(P_POS), ANSWERED))
-    assert {"contradiction_rate", "auc_negative", "auc_combined", "kl", "violation"}.isdisjoint(found)
-    assert found["auc"] == pytest.approx(counted_auc(ANSWERED, P_POS))
+    result = evaluate(scored(logit(P_POS), ANSWERED))
+    assert {"contradiction_rate", "auc_negative", "auc_combined", "kl", "violation"}.isdisjoint(result)
+    assert result["auc"] == pytest.approx(counted_auc(ANSWERED, P_POS))
 
 
 def test_calibration_error_by_hand(monkeypatch):
@@ -177,7 +177,7 @@ def test_calibration_bins_hold_equal_numbers_of_rows():
     assert metrics.expected_calibration_error(labels, p) == pytest.approx(np.mean(bins))
 
 
-def test_calibration_error_with_unit_weights_is_the_one_without():
+def test_calibration_error_with_unit_weights_equals_that_without_weights():
     p, labels = RNG.random(40), RNG.random(40) < 0.5
     weighted = metrics.expected_calibration_error(labels, p, np.ones((3, 40)))
     np.testing.assert_allclose(weighted, metrics.expected_calibration_error(labels, p), rtol=1e-12)
@@ -192,19 +192,19 @@ def test_calibration_error_of_fewer_rows_than_bins_is_the_mean_distance():
 
 
 def test_published_score_ranks_differently_where_answer_mass_differs():
-    # Odds say row 0 over row 1; the difference of probabilities says the opposite.
+    # By odds row 0 ranks above row 1; by the difference of probabilities below it.
     yes, no = np.array([0.09, 0.5]), np.array([0.01, 0.3])
     both = Scored([1, 2], np.array([True, False]), np.log(yes), np.log(no))
-    found = evaluate(both)
-    assert (found["auc"], found["auc_published_score"]) == (1.0, 0.0)
+    result = evaluate(both)
+    assert (result["auc"], result["auc_published_score"]) == (1.0, 0.0)
 
 
 @pytest.mark.filterwarnings("error")
 def test_extreme_log_odds_do_not_overflow_and_keep_their_order():
     z = np.array([-2000.0, -800.0, 800.0, 2000.0])
-    found = evaluate(scored(z, [False, False, True, True], z_neg=-z))
-    assert found["auc"] == found["auc_combined"] == 1.0
-    assert found["brier"] == found["ece"] == found["contradiction_rate"] == 0.0
+    result = evaluate(scored(z, [False, False, True, True], z_neg=-z))
+    assert result["auc"] == result["auc_combined"] == 1.0
+    assert result["brier"] == result["ece"] == result["contradiction_rate"] == 0.0
     np.testing.assert_array_equal(sigmoid(z), [0, 0, 1, 1])
 
 
@@ -213,19 +213,19 @@ def test_sigmoid_is_one_over_one_plus_exp_of_minus_z():
     np.testing.assert_allclose(sigmoid(z), 1 / (1 + np.exp(-z)), rtol=1e-6)
 
 
-def test_metrics_that_do_not_exist_are_none_and_have_no_interval():
-    found = evaluate(scored([0.1, 0.2, 0.3], [True, True, True], users=[None, None, None]))
+def test_undefined_metrics_are_none_and_have_no_interval():
+    result = evaluate(scored([0.1, 0.2, 0.3], [True, True, True], users=[None, None, None]))
     for name in ("auc", "uauc", "uauc_weighted", "auc_published_score"):
-        assert found[name] is None and name not in found["interval_95"]
-    assert found["brier"] is not None and len(found["interval_95"]["brier"]) == 2
-    assert found["counts"]["users"] == 0
+        assert result[name] is None and name not in result["interval_95"]
+    assert result["brier"] is not None and len(result["interval_95"]["brier"]) == 2
+    assert result["counts"]["users"] == 0
 
 
-def test_every_value_lies_beside_an_interval_of_two_finite_numbers():
-    found = seven_rows()
-    for name, value in found.items():
+def test_every_value_has_an_interval_of_two_finite_numbers():
+    result = seven_rows()
+    for name, value in result.items():
         if name not in ("interval_95", "counts"):
-            low, high = found["interval_95"][name] if value is not None else (0, 0)
+            low, high = result["interval_95"][name] if value is not None else (0, 0)
             assert np.isfinite([low, high]).all() and low <= high
 
 
@@ -233,7 +233,7 @@ def test_every_value_lies_beside_an_interval_of_two_finite_numbers():
 
 
 def clustered(users=20, rows=10):
-    """Rows whose right or wrong answers belong to the user: half of the users are all right."""
+    """Rows whose correctness depends on the user: for half of the users every answer is right."""
     labels = np.tile([True, False], users * rows // 2)
     right = np.repeat(np.arange(users) % 2 == 0, rows)
     z = np.where(labels, 1.0, -1.0) * np.where(right, 1, -1) + 0.01 * np.random.default_rng(0).normal(size=users * rows)
@@ -244,18 +244,18 @@ def width(interval):
     return interval[1] - interval[0]
 
 
-def test_intervals_come_from_users_and_not_from_rows():
+def test_intervals_resample_users_not_rows():
     z, labels, users = clustered()
     by_user = evaluate(scored(z, labels, users))["interval_95"]["accuracy"]
     by_row = evaluate(scored(z, labels, list(range(len(users)))))["interval_95"]["accuracy"]
     unknown = evaluate(scored(z, labels, [None] * len(users)))["interval_95"]["accuracy"]
-    # sqrt(10 rows a user) times wider: nothing new is learnt from a user's second row.
+    # sqrt(10 rows a user) times wider: further rows of a user add no information.
     assert width(by_user) / width(by_row) == pytest.approx(math.sqrt(10), rel=0.15)
-    assert unknown == by_row  # an unknown user is a user of its own
+    assert unknown == by_row  # each row of an unknown user is a separate user
     assert width(by_user) == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 20), rel=0.15)  # 20 tosses of a coin
 
 
-def test_a_resample_draws_whole_users_and_as_many_as_there_are():
+def test_a_resample_draws_whole_users_and_keeps_their_number():
     users = ["a", "b", "b", None, "c", "b", None]
     weights, user_weights = user_resamples(users, seed=3)
     assert weights.shape == (metrics.BOOTSTRAP_DRAWS, 7)
@@ -284,7 +284,7 @@ def test_bootstrap_draws_are_the_metrics_of_the_resampled_rows():
 
 
 def _copy_numbers(rows):
-    """0, 1, ... for the repetitions of each row, so that every copy of a user is a user of its own."""
+    """0, 1, ... for the repetitions of each row, so that every copy of a user is a separate user."""
     seen: dict = {}
     numbers = []
     for row in rows.tolist():
@@ -297,7 +297,7 @@ def test_a_change_is_paired_on_the_same_resampled_users():
     z, labels, users = clustered()
     before, after = scored(z, labels, users), scored(z + np.where(labels, 1e-3, -1e-3), labels, users)
     change = paired_change(before, after)
-    # The answers stay the same; unpaired, the interval would be that of two independent samples.
+    # The answers stay the same; without pairing, the interval would be that of two independent samples.
     assert change["accuracy"] == 0.0 and change["interval_95"]["accuracy"] == [0.0, 0.0]
     assert width(evaluate(after)["interval_95"]["accuracy"]) > 0.3
 
@@ -310,12 +310,12 @@ def test_a_change_is_after_minus_before():
     assert paired_change(right, wrong)["interval_95"]["accuracy"] == [-1.0, -1.0]
 
 
-def test_a_change_of_what_does_not_exist_is_none():
+def test_a_change_of_an_undefined_metric_is_none():
     one_class = scored([0.1, 0.2], [True, True])
     assert paired_change(one_class, one_class)["auc"] is None
 
 
-def test_the_same_seed_gives_the_same_intervals_and_another_seed_others():
+def test_only_the_same_seed_gives_the_same_intervals():
     z, labels, users = clustered()
     data = scored(z, labels, users)
     assert evaluate(data, seed=1) == evaluate(data, seed=1)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from objectives import make_objective
 from tensors import trainable_parameters
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +29,7 @@ from cli.data import load_data
 from cli.train import TrainFlags
 from cli.verb import run_verb
 from data.sources.tallrec import write_split
-from data.splits import answers_in_context, encode_split
+from data.splits import encode_split
 from demo.world import stand_in
 from errors import FlagError, RunError
 from lora.inject import add_lora, lora_layers
@@ -285,16 +286,14 @@ def computed(fsdp):
         flags = TrainFlags(data="rows", batch_size=6, micro_batch_size=2, max_len=128, fsdp=fsdp, **changes)
         pairs = encode_split(data.train, data, tokenizer, flags.template, flags.max_len).pairs
         for count in PAIRS:
-            record = train.accumulate_gradients(
-                model.train(), sorted(pairs[:count], key=lambda pair: pair.length), flags
-            )
+            batch = sorted(pairs[:count], key=lambda pair: pair.length)
+            record = train.accumulate_gradients(model.train(), batch, make_objective(vars(flags)), 2)
             found[f"{name} {count} record"] = torch.tensor(list(record.values()), dtype=torch.float64)
             for i, parameter in enumerate(list(trainable_parameters(model).values())):
                 found[f"{name} {count} {i}"] = parameter.grad.clone()
                 parameter.grad = None
     valid = encode_split(data.valid, data, tokenizer, "paper", 128)
-    answers = answers_in_context(data, tokenizer, "paper")
-    scored = evaluation.score_split(model, valid, answers)
+    scored = evaluation.score_split(model, valid)
     found["scores"] = torch.stack(
         [
             torch.from_numpy(getattr(scored, name))
@@ -304,17 +303,17 @@ def computed(fsdp):
     with equal_forward_passes(model), torch.inference_mode():
         for _ in range(1 + 2 * ranks.index()):  # rank 1 makes two more passes
             found["scores hidden"] = model.model(torch.tensor([pairs[0].positive.prompt]))
-    found["scores auc"] = torch.tensor(evaluation.positive_auc(model, valid, answers))
+    found["scores auc"] = torch.tensor(evaluation.positive_auc(model, valid))
     return found
 
 
-def breaking(equal_forward_passes, how, argv):
+def breaking(in_step, how, argv):
     """train.main(argv), with how(real accumulate_gradients, its arguments) in the place of one step's gradients."""
     real, calls = train.accumulate_gradients, [-1]  # the first is the rehearsal's
 
     def accumulate(*args):
         calls[0] += 1
-        return how(real, args) if calls[0] == equal_forward_passes else real(*args)
+        return how(real, args) if calls[0] == in_step else real(*args)
 
     train.accumulate_gradients = accumulate
     try:

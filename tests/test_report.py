@@ -214,7 +214,7 @@ def test_the_heading_of_results_names_data_model_and_what_happened():
 
 
 @pytest.mark.parametrize("with_negatives", [True, False])
-def test_the_curves_are_a_picture_that_says_what_it_shows(tmp_path, results, monkeypatch, with_negatives):
+def test_the_curves_show_the_history_and_name_data_and_model(tmp_path, results, monkeypatch, with_negatives):
     import report.curves as curves
 
     figures = []

@@ -1,4 +1,4 @@
-"""What the six sessions' checks have in common: run them, say what holds, and what does not yet."""
+"""Run the checks of a session and print which hold and which do not yet."""
 
 from collections.abc import Callable
 from typing import NoReturn
@@ -9,15 +9,15 @@ class ToDo(Exception):
 
 
 def to_do() -> NoReturn:
-    """Stands where the reader's own lines go."""
+    """A placeholder for the lines of the reader."""
     raise ToDo
 
 
 def report(*checks: Callable[[], None]) -> None:
-    """Run every check; a line each. Exit status 1 if one does not hold.
+    """Run every check and print its verdict; raises SystemExit(1) if one does not hold, SystemExit(0) otherwise.
 
-    A check is a function whose docstring says what holds when it passes; it raises AssertionError,
-    or ToDo while its exercise is unsolved.
+    The docstring of a check says what holds when it passes. A check raises AssertionError, or ToDo while its
+    exercise is unsolved.
     """
     failed = 0
     for check in checks:

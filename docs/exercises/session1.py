@@ -9,7 +9,7 @@ def changed_tokens(ids_pos: list[int], ids_neg: list[int]) -> list[int]:
 
 
 def predicting_positions(prompt_length: int, answer_length: int) -> list[int]:
-    """The positions whose logits predict the answer's tokens, when the answer follows the prompt directly."""
+    """The positions whose logits predict the tokens of the answer, which directly follows the prompt."""
     return to_do()
 
 
@@ -17,15 +17,17 @@ def predicting_positions(prompt_length: int, answer_length: int) -> list[int]:
 
 
 def check_changed_tokens() -> None:
-    """1.1 the demo's two prompts differ in two words, and changed_tokens finds both"""
+    """1.1 the two prompts of the demo data differ in two words, and changed_tokens returns both"""
     pair, tokenizer = _demo_pair()
-    found = changed_tokens(pair.positive.prompt, pair.negative.prompt)
-    assert [tokenizer.piece(pair.positive.prompt[i]) for i in found] == ["▁like", "▁like"], f"found {found}"
-    assert [tokenizer.piece(pair.negative.prompt[i]) for i in found] == ["▁dislike", "▁dislike"], f"found {found}"
+    changed = changed_tokens(pair.positive.prompt, pair.negative.prompt)
+    assert [tokenizer.piece(pair.positive.prompt[i]) for i in changed] == ["▁like", "▁like"], f"returned {changed}"
+    assert [tokenizer.piece(pair.negative.prompt[i]) for i in changed] == ["▁dislike", "▁dislike"], (
+        f"returned {changed}"
+    )
 
 
 def check_predicting_positions() -> None:
-    """1.2 predicting_positions is what data.pairs.collate puts into a batch"""
+    """1.2 predicting_positions returns what data.pairs.collate puts into a batch"""
     from data.pairs import collate
 
     pair, _ = _demo_pair()

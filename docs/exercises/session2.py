@@ -6,7 +6,7 @@ from docs.exercises.checking import report, to_do
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x: (..., D), weight: (D,). Divide by the root of the mean square (plus eps) over D, then scale."""
+    """Divide x by the root of its mean square (plus eps) over D, then scale. x: (..., D), weight: (D,)."""
     return to_do()
 
 
@@ -16,7 +16,10 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def rotate_by_complex_numbers(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """x: (T, Dh), angles: (T, Dh/2). Take component i and i + Dh/2 as one complex number and multiply by e^(i angle)."""
+    """Treat components i and i + Dh/2 as one complex number and multiply it by e^(i angle).
+
+    x: (T, Dh), angles: (T, Dh/2); returns (T, Dh).
+    """
     return to_do()
 
 
@@ -24,7 +27,7 @@ def rotate_by_complex_numbers(x: torch.Tensor, angles: torch.Tensor) -> torch.Te
 
 
 def check_rms_norm() -> None:
-    """2.1 rms_norm is model.llama.RMSNorm"""
+    """2.1 rms_norm equals model.llama.RMSNorm"""
     from model.llama import RMSNorm
 
     norm = RMSNorm(16, 1e-5)
@@ -34,21 +37,20 @@ def check_rms_norm() -> None:
 
 
 def check_attend() -> None:
-    """2.2 attend is scaled_dot_product_attention with a causal mask"""
+    """2.2 attend equals scaled_dot_product_attention with a causal mask"""
     q, k, v = torch.randn(3, 6, 8)
     wanted = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
     torch.testing.assert_close(attend(q, k, v), wanted)
 
 
 def check_rotate() -> None:
-    """2.3 rotate_by_complex_numbers is model.llama.rotate"""
+    """2.3 rotate_by_complex_numbers equals model.llama.rotate"""
     from model.llama import rotate
 
     x, angles = torch.randn(6, 8), torch.randn(6, 4)
     doubled = torch.cat((angles, angles), dim=-1)
-    torch.testing.assert_close(
-        rotate_by_complex_numbers(x, angles), rotate(x[None, None], doubled.cos(), doubled.sin())[0, 0]
-    )
+    wanted = rotate(x[None, None], doubled.cos(), doubled.sin())[0, 0]
+    torch.testing.assert_close(rotate_by_complex_numbers(x, angles), wanted)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def trainable_parameters(layers: int, hidden_size: int, r: int) -> int:
 
 
 def merged_weight(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, alpha: float) -> torch.Tensor:
-    """One (out, in) matrix that does what lora_forward does, added up in float32 and returned in the dtype of weight."""
+    """One (out, in) matrix that does the same as lora_forward, summed in float32, returned in the dtype of weight."""
     return to_do()
 
 
@@ -32,13 +32,13 @@ def _layer():
 
 
 def check_lora_forward() -> None:
-    """3.1 lora_forward is lora.layer.LoRALinear"""
+    """3.1 lora_forward equals lora.layer.LoRALinear"""
     layer, x = _layer(), torch.randn(4, 5, 12)
     torch.testing.assert_close(lora_forward(x, layer.base.weight, layer.lora_A, layer.lora_B, 7.0), layer(x))
 
 
 def check_trainable_parameters() -> None:
-    """3.2 trainable_parameters counts what lora.inject.add_lora says of the demo, and knows LLaMA-7B's 4,194,304"""
+    """3.2 trainable_parameters counts what lora.inject.add_lora returns for the demo, and 4,194,304 for LLaMA-7B"""
     from lora.inject import add_lora
     from run.base import load_base
 
@@ -48,13 +48,13 @@ def check_trainable_parameters() -> None:
 
 
 def check_merged_weight() -> None:
-    """3.3 merged_weight is what `--merge-out` writes, and rounds once"""
+    """3.3 merged_weight equals what `--merge-out` writes, and rounds once"""
     layer = _layer()
     for dtype in (torch.float32, torch.bfloat16):
         weight = layer.base.weight.detach().to(dtype)
-        found = merged_weight(weight, layer.lora_A.detach(), layer.lora_B.detach(), 7.0)
-        assert found.dtype == dtype, f"dtype is {found.dtype}, wanted {dtype}"
-        torch.testing.assert_close(found, layer.merged(weight), rtol=0, atol=1e-6)
+        merged = merged_weight(weight, layer.lora_A.detach(), layer.lora_B.detach(), 7.0)
+        assert merged.dtype == dtype, f"dtype is {merged.dtype}, wanted {dtype}"
+        torch.testing.assert_close(merged, layer.merged(weight), rtol=0, atol=1e-6)
 
 
 if __name__ == "__main__":

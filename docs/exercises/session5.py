@@ -4,17 +4,20 @@ from docs.exercises.checking import report, to_do
 
 
 def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float) -> float:
-    """Of optimizer step `step`, counted from 0: linear up to the peak in warmup_steps, then linear down to 0 at total_steps."""
+    """The learning rate of optimizer step `step`, counted from 0.
+
+    It rises linearly to the peak in warmup_steps, then falls linearly to 0 at total_steps.
+    """
     return to_do()
 
 
 def paper_share(micro_batch_losses: list[float], pairs_in_step: int) -> float:
-    """What one micro-batch adds to the step's loss under Eq. 3, from the losses of its pairs."""
+    """What one micro-batch adds to the loss of the step under Eq. 3, from the losses of its pairs."""
     return to_do()
 
 
 def released_share(micro_batch_losses: list[float], accumulation_steps: int) -> float:
-    """The same as the published code does it: the mean over the micro-batch, over the number of micro-batches in a full step."""
+    """The same in the published code: the mean over the micro-batch, divided by the micro-batches of a full step."""
     return to_do()
 
 
@@ -22,37 +25,31 @@ def released_share(micro_batch_losses: list[float], accumulation_steps: int) -> 
 
 
 def check_learning_rate() -> None:
-    """5.1 learning_rate is train.set_learning_rate"""
-    import torch
+    """5.1 learning_rate equals train.learning_rate"""
+    import train
 
-    from cli.train import TrainFlags
-    from train import set_learning_rate
-
-    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
-    flags = TrainFlags(lr=0.1, warmup_steps=7)
     for step in range(30):
-        set_learning_rate(optimizer, flags, step, total_steps=30)
-        found, wanted = learning_rate(step, 30, 7, 0.1), optimizer.param_groups[0]["lr"]
-        assert abs(found - wanted) < 1e-12, f"step {step}: {found}, wanted {wanted}"
+        rate, wanted = learning_rate(step, 30, 7, 0.1), train.learning_rate(step, 30, 0.1, 7)
+        assert abs(rate - wanted) < 1e-12, f"step {step}: {rate}, wanted {wanted}"
 
 
 LOSSES = [4.0, 1.0, 2.0, 3.0, 7.0, 1.0]
 
 
 def check_paper_share() -> None:
-    """5.2 under Eq. 3 every way of cutting six pairs into micro-batches gives the same step"""
+    """5.2 under Eq. 3, every division of six pairs into micro-batches gives the same step"""
     for size in (1, 2, 3, 4, 6):
         pieces = [LOSSES[i : i + size] for i in range(0, 6, size)]
-        found = sum(paper_share(piece, 6) for piece in pieces)
-        assert abs(found - 3.0) < 1e-12, f"micro-batches of {size}: {found}, wanted 3.0"
+        total = sum(paper_share(piece, 6) for piece in pieces)
+        assert abs(total - 3.0) < 1e-12, f"micro-batches of {size}: {total}, wanted 3.0"
 
 
 def check_released_share() -> None:
-    """5.3 the published code's step depends on how it is cut, and a short step counts less"""
+    """5.3 the step of the published code depends on its division, and a short step counts less"""
     full = released_share(LOSSES[:4], 2) + released_share(LOSSES[4:], 2)
     assert abs(full - (10 / 4 / 2 + 8 / 2 / 2)) < 1e-12, f"micro-batches of 4 and 2: {full}"
     short = released_share(LOSSES[:3], 2)
-    assert abs(short - 7 / 3 / 2) < 1e-12, f"three pairs where there should be two micro-batches: {short}"
+    assert abs(short - 7 / 3 / 2) < 1e-12, f"three pairs in a step of two micro-batches: {short}"
 
 
 if __name__ == "__main__":

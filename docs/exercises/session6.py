@@ -11,12 +11,12 @@ def contradiction_rate(p_yes_pos: list[float], p_yes_neg: list[float]) -> float:
 
 
 def auc_by_counting(labels: list[bool], scores: list[float]) -> float:
-    """The share of (liked, not liked) pairs of rows in which the liked one has the higher score; ties count half."""
+    """The share of (liked, not liked) pairs of rows in which the liked row has the higher score; ties count half."""
     return to_do()
 
 
 def user_auc(labels: list[bool], scores: list[float], users: list) -> float:
-    """The plain mean of the AUC within each user; users with rows of one class only are left out."""
+    """The unweighted mean over users of the AUC within each user; users with rows of one class only are left out."""
     return to_do()
 
 
@@ -32,35 +32,33 @@ def _scored():
 
 
 def check_contradiction_rate() -> None:
-    """6.1 contradiction_rate is that of metrics.py"""
+    """6.1 contradiction_rate equals that of metrics.py"""
     from metrics import metric_values
 
     scored = _scored()
     scored = type(scored)(**{**vars(scored), "kl": np.zeros(60), "js": np.zeros(60)})
-    found, wanted = (
-        contradiction_rate(scored.p_pos.tolist(), scored.p_neg.tolist()),
-        metric_values(scored)["contradiction_rate"],
-    )
-    assert abs(found - wanted) < 1e-12, f"{found}, wanted {wanted}"
+    rate = contradiction_rate(scored.p_pos.tolist(), scored.p_neg.tolist())
+    wanted = metric_values(scored)["contradiction_rate"]
+    assert abs(rate - wanted) < 1e-12, f"{rate}, wanted {wanted}"
 
 
 def check_auc() -> None:
-    """6.2 auc_by_counting is scikit-learn's"""
+    """6.2 auc_by_counting equals that of scikit-learn"""
     from metrics import auc
 
     scored = _scored()
-    found, wanted = auc_by_counting(scored.labels.tolist(), scored.z_pos.tolist()), auc(scored.labels, scored.z_pos)
-    assert abs(found - wanted) < 1e-12, f"{found}, wanted {wanted}"
+    counted, wanted = auc_by_counting(scored.labels.tolist(), scored.z_pos.tolist()), auc(scored.labels, scored.z_pos)
+    assert abs(counted - wanted) < 1e-12, f"{counted}, wanted {wanted}"
 
 
 def check_user_auc() -> None:
-    """6.3 user_auc is metrics.uauc"""
+    """6.3 user_auc equals metrics.uauc"""
     from metrics import uauc
 
     scored = _scored()
-    found = user_auc(scored.labels.tolist(), scored.z_pos.tolist(), scored.users)
+    value = user_auc(scored.labels.tolist(), scored.z_pos.tolist(), scored.users)
     wanted = uauc(scored.labels, scored.z_pos, scored.users).value
-    assert abs(found - wanted) < 1e-12, f"{found}, wanted {wanted}"
+    assert abs(value - wanted) < 1e-12, f"{value}, wanted {wanted}"
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 import pytest
 import torch
 
+import train
 from cli.train import TrainFlags
+from data.splits import Split
+from objectives import make_objective
 from run.folder import RunFolder
 from tests.oracle import lcft
 from tests.oracle.twins import ALL_LINEAR, adapter_record, random_pairs, relative_difference, trained, twins
-from train import accumulate_gradients, fine_tune
+from train import accumulate_gradients
 
 # The paper's lambda, 1e-4, alone would hide an error of the KL below the tolerance of float32.
 PAPER = {"objective": "paper", "kl_weight": 0.7}
@@ -26,6 +29,7 @@ OBJECTIVES = {
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
 TARGETS = {"qv": ("q_proj", "v_proj"), "all": ALL_LINEAR}
 PAIRS = random_pairs(5)
+NOTHING = Split([], [], 0, {})  # to validate on
 
 
 def flags_for(name: str, **changes) -> TrainFlags:
@@ -42,7 +46,7 @@ def test_gradients_and_loss_of_a_step(make_checkpoint, name, targets, dtype):
     flags, tolerance = flags_for(name), TOLERANCE[dtype]
     loss, means = lcft.step_loss(theirs, PAIRS, flags)
     loss.backward()
-    record = accumulate_gradients(ours.train(), PAIRS, flags)
+    record = accumulate_gradients(ours.train(), PAIRS, make_objective(vars(flags)), flags.micro_batch_size)
     assert record["loss"] == pytest.approx(loss.item(), rel=0, abs=tolerance)
     for term, value in means.items():
         assert record[term] == pytest.approx(value.item(), rel=0, abs=tolerance), term
@@ -70,7 +74,7 @@ def test_released_stops_at_the_published_bound(make_checkpoint):
     assert any(held) and not all(held)
     loss, _ = lcft.step_loss(theirs, PAIRS, flags)
     loss.backward()
-    record = accumulate_gradients(ours.train(), PAIRS, flags)
+    record = accumulate_gradients(ours.train(), PAIRS, make_objective(vars(flags)), flags.micro_batch_size)
     assert record["loss"] == pytest.approx(loss.item(), rel=1e-11)
     for name, (mine, other) in trained(ours, theirs).items():
         assert relative_difference(mine.grad, other.grad) <= 1e-11, name
@@ -79,7 +83,7 @@ def test_released_stops_at_the_published_bound(make_checkpoint):
 @pytest.mark.parametrize("clip", [1.0, 1e6], ids=["clipped", "not clipped"])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", ["own", "shared", "first", "released"])
-def test_a_and_b_after_the_step(make_checkpoint, tmp_path, name, dtype, clip):
+def test_a_and_b_after_the_step(make_checkpoint, tmp_path, monkeypatch, name, dtype, clip):
     """Through fine_tune itself, told to take one step.
 
     AdamW's first step is lr g / (|g| + 1e-8), clipped or not: only where g, after clipping, is as small as
@@ -88,8 +92,9 @@ def test_a_and_b_after_the_step(make_checkpoint, tmp_path, name, dtype, clip):
     """
     ours, theirs = twins(make_checkpoint(tie_word_embeddings=True), ALL_LINEAR, dtype=dtype)
     before = {name: other.detach().clone() for name, (_, other) in trained(ours, theirs).items()}
-    flags, run = flags_for(name, clip=clip), RunFolder(tmp_path / "run", False)
-    fine_tune(ours, PAIRS, flags, run, adapter_record(ALL_LINEAR), lambda: 0.5)
+    flags, run = flags_for(name, clip=clip), RunFolder(tmp_path / "run", False, adapter_record(ALL_LINEAR))
+    monkeypatch.setattr(train, "positive_auc", lambda model, split: 0.5)
+    train.fine_tune(ours, PAIRS, NOTHING, make_objective(vars(flags)), run, flags)
     (expected,) = lcft.train_by_hand(theirs, PAIRS, flags, [flags.lr])
     (logged,) = run.history()
     assert logged["loss"] == pytest.approx(expected["loss"], rel=0, abs=TOLERANCE[dtype])

@@ -4,11 +4,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import train
 from cli.train import TrainFlags
+from data.splits import Split
+from objectives import make_objective
 from run.folder import RunFolder
 from tests.oracle import lcft
 from tests.oracle.twins import ALL_LINEAR, adapter_record, random_pairs, trained, twins
-from train import fine_tune
 
 LR = 5e-3
 # Three steps up to LR, then down to 0 at the end of the tenth.
@@ -40,13 +42,14 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_ten_steps(make_checkpoint, tmp_path, name, dtype):
+def test_ten_steps(make_checkpoint, tmp_path, monkeypatch, name, dtype):
     targets = ("q_proj", "v_proj") if name == "tallrec" else ALL_LINEAR
     ours, theirs = twins(make_checkpoint(num_key_value_heads=2), targets, rslora=name == "shared", dtype=dtype)
     before = {name: other.detach().clone() for name, (_, other) in trained(ours, theirs).items()}
-    pairs, run = random_pairs(7), RunFolder(tmp_path / "run", False)
+    pairs, run = random_pairs(7), RunFolder(tmp_path / "run", False, adapter_record(targets))
     flags = TrainFlags(**SHAPE | OBJECTIVES[name])
-    fine_tune(ours, pairs, flags, run, adapter_record(targets), lambda: 0.5)
+    monkeypatch.setattr(train, "positive_auc", lambda model, split: 0.5)
+    train.fine_tune(ours, pairs, Split([], [], 0, {}), make_objective(vars(flags)), run, flags)
     expected = lcft.train_by_hand(theirs, pairs, flags, RATES)
 
     logged = run.history()
