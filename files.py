@@ -60,9 +60,9 @@ def write_json(path: Path, content: dict) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder to fill, put at `path` in one step when the block ends, removed if it raises.
+    """A temporary folder to fill; it is put at `path` in one step when the block ends, and removed if the block raises.
 
-    Files in it are to be written with write_flushed. Raises OSError naming `path`, also if a folder with content is there.
+    Its files are to be written with write_flushed. Raises OSError naming `path`, also if a folder with content is there.
     """
     temporary = temporary_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,4 @@
-"""Every term of a pair's loss, computed twice and compared; may import loss, model, lora and data, but no verb."""
+"""The parts of audit.py: every term under our own code, a second implementation, and one held against the other.
+
+Imports data, model, loss and the ground floor.
+"""

@@ -1,1 +1,4 @@
-"""Recommenders that are no language model; imports data and metrics."""
+"""Recommenders that are no language model.
+
+Imports data and the ground floor.
+"""

@@ -1,1 +1,4 @@
-"""The command-line parser and the flags of each verb; imports data, objectives, model, lora, machine and the ground floor (errors, files)."""
+"""The command-line parser, and the flags of each verb.
+
+Imports data, objectives, model, machine and the ground floor.
+"""

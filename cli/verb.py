@@ -11,8 +11,10 @@ from machine.signals import RESUMABLE, Stopped, Terminated, end_at_once
 
 
 def run_verb(main: Callable[[list[str]], None]) -> None:
-    """Call main(argv). What a user can mend becomes one line each on standard error and exit status 2;
-    a signal becomes one line and its own status (machine/signals.py); anything else is a bug and keeps its traceback.
+    """Call main(argv).
+
+    What a user can mend becomes a line per problem on standard error and exit status 2. A signal becomes a line and a
+    status of its own (machine/signals.py). Anything else is a bug and keeps its traceback.
     """
     program = Path(sys.argv[0]).name
     keep_freed_memory()

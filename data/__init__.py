@@ -1,1 +1,4 @@
-"""Data sets, prompts, pairs and batches; imports numpy, torch, demo.world and the ground floor (errors, files), never model, lora or a verb: a tokenizer is passed in."""
+"""Data sets, prompts, pairs and batches.
+
+Imports numpy, torch, demo.world and the ground floor; never model, lora or a verb: a tokenizer is passed in.
+"""

@@ -1,1 +1,4 @@
-"""The built-in demo: a film catalogue, simulated viewers, and the pre-training of the small LLaMA; the world itself imports nothing of ours."""
+"""The built-in demo: a film catalogue, simulated viewers, and the pre-training of the small LLaMA.
+
+Its world imports nothing of ours.
+"""

@@ -1,1 +1,4 @@
-"""One LoRA layer, its injection into a model, and adapter files; imports torch, safetensors, the ground floor (errors, files) and this room."""
+"""One LoRA layer, its injection into a model, and adapter files.
+
+Imports torch, safetensors, the ground floor (errors, files, tensors) and this room.
+"""

@@ -10,12 +10,12 @@ from torch.utils.checkpoint import checkpoint
 def linear_after_dropout(x: torch.Tensor, weight: torch.Tensor, dropout: float) -> torch.Tensor:
     """F.linear(F.dropout(x, dropout), weight). x: (..., in); weight: (out, in). Returns (..., out).
 
-    F.dropout would keep its factors and its result for the backward pass, each as large as x, for every layer that x goes
-    through. Kept here are a byte an element and x itself, which q_proj and v_proj have in common.
+    For the backward pass F.dropout would keep its factors and its result, each as large as x, for every layer that x
+    goes through. This function keeps a byte per element, and x itself, which q_proj and v_proj share.
     """
     if not dropout:
         return F.linear(x, weight)
-    kept = drawn(x, 1 - dropout)
+    kept = bernoulli(x, 1 - dropout)
     product = checkpoint(_product_of_kept, x, kept, weight, use_reentrant=False, preserve_rng_state=False)
     return product / (1 - dropout)
 
@@ -24,10 +24,11 @@ def _product_of_kept(x: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor) 
     return F.linear(x * kept, weight)
 
 
-def drawn(like: torch.Tensor, probability: float) -> torch.Tensor:
+def bernoulli(like: torch.Tensor, probability: float) -> torch.Tensor:
     """Booleans in the shape of `like`, each true with this probability, to within 2^-16.
 
-    Four come out of each 64-bit number: on a CPU that takes a third of the time of Tensor.bernoulli_, which is 6 % of a step.
+    Each random 64-bit number gives four: on a CPU that takes a third of the time of Tensor.bernoulli_, which takes 6 %
+    of a step.
     """
     numbers = torch.empty(math.ceil(like.numel() / 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
     uniform = numbers.view(torch.int16)[: like.numel()]  # in [-2^15, 2^15)

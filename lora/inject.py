@@ -1,4 +1,4 @@
-"""Put LoRA layers into a model from outside: the model's own code does not know of them."""
+"""Put LoRA layers into a model from outside: the code of the model does not know of them."""
 
 from collections.abc import Iterator
 

@@ -29,16 +29,16 @@ def pick_device(name: str) -> torch.device:
 
 
 def demo_precision(device: str) -> str:
-    """bf16, or fp32 on a CPU that has no instructions for bf16 products: there they take some forty times as long."""
+    """bf16; fp32 on a CPU without instructions for bf16 products, where these take some forty times as long."""
     if device not in ("auto", "cpu") or (device == "auto" and torch.cuda.is_available()):
         return "bf16"
     return "bf16" if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
 
 
 def compile_layers(model: Llama, backend: str = "inductor") -> None:
-    """Let torch.compile translate each decoder layer when it first runs, for rows of any length and number.
+    """Let torch.compile compile each decoder layer when it first runs, for rows of any length and number.
 
-    Raises FlagError if what the compiler itself needs is missing.
+    Raises FlagError if the compiler lacks something that it needs.
     """
     on_cpu = model.lm_head.weight.device.type == "cpu"
     if on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
@@ -56,7 +56,6 @@ def wait_for(device: torch.device) -> None:
 
 
 def peak_memory() -> int:
-    """Bytes: the most so far that was allocated on the GPU that this process uses, or was resident without one."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes: the most so far that was allocated on the current GPU, or that was resident if the GPU is not used."""
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return on_gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,24 +1,25 @@
 """--fsdp: the frozen base cut over the ranks (torch's fully_shard), for one that does not fit a single device.
 
 Only the decoder layers are cut, 6.5 of LLaMA-7B's 6.7 billion parameters; embedding, lm_head and the adapter stay
-whole on every rank. A layer is put together just before it computes, forward or backward, and its parts of
-others are freed right after. Putting it together takes all ranks, so all have to make as many passes.
+whole on every rank. A layer is gathered just before it computes, forward or backward, and the parts of other ranks are
+freed right after. Gathering takes all ranks, so all of them must make the same number of passes.
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 
 from machine import ranks
 from model.llama import Llama
 
 
 def shard(model: Llama, device: torch.device) -> Llama:
-    """Cut the layers of a base that lies on the CPU, one after the other, each part to its rank's device.
+    """Cut the layers of a base on the CPU, one after the other, and move each part to its rank's device.
 
-    Comes before LoRA, whose A and B then are no part of it.
+    To be called before LoRA is added, so that A and B stay whole.
     """
     mesh = init_device_mesh(device.type, (ranks.count(),))
     for layer in model.model.layers:
@@ -30,23 +31,27 @@ def shard(model: Llama, device: torch.device) -> Llama:
     ]
     for parameter in kept:
         parameter.data = parameter.data.to(device)
-    fully_shard(
-        model.model, mesh=mesh, ignored_params=set(kept)
-    )  # holds nothing itself, but lets one layer fetch the next
-    with torch.no_grad():  # the buffers made now serve for good; made in inference mode they could not be trained with
+    fully_shard(model.model, mesh=mesh, ignored_params=set(kept))  # holds nothing itself; lets a layer fetch the next one
+    # This pass makes buffers that stay. Had inference mode made them, training could not use them.
+    with torch.no_grad():
         model.model(torch.zeros(1, 1, dtype=torch.int64, device=device))
     return model
 
 
 @contextlib.contextmanager
-def equal_forward_passes(model: Llama):
-    """Any number of forward passes without gradient on each rank: who is done goes along until all are."""
-    if not isinstance(model.model, FSDPModule):
+def equal_forward_passes(model: Llama) -> Iterator[None]:
+    """Within this context each rank may make any number of forward passes without gradient.
+
+    A rank that has finished keeps making passes until all have.
+    """
+    if not ranks.is_sharded(model):
         yield
         return
-    hook = model.model.register_forward_pre_hook(
-        lambda *_: ranks.any_rank(True) and None, prepend=True
-    )  # None: the inputs stay
+
+    def announce(*_: object) -> None:
+        ranks.any_rank(True)
+
+    hook = model.model.register_forward_pre_hook(announce, prepend=True)
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM: a request to save and stop where a loop listens for one, the end at once elsewhere.
+"""SIGINT and SIGTERM: in a loop that listens a request to save and stop, elsewhere an immediate end.
 
 Exit statuses, also in docs/reliability.md: 75 (EX_TEMPFAIL of sysexits.h) for a run that was saved and
-can be resumed, 128 + the signal's number for what was ended at once.
+can be resumed, 128 + the signal's number for what ended at once.
 """
 
 import os
@@ -10,18 +10,18 @@ import threading
 import time
 
 RESUMABLE = 75
-SAME_REQUEST = 1.0  # seconds: what launchers send on right after the first is no second request
+SAME_REQUEST = 1.0  # seconds: a launcher may pass the first signal on; within this time it is no second request
 
 
 class Stopped(Exception):
-    """A signal ended a run, and the run was saved; the message says how to go on."""
+    """A signal ended a run after it was saved; the message says how to resume."""
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as KeyboardInterrupt is SIGINT."""
 
 
-def end_at_once(number: int, frame) -> None:
+def end_at_once(number: int, frame: object) -> None:
     """Handler: raise KeyboardInterrupt or Terminated where the program is."""
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
@@ -29,8 +29,8 @@ def end_at_once(number: int, frame) -> None:
 class StopRequest:
     """with StopRequest() as stop: the first SIGINT or SIGTERM becomes stop.signal, its name; a second ends at once.
 
-    A signal that is ignored (nohup, a shell's background job) stays so. Outside the main thread, where no
-    handler can be set, nothing is heard.
+    A signal that is ignored (nohup, a background job of a shell) stays ignored. Outside the main thread no handler can
+    be set, so no signal is noticed.
     """
 
     def __init__(self):
@@ -50,7 +50,7 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _heard(self, number: int, frame) -> None:
+    def _heard(self, number: int, frame: object) -> None:
         if self.signal:
             if time.monotonic() - self._heard_at < SAME_REQUEST:
                 return

@@ -1,1 +1,4 @@
-"""LLaMA, prefix tree, tokenizers, checkpoints; imports torch, safetensors, sentencepiece, errors, files, this room."""
+"""LLaMA, its prefix tree, tokenizers, and checkpoints in and out.
+
+Imports torch, safetensors, sentencepiece, the ground floor (errors, files, tensors) and this room.
+"""

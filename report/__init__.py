@@ -1,1 +1,4 @@
-"""Tables, curves and pages from finished results; imports files and nothing that computes."""
+"""Tables, curves and pages from finished results.
+
+Imports data, objectives, cli and the ground floor, and nothing that computes.
+"""

@@ -1,1 +1,4 @@
-"""The run folder: configuration, checkpoints, resuming, results; imports every room but the verbs, bench and tests."""
+"""A run: its inputs, its plan, its folder, its checkpoints and what comes out of it.
+
+Imports every room but auditing, the verbs, bench and tests.
+"""

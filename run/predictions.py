@@ -1,4 +1,4 @@
-"""predictions.csv: what was answered to every row of a split."""
+"""predictions.csv: the answers to every row of a split."""
 
 import csv
 from pathlib import Path
@@ -13,8 +13,8 @@ def write_predictions(path: Path, items: list, scored: Scored) -> None:
     """predictions.csv: one line per row of the split, in its order."""
     said_yes, said_yes_neg = scored.p_pos > 0.5, scored.p_neg > 0.5
 
-    def write(aside: Path) -> None:
-        with open(aside, "w", newline="", encoding="utf-8") as file:
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(PREDICTION_COLUMNS)
             for i, (user, item) in enumerate(zip(scored.users, items)):

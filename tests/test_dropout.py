@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lora.dropout import drawn
+from lora.dropout import bernoulli
 from lora.layer import LoRALinear
 from machine.layer_cost import LiveTensors
 
@@ -12,7 +12,7 @@ from machine.layer_cost import LiveTensors
 @pytest.mark.parametrize("probability", [0.0, 0.02, 0.5, 0.95, 1 - 1e-6, 1.0])
 def test_each_is_kept_with_the_probability_asked_for_whatever_its_neighbours_are(probability):
     torch.manual_seed(0)
-    kept = drawn(torch.empty(1001, 1003), probability).double()
+    kept = bernoulli(torch.empty(1001, 1003), probability).double()
     assert kept.shape == (1001, 1003)
     error = (probability * (1 - probability) / kept.numel()) ** 0.5
     assert abs(kept.mean() - probability) <= 5 * error + 2**-14
@@ -29,7 +29,7 @@ def test_gradients_with_dropout_are_those_of_a_product_with_the_mask_in_float64(
     )
     nn.init.normal_(layer.lora_B)
     torch.manual_seed(7)
-    kept = drawn(x, 0.6).double() / 0.6
+    kept = bernoulli(x, 0.6).double() / 0.6
     y = x @ layer.base.weight.T + 2 / 3 * (x * kept) @ layer.lora_A.T @ layer.lora_B.T
     wanted = torch.autograd.grad(y.square().sum(), (x, layer.lora_A, layer.lora_B))
     torch.manual_seed(7)

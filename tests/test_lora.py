@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from errors import AdapterError
-from lora.dropout import drawn
+from lora.dropout import bernoulli
 from lora.inject import add_lora, lora_layers
 from lora.layer import LoRALinear
 from tensors import trainable_parameters
@@ -89,7 +89,7 @@ def test_dropout_applies_only_to_the_low_rank_path_and_only_in_training():
     nn.init.normal_(layer.lora_B)
     x = torch.ones(1000)
     torch.manual_seed(5)
-    kept = x * drawn(x, 0.75) / 0.75
+    kept = x * bernoulli(x, 0.75) / 0.75
     torch.manual_seed(5)
     expected = layer.base(x) + layer.lora_B @ (layer.lora_A @ kept)
     torch.testing.assert_close(layer(x), expected)
