@@ -1,1 +1,1 @@
-"""Recommenders that are no language model; imports data and metrics."""
+"""Recommenders that are no language model; imports data, metrics, errors, files."""

@@ -16,10 +16,10 @@ from cli.data import load_data
 from cli.flags import Resolved, parse_flags
 from cli.model import RunDataFlags
 from cli.train import TrainFlags, adapter_settings, check_flags, presets
-from data.cache import Options
 from data.interactions import Dataset, not_cold
+from data.leaks import leaks
 from data.load import load_dataset
-from data.sources import amazon_book, custom, movie, tallrec
+from data.sources import amazon_book, movie, tallrec
 from data.splits import answers_in_context, encode_split
 from errors import notice
 from model import convert
@@ -122,15 +122,15 @@ def read_amazon_pass(folder: Path, out: Path) -> None:
 
 
 def read_data(name: str | None) -> Callable[[Path, Path], None]:
-    """As train.py, eval.py and data.show read a data set; None: a folder of the user's own."""
+    """As train.py, eval.py and prepare.py show read a data set; None: a folder of the user's own."""
 
     def read(folder: Path, out: Path) -> None:
-        options = Options(like_threshold=4) if (folder / "interactions.csv").exists() else Options()
+        options = {"like_threshold": 4.0} if (folder / "interactions.csv").exists() else {}
         data = load_dataset(
             str(folder) if name is None else name, None if name is None else str(folder), True, notice, options
         )
         data.fingerprint()
-        custom.leaks(data)
+        leaks(data)
         _, tokenizer = load_base(str(World.folder / "base"), "fp32", CPU)
         for split in ("train", "valid", "test"):
             rows = getattr(data, split)
@@ -232,7 +232,7 @@ def _predict(model, adapter=None) -> list:
 
 
 def _show(data, *more) -> list:
-    return ["-m", "data.show", "--data", data, *more, "--model", World.folder / "base", "--max-len", "2048", "--json"]
+    return ["prepare.py", "show", "--data", data, *more, "--model", World.folder / "base", "--max-len", "2048", "--json"]
 
 
 def kinds() -> dict[str, Kind]:

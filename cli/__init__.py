@@ -1,1 +1,1 @@
-"""The command-line parser and the flags of each verb; imports data, objectives, model, lora, machine and the ground floor (errors, files)."""
+"""The command-line parser and every verb's flags; imports data, objectives, model, lora, machine, errors, files."""

@@ -37,15 +37,18 @@ def parse_flags(
     description: str,
     presets: Callable[[dict], dict] = lambda values: {},
     check: Callable = lambda flags, resolved: None,
+    command: str = "",
 ):
     """The verb's dataclass filled from argv, and a Resolved.
 
     presets: called with the values so far, returns {name: (value, source)} for names that no flag
     sets. check: called with both results, raises FlagError for what does not fit together.
+    command: the word between the program's name and its flags, if there is one; the help shows it.
     Raises FlagError listing everything that is unknown, malformed or does not fit.
     """
     known = {_name(f.name): f for f in fields(verb)}
-    parser = _Parser(prog=Path(sys.argv[0]).name, description=description, allow_abbrev=False, formatter_class=_Help)
+    program = f"{Path(sys.argv[0]).name} {command}".strip()
+    parser = _Parser(prog=program, description=description, allow_abbrev=False, formatter_class=_Help)
     for name, f in known.items():
         if f.type is bool:
             parser.add_argument(name, action="store_true", default=None, help=f.metadata["help"])

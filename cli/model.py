@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from cli.data import DATA_HELP
+from cli.data import DataOfRunFlags
 from cli.flags import flag
-from data.cache import CHOICES, HELP
+from data.prompts import TEMPLATES
 from machine.device import BASE_DTYPES, DTYPES
 
 
@@ -17,7 +17,7 @@ class ModelFlags:
     )
     model: str = flag(None, "checkpoint folder, or demo; default: the run's")
     adapter: str = flag(None, "folder with an adapter in PEFT's layout, for --model without --run")
-    template: str = flag(None, "wording of the prompts; default: the run's, or paper", choices=("paper", "released"))
+    template: str = flag(None, "wording of the prompts; default: the run's, or paper", choices=TEMPLATES)
     max_len: int = flag(None, "tokens; default: the run's, or 512", low=8)
     precision: str = flag(None, "of the base; default: the run's, or bf16", choices=tuple(DTYPES))
     base_dtype: str = flag(
@@ -28,17 +28,8 @@ class ModelFlags:
 
 
 @dataclass(frozen=True)
-class RunDataFlags(ModelFlags):
+class RunDataFlags(DataOfRunFlags, ModelFlags):
     """And of those that look at rows of a data set."""
-
-    data: str = flag(None, f"{DATA_HELP}; default: the run's")
-    data_dir: str = flag(None, "where raw or prepared files are; default: the run's, then $LCFT_DATA, then data/cache")
-    real_data: bool = flag(False, "refuse the simulated viewers that stand in when MovieLens cannot be had")
-    book_zeros: str = flag(None, HELP["book_zeros"], choices=CHOICES["book_zeros"])
-    amazon_liked: int = flag(None, HELP["amazon_liked"], choices=CHOICES["amazon_liked"])
-    like_threshold: float = flag(None, HELP["like_threshold"])
-    noun: str = flag(None, HELP["noun"])
-    split_by: str = flag(None, HELP["split_by"], choices=CHOICES["split_by"])
 
 
 def model_problems(flags: ModelFlags) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cli.data import DataFlags, data_problems
 from cli.flags import Resolved, flag
+from data.prompts import TEMPLATES
 from errors import FlagError
 from lora.adapter import read_adapter_config
 from machine import ranks
@@ -26,7 +27,7 @@ class TrainFlags(DataFlags):
     kl_tokens: str = flag("all", "answer tokens that the KL sums over", choices=("all", "first"))
     kl_cap: float = flag(None, "nats; a pair whose KL is above sends no KL gradient", low=0)
     train_on_prompt: bool = flag(False, "tallrec: cross-entropy over prompt and answer, as TALLRec's script")
-    template: str = flag("paper", "wording of the prompts, see data/prompts.py", choices=("paper", "released"))
+    template: str = flag("paper", "wording of the prompts, see data/prompts.py", choices=TEMPLATES)
     max_len: int = flag(512, "tokens; longer prompts lose their oldest history items", low=8)
     lora_r: int = flag(8, "rank", low=1, high=1024)
     lora_alpha: float = flag(16.0, "the update is scaled by alpha / r", low=1e-6, high=1e6)

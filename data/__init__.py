@@ -1,1 +1,1 @@
-"""Data sets, prompts, pairs and batches; imports numpy, torch, demo.world and the ground floor (errors, files), never model, lora or a verb: a tokenizer is passed in."""
+"""Data sets, prompts, pairs, batches; imports numpy, torch, demo.world, errors, files; a tokenizer is passed in."""

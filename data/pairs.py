@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from data.interactions import Dataset, Interaction
+from data.interactions import DEFAULT_WORDING, Dataset, Interaction
 from data.prompts import WORDINGS, PromptPair, as_shown, prompt_pair
 from errors import DataError
 
@@ -67,7 +67,7 @@ class PairBatch:
     pairs: int
 
 
-def answer_ids(tokenizer, prompt: str, wording: str = "tallrec") -> dict[bool, list[int]]:
+def answer_ids(tokenizer, prompt: str, wording: str = DEFAULT_WORDING) -> dict[bool, list[int]]:
     """The tokens of "Yes." (True) and "No." (False) as they come after this prompt, without EOS.
 
     Found in context: tokens depend on what stands before. Raises DataError if the prompt's ids are
@@ -106,7 +106,7 @@ def encode_pairs(
     answers: dict[str, list[int]] = {}
 
     def encode(shown: list[Interaction], names: list[str]) -> list[EncodedPair]:
-        pairs = [prompt_pair(row, data.catalogue, data.noun, template, question, data.wording) for row in shown]
+        pairs = [prompt_pair(row, data, template, question) for row in shown]
         return _encode(pairs, names, tokenizer, answers)
 
     names = [f"row {number} (target {data.catalogue[row.target].title[:80]!r})" for number, row in enumerate(rows)]

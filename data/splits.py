@@ -19,7 +19,7 @@ class Split:
 
 def answers_in_context(data: Dataset, tokenizer, template: str) -> dict[bool, list[int]]:
     """The answers' token ids after this data set's prompts, which all end alike."""
-    prompt = prompt_pair(data.test[0], data.catalogue, data.noun, template, wording=data.wording).positive
+    prompt = prompt_pair(data.test[0], data, template).positive
     return answer_ids(tokenizer, prompt, data.wording)
 
 

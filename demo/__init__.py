@@ -1,1 +1,1 @@
-"""The built-in demo: a film catalogue, simulated viewers, and the pre-training of the small LLaMA; the world itself imports nothing of ours."""
+"""The built-in demo: films, simulated viewers, the small LLaMA's pre-training; imports model, errors, files."""

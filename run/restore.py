@@ -5,7 +5,7 @@ from pathlib import Path
 from cli.flags import Resolved
 from cli.model import ModelFlags
 from cli.train import TrainFlags
-from data.cache import Options
+from data.load import default_options
 from machine.device import demo_precision, pick_device
 from model.demo import is_demo
 from run.base import base_identity, load_base, put_adapter
@@ -18,7 +18,7 @@ FALLBACKS = {
     "data": "movie",
     "data_dir": None,
     "real_data": False,
-    **vars(Options()),
+    **default_options(),
     "template": "paper",
     "max_len": 512,
     "precision": None,

@@ -11,7 +11,7 @@ import pytest
 
 import data.download as download
 import data.load as load
-from data.download import BY_HAND, MOVIELENS_1M, MOVIELENS_100K, NoNetwork, Source, fetch
+from data.download import Archive, NoNetwork, fetch
 from errors import DataError
 
 
@@ -91,7 +91,7 @@ MEMBERS = {f"inv/{name}": name for name in CONTENT}
 
 
 def source(url, body=WHOLE, members=MEMBERS):
-    return Source("Invented-1K", url, hashlib.md5(body).hexdigest(), members)
+    return Archive("Invented-1K", url, hashlib.md5(body).hexdigest(), members)
 
 
 def files(folder):
@@ -134,7 +134,8 @@ def test_the_last_member_comes_last_since_its_presence_means_all_is_there(serve,
 
 
 def test_movielens_sources_are_grouplens_over_https_with_the_data_last():
-    for found, last in ((MOVIELENS_100K, "u.data"), (MOVIELENS_1M, "ratings.dat")):
+    for name, last in (("movie", "u.data"), ("ml-1m", "ratings.dat")):
+        found = load.SOURCES[name].archive
         assert found.url.startswith("https://files.grouplens.org/") and len(bytes.fromhex(found.md5)) == 16
         assert list(found.members.values())[-1] == last and "README" in found.members.values()
 
@@ -147,7 +148,7 @@ def test_movielens_sources_are_grouplens_over_https_with_the_data_last():
     ],
 )
 def test_what_is_to_be_fetched_by_hand_is_said_with_its_files_and_place(name, words):
-    message = BY_HAND[name].format(folder="/some/where")
+    message = load.SOURCES[name].by_hand.format(folder="/some/where")
     assert all(word in message for word in [*words, f"/some/where/{name}", "(1)", "(2)", "(3)"]) and "\n" not in message
 
 
@@ -303,14 +304,14 @@ def test_without_network_the_stand_in_says_that_it_stands_in(tmp_path, monkeypat
 
 def test_the_stand_in_is_refused_when_real_data_is_asked_for(tmp_path, monkeypatch, notices, no_network):
     monkeypatch.setenv("LCFT_DATA", str(tmp_path))
-    with pytest.raises(DataError, match="no MovieLens-100K in .*unreachable.*put u.item and u.data there"):
+    with pytest.raises(DataError, match="no MovieLens-100K in .*unreachable.*put u.data and u.item there"):
         load.load_dataset("movie", None, True, notices.append)
     with pytest.raises(DataError, match="--data demo: is simulated"):
         load.load_dataset("demo", None, True, notices.append)
 
 
 def test_the_stand_in_is_refused_when_a_folder_was_named(tmp_path, notices, no_network):
-    with pytest.raises(DataError, match="put u.item and u.data there"):
+    with pytest.raises(DataError, match="put u.data and u.item there"):
         load.load_dataset("movie", str(tmp_path), False, notices.append)
 
 

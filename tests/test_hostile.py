@@ -471,7 +471,7 @@ def archive_of(folder, members):
 
 def test_a_member_that_unpacks_to_far_more_is_refused_and_nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "LARGEST_MEMBER", 1_000_000)
-    source = download.Source("Invented", "https://invented", "", {"a/README": "README", "a/u.data": "u.data"})
+    source = download.Archive("Invented", "https://invented", "", {"a/README": "README", "a/u.data": "u.data"})
     path = archive_of(tmp_path, [("a/README", b"none"), ("a/u.data", b"0" * 1_000_001)])
     assert "a/u.data has more than 1,000,000 bytes" in refused(
         DataError, download._unpack, source, path, tmp_path / "out"
@@ -486,7 +486,7 @@ def test_a_member_that_unpacks_to_far_more_is_refused_and_nothing_is_left(tmp_pa
 def test_members_outside_and_links_reach_no_place_on_the_disk(tmp_path):
     link = zipfile.ZipInfo("a/u.data")
     link.external_attr = 0o120777 << 16  # a symbolic link, as Info-ZIP stores it
-    source = download.Source("Invented", "https://invented", "", {"a/README": "README", "a/u.data": "u.data"})
+    source = download.Archive("Invented", "https://invented", "", {"a/README": "README", "a/u.data": "u.data"})
     (tmp_path / "in").mkdir()
     path = archive_of(
         tmp_path / "in", [("../../escaped", b"x"), ("/absolute", b"x"), ("a/README", b"none"), (link, b"/etc/hostname")]

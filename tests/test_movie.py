@@ -175,7 +175,7 @@ def test_the_last_ten_thousand_samples_are_kept_and_other_files_than_the_publish
 
 
 def prepare(raw, out):
-    command = [sys.executable, "-m", "data.movie", "--raw", str(raw), "--out", str(out), "--published"]
+    command = [sys.executable, "prepare.py", "movie", "--raw", str(raw), "--out", str(out), "--published"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from audit import AuditFlags
 from cli.train import TrainFlags
-from data.show import ShowFlags
 from eval import EvalFlags
 from predict import PredictFlags
+from prepare import ShowFlags
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,7 +55,7 @@ def test_flags_in_the_readme_exist():
         ShowFlags,
     )  # which flag belongs to which, tests/test_docs.py looks at
     known = {"--" + f.name.replace("_", "-") for verb in verbs for f in fields(verb)} | {"--help"}
-    known |= {"--raw", "--out", "--published"}  # of python -m data.NAME, see data/prepare.py
+    known |= {"--raw", "--out", "--published"}  # of python prepare.py NAME
     known |= {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}  # torchrun's
     text = re.sub(r"`python -m bench\.[^`]*`", "", README)  # those have flags of their own
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
@@ -71,7 +71,7 @@ def test_the_example_of_own_data_works_as_typed(tmp_path):
     (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (tmp_path / "bin" / "python").chmod(0o755)
     # The commands are typed in the project's folder; here in another one, with the project on the path.
-    script = block.replace("python train.py", f"python {ROOT / 'train.py'}")
+    script = re.sub(r"python (\w+\.py)", lambda match: f"python {ROOT / match[1]}", block)
     environment = os.environ | {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
-import data.show as show
-from data.leaks import leaks
+import prepare
 from data.prompts import prompt_pair
-from data.statistics import describe_split
-from demo.world import stand_in
+from data.sources.stand_in import stand_in
+from data.statistics import describe, describe_split
 from errors import FlagError
 from model.demo import DEMO_FOLDER
 from report.data_table import statistics_table
@@ -29,7 +28,7 @@ def tokenizer():
 
 def run(*argv):
     return subprocess.run(
-        [sys.executable, "-m", "data.show", *map(str, argv)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "prepare.py", "show", *map(str, argv)], cwd=ROOT, capture_output=True, text=True
     )
 
 
@@ -49,7 +48,7 @@ def test_token_lengths_are_those_of_the_longer_row_and_of_all_history(tokenizer,
     found = describe_split(data, "valid", tokenizer, template, 150, 10**6)
     lengths = []
     for row in data.valid:
-        pair = prompt_pair(row, data.catalogue, data.noun, template)
+        pair = prompt_pair(row, data, template)
         sides = ((pair.positive, pair.answer_positive), (pair.negative, pair.answer_negative))
         lengths.append(max(len(tokenizer.encode(prompt + answer)) + 1 for prompt, answer in sides))
     assert sum(found["token_lengths"].values()) == len(lengths)
@@ -110,22 +109,11 @@ def test_a_folder_with_nothing_but_a_tokenizer_will_do(tmp_path, tokenizer):
 )
 def test_what_does_not_fit_is_said_by_flag(argv, message):
     with pytest.raises(FlagError, match=message):
-        show.main(argv)
+        prepare.main(["show", *argv])
 
 
 def test_leaks_of_any_data_set_are_shown():
-    found = {
-        "data": "x",
-        "data_source": "y",
-        "wording": "w",
-        "template": "t",
-        "tokenizer": "z",
-        "selection": 3,
-        "leaks": leaks(DATA),
-    }
-    found["splits"] = {
-        split: describe_split(DATA, split, load_tokenizer("demo"), "paper", 512, 9) for split in show.SPLITS
-    }
+    figures = describe(DATA, load_tokenizer("demo"), "paper", 512, 9) | {"tokenizer": "z"}
     assert (
-        "LEAK: 1 rows of valid are also asked in train, first user 7, 'Nîmes'" in statistics_table(found).splitlines()
+        "LEAK: 1 rows of valid are also asked in train, first user 7, 'Nîmes'" in statistics_table(figures).splitlines()
     )
