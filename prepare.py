@@ -6,6 +6,8 @@
     python prepare.py show --data book --sample 3                three samples, then every split in figures
     python prepare.py show --data ml-1m --model DIR --max-len 300
     python prepare.py show --data path/to/mine --like-threshold 4 --plot mine.png
+
+Data sets are also prepared when they are first used; what prepare.py writes can be kept and copied.
 """
 
 import json

@@ -232,7 +232,8 @@ def _predict(model, adapter=None) -> list:
 
 
 def _show(data, *more) -> list:
-    return ["prepare.py", "show", "--data", data, *more, "--model", World.folder / "base", "--max-len", "2048", "--json"]
+    model = ["--model", World.folder / "base", "--max-len", "2048"]
+    return ["prepare.py", "show", "--data", data, *more, *model, "--json"]
 
 
 def kinds() -> dict[str, Kind]:

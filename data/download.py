@@ -149,7 +149,8 @@ def _unpack(archive: Archive, path: Path, folder: Path) -> None:
         try:
             with zipfile.ZipFile(path) as file:
                 for member, name in archive.members.items():
-                    content = file.open(member).read(LARGEST_MEMBER + 1)  # the size that the archive states may be wrong
+                    # Bounded here, since the size that the archive states may be wrong.
+                    content = file.open(member).read(LARGEST_MEMBER + 1)
                     if len(content) > LARGEST_MEMBER:
                         raise ValueError(f"{member} has more than {LARGEST_MEMBER:,} bytes")
                     (Path(aside) / name).write_bytes(content)

@@ -89,14 +89,14 @@ def brute_force(reviews, meta, liked_from):
         [("train", r) for r in train] + [("valid", r) for r in december[:half]] + [("test", r) for r in december[half:]]
     )
     together = sorted(together, key=lambda entry: (uid[entry[1]["reviewerID"]], entry[1]["unixReviewTime"]))
-    found = {"train": [], "valid": [], "test": []}
+    splits = {"train": [], "valid": [], "test": []}
     for i, (split, r) in enumerate(together):
         before = [
             titles[b["asin"]]
             for _, b in together[:i]
             if b["reviewerID"] == r["reviewerID"] and b["overall"] >= liked_from
         ]
-        found[split].append(
+        splits[split].append(
             (
                 uid[r["reviewerID"]],
                 iid[r["asin"]],
@@ -106,7 +106,7 @@ def brute_force(reviews, meta, liked_from):
                 before,
             )
         )
-    return found
+    return splits
 
 
 def shown(data):

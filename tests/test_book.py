@@ -157,15 +157,15 @@ def brute_force(rows, known, drop):
     for _, isbn, _ in rows:
         if isbn not in order:
             order.append(isbn)
-    found = {}
+    samples = {}
     for user in {row[0] for row in rows}:
         mine = [(isbn, rating > 5) for wanted in order for of, isbn, rating in rows if of == user and isbn == wanted]
         if len(mine) <= 3:
             continue
         random.seed(42)
         random.shuffle(mine)
-        found[user] = Interaction(user, tuple(mine[: min(len(mine) - 1, 10)]), mine[-1][0], mine[-1][1])
-    return found
+        samples[user] = Interaction(user, tuple(mine[: min(len(mine) - 1, 10)]), mine[-1][0], mine[-1][1])
+    return samples
 
 
 @pytest.mark.parametrize("zeros", ["dislike", "drop"])

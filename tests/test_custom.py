@@ -111,10 +111,7 @@ def test_quoted_titles_may_hold_commas_and_quotes(tmp_path):
     )
     assert data.catalogue["3"].title == 'The "Best", part 3'
     row = next(row for row in data.train if row.target == "3")
-    assert (
-        'will like the target game "The "Best", part 3" written by Fay?'
-        in prompt_pair(row, data).positive
-    )
+    assert 'will like the target game "The "Best", part 3" written by Fay?' in prompt_pair(row, data).positive
 
 
 # ---- errors -------------------------------------------------------------------------------------

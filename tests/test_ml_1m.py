@@ -112,11 +112,11 @@ def test_a_cut_gzip_is_refused(tmp_path):
 
 def lines(folder):
     """The rows of all three files in their common order, each a dict of strings."""
-    found = []
+    rows = []
     for split in SPLITS:
         with gzip.open(folder / f"{split}.csv.gz", "rt", encoding="utf-8", newline="") as file:
-            found += csv.DictReader(file)
-    return sorted(found, key=lambda row: int(row["row"]))
+            rows += csv.DictReader(file)
+    return sorted(rows, key=lambda row: int(row["row"]))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def from_raw(real_data, tmp_path_factory):
         pytest.skip(f"{folder} is not there")
     data = ml_1m.build(ml_1m.raw_files(folder), print)
     out = tmp_path_factory.mktemp("published-form")
-    ml_1m.write_published(data, out)
+    collm.write_published(data, out)
     return data, out
 
 
@@ -196,7 +196,7 @@ def test_not_cold_is_that_of_every_published_row(published, published_folder):
 
 
 def test_the_published_rows_are_written_back_byte_for_byte(published, published_folder, tmp_path):
-    ml_1m.write_published(published, tmp_path)
+    collm.write_published(published, tmp_path)
     for split in SPLITS:
         ours, theirs = (gzip.open(folder / f"{split}.csv.gz").read() for folder in (tmp_path, published_folder))
         assert ours == theirs

@@ -207,7 +207,7 @@ COUNTS = {  # datasets.md: rows, positives, users, target items, no preference, 
 @pytest.mark.parametrize("split", COUNTS)
 def test_counts_of_the_real_split(movielens, split):
     rows = getattr(movielens, split)
-    found = (
+    counts = (
         len(rows),
         sum(row.label for row in rows),
         len({row.user for row in rows}),
@@ -215,7 +215,7 @@ def test_counts_of_the_real_split(movielens, split):
         sum(not any(liked for _, liked in row.history) for row in rows),
         sum(all(liked for _, liked in row.history) for row in rows),
     )
-    assert found == COUNTS[split]
+    assert counts == COUNTS[split]
     assert movielens.source == "movielens-100k"
 
 

@@ -26,6 +26,7 @@ from tests.test_custom import write as write_own
 
 ROOT = Path(__file__).parent.parent
 BOOK = book.SOURCE
+CHOICES = "movie, book, ml-1m, amazon-book, custom, or show"
 ROWS = [
     Interaction(7, ((1, True), ("two", False)), 3, True, 100),
     Interaction("anna", (), 1, False, None),
@@ -61,7 +62,7 @@ def raw(tmp_path):
 
 
 @pytest.mark.parametrize("data", [DATA, Dataset(**vars(DATA) | {"selection": None})], ids=["selection", "none"])
-def test_what_is_written_is_read_back_whole(tmp_path, data):
+def test_what_is_written_is_read_back_in_full(tmp_path, data):
     write_prepared(data, tmp_path, {"format": prepare.FORMAT})
     assert read_prepared(tmp_path) == data
     assert sorted(path.name for path in tmp_path.iterdir()) == ["items.jsonl", "prepared.json", "rows.jsonl"]
@@ -105,7 +106,7 @@ def test_what_is_no_manifest_is_refused_by_folder(tmp_path, content):
     ],
     ids=lambda c: next(iter(c)),
 )
-def test_what_a_prompt_would_show_otherwise_has_another_fingerprint(change):
+def test_data_with_other_prompts_has_another_fingerprint(change):
     assert Dataset(**vars(DATA) | change).fingerprint() != DATA.fingerprint() == Dataset(**vars(DATA)).fingerprint()
 
 
@@ -155,7 +156,7 @@ def test_of_a_large_file_size_time_and_both_ends_are_looked_at(tmp_path, monkeyp
     assert prepare.fingerprint(path) != first
 
 
-def test_a_damaged_cache_is_made_again_and_that_is_said(cache, raw):
+def test_a_damaged_cache_is_made_again_with_a_notice(cache, raw):
     first, notices = prepared(BOOK, raw, {}, print), []
     (rows,) = cache.glob("*/rows.jsonl")
     rows.write_bytes(rows.read_bytes()[:-5])
@@ -164,7 +165,7 @@ def test_a_damaged_cache_is_made_again_and_that_is_said(cache, raw):
     assert prepared(BOOK, raw, {}, notices.append) == first and len(notices) == 2
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_done_without(tmp_path, raw, monkeypatch):
+def test_without_a_writable_cache_the_data_are_built_with_a_notice(tmp_path, raw, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("LCFT_DATA", str(tmp_path / "file"))
     notices = []
@@ -191,10 +192,10 @@ def test_processes_that_prepare_at_once_all_find_it_whole(cache, raw):
     for process in processes:
         process.start()
     start.set()
-    found = {results.get(timeout=60) for _ in processes}
+    fingerprints = {results.get(timeout=60) for _ in processes}
     for process in processes:
         process.join()
-    assert len(found) == 1 and [process.exitcode for process in processes] == [0] * 6
+    assert len(fingerprints) == 1 and [process.exitcode for process in processes] == [0] * 6
     assert [len(list(folder.iterdir())) for folder in cache.iterdir()] == [3]  # one folder, and none aside
 
 
@@ -211,8 +212,8 @@ def test_the_command_prepares_a_folder_that_data_takes(tmp_path, raw, cache):
     assert "zeros dropped" in done.stderr.splitlines()[-1]
     expected = book.build(raw, lambda line: None, "drop")
     for name, data_dir in (("book", tmp_path / "out"), (str(tmp_path / "out"), None)):
-        found = load_dataset(name, data_dir and str(data_dir), True, lambda line: None)
-        assert (found.train, found.valid, found.test, found.source) == (
+        data = load_dataset(name, data_dir and str(data_dir), True, lambda line: None)
+        assert (data.train, data.valid, data.test, data.source) == (
             expected.train,
             expected.valid,
             expected.test,
@@ -249,16 +250,14 @@ def test_the_command_prepares_a_folder_that_data_takes(tmp_path, raw, cache):
             ["book", "--raw", "docs", "--out", "x", "--book-zeros", "keep"],
             ["--book-zeros keep: choose one of dislike, drop"],
         ),
-        (["films"], ["films: no such data set; choose one of movie, book, ml-1m, amazon-book, custom, or show"]),
+        (["films"], [f"films: no such data set; choose one of {CHOICES}"]),
         (
             ["--raw", "docs"],
-            ["--raw: the first word must say which data set: movie, book, ml-1m, amazon-book, custom, or show"],
+            [f"--raw: the first word must say which data set: {CHOICES}"],
         ),
         (
             [],
-            [
-                "say which data set to prepare: movie, book, ml-1m, amazon-book, custom, or show to look at one; --help explains"
-            ],
+            [f"say which data set to prepare: {CHOICES} to look at one; --help explains"],
         ),
     ],
 )
@@ -322,7 +321,7 @@ def test_a_prepared_folder_of_another_data_set_is_refused(tmp_path, raw):
 
 
 @pytest.mark.parametrize("name, words", [("book", "BX-Books.csv"), ("amazon-book", "Books_5.json.gz")])
-def test_without_a_lawful_source_the_steps_to_do_by_hand_are_said(tmp_path, name, words):
+def test_without_a_lawful_source_the_manual_steps_are_printed(tmp_path, name, words):
     with pytest.raises(DataError) as refusal:
         load_dataset(name, str(tmp_path), False, print)
     assert words in str(refusal.value) and str(tmp_path) in str(refusal.value) and "\n" not in str(refusal.value)

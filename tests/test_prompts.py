@@ -26,7 +26,8 @@ Below is an instruction that describes a task, paired with an input that provide
 Write a response that appropriately completes the request.
 
 ### Instruction:
-Given the user's preference and unpreference, identify whether the user will like the target movie by answering "Yes." or "No.".
+Given the user's preference and unpreference, identify whether the user will like \
+the target movie by answering "Yes." or "No.".
 
 ### Input:
 User Preference: "Nîmes (1966)", "The "Quoted" Man (1984)"
@@ -41,7 +42,8 @@ Below is an instruction that describes a task, paired with an input that provide
 Write a response that appropriately completes the request.
 
 ### Instruction:
-Given the user's preference and unpreference, identify whether the user will dislike the target movie by answering "Yes." or "No.".
+Given the user's preference and unpreference, identify whether the user will dislike \
+the target movie by answering "Yes." or "No.".
 
 ### Input:
 User Preference: "Nîmes (1966)", "The "Quoted" Man (1984)"
@@ -56,7 +58,8 @@ Below is an instruction that describes a task, paired with an input that provide
 Write a response that appropriately completes the request.  # noqa: E501
 
 ### Instruction:
-Given the user's preference and unpreference, identify whether the user will like the target movie by answering "Yes." or "No.".
+Given the user's preference and unpreference, identify whether the user will like \
+the target movie by answering "Yes." or "No.".
 
 ### Input:
 User Preference: "Nîmes (1966)", "The "Quoted" Man (1984)"
@@ -71,7 +74,8 @@ Below is an instruction that describes a task, paired with an input that provide
 Write a response that appropriately completes the request.  # noqa: E501
 
 ### Instruction:
-Given the user's preference and unpreference, identify whether the user will dislike the target movie by answering "Yes." or "No.".
+Given the user's preference and unpreference, identify whether the user will dislike \
+the target movie by answering "Yes." or "No.".
 
 ### Input:
 User Preference: "Nîmes (1966)", "The "Quoted" Man (1984)"
@@ -125,7 +129,8 @@ def test_a_published_row_is_the_positive_question_in_the_published_fields():
     assert published_row(ROW, MOVIES) == {
         "instruction": "Given the user's preference and unpreference, identify whether the user will like the target "
         'movie by answering "Yes." or "No.".',
-        "input": 'User Preference: "Nîmes (1966)", "The "Quoted" Man (1984)"\nUser Unpreference: "Lantern, The (1971)"\n'
+        "input": 'User Preference: "Nîmes (1966)", "The "Quoted" Man (1984)"\n'
+        'User Unpreference: "Lantern, The (1971)"\n'
         'Whether the user will like the target movie "Wires {noun} (1993)"?',
         "output": "Yes.",
     }
@@ -182,10 +187,9 @@ COLLM_ROW = Interaction(5, ((3, True), (1, True)), 4, True)
 def test_collm_asks_one_question_in_both_polarities(template, line_break):
     pair = prompt_pair(COLLM_ROW, dataset(CATALOGUE, wording="collm"), template)
     positive = (
-        '#Question: A user has given high ratings to the following movies: "Nîmes (1966)", "Lantern, The (1971)". Leverage the '
-        'information to predict whether the user would enjoy the movie titled "Wires {noun} (1993)"? Answer with "Yes" or "No". '
-        + line_break
-        + "#Answer:"
+        '#Question: A user has given high ratings to the following movies: "Nîmes (1966)", "Lantern, The (1971)". '
+        'Leverage the information to predict whether the user would enjoy the movie titled "Wires {noun} (1993)"? '
+        'Answer with "Yes" or "No". ' + line_break + "#Answer:"
     )
     assert pair == PromptPair(positive, positive.replace("would enjoy", "would dislike"), " Yes", " No")
 

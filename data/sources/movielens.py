@@ -16,7 +16,7 @@ def parse_ratings(
         match = form.fullmatch(raw)
         if match is None:
             raise DataError(
-                f"{path} line {number}: expected user, item, rating and time as four numbers, {separator!r} between them, "
+                f"{path} line {number}: expected user, item, rating and time, four numbers with {separator!r} between, "
                 f"found {raw[:60].decode('ascii', errors='replace')!r}"
             )
         user, item, rating, time = map(int, match.groups())
