@@ -12,7 +12,7 @@ from model.demo import is_demo
 DATA_HELP = (
     f"{', '.join(NAMES)}, demo, or a folder (your own CSV files, TALLRec's JSON, or prepared; see docs/own-data.md)"
 )
-REAL_DATA_HELP = "refuse the simulated viewers that stand in when MovieLens cannot be had"
+REAL_DATA_HELP = "refuse the simulated viewers that stand in when MovieLens cannot be downloaded"
 OPTIONS = [(source, option) for source in SOURCES.values() for option in source.options]
 
 

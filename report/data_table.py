@@ -60,7 +60,7 @@ def statistics_table(figures: dict) -> str:
 
     line("rows", lambda s: f"{s['rows']:,}")
     line("positive", share("positive"))
-    line("users", lambda s: "not said" if s["users"] is None else f"{s['users']:,}")
+    line("users", lambda s: "unknown" if s["users"] is None else f"{s['users']:,}")
     line("target items", lambda s: f"{s['items']:,}")
     line("cold: user or item not in train", share("cold"))
     line("without history", share("no_history"))

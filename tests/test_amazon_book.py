@@ -64,7 +64,7 @@ def write(folder, reviews, meta, packed=True):
 
 
 def brute_force(reviews, meta, liked_from):
-    """{split: [(user, item, title, label, time, history titles)]}, by loops over the rule as it is written down."""
+    """{split: [(user, item, title, label, time, history titles)]}, by nested loops."""
     titles = {}
     for entry in meta:
         if "getTime" not in entry.get("title", ""):
@@ -129,7 +129,7 @@ def shown(data):
 
 @pytest.mark.parametrize("liked_from", [5, 4])
 @pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
-def test_every_row_is_that_of_the_rule(tmp_path, liked_from, packed):
+def test_every_row_is_that_of_nested_loops(tmp_path, liked_from, packed):
     reviews, meta = invented()
     data = amazon_book.build(write(tmp_path, reviews, meta, packed), print, liked_from)
     expected = brute_force(reviews, meta, liked_from)

@@ -1,4 +1,4 @@
-"""Book-Crossing: the rule on invented files that hold every trap, and what TALLRec published."""
+"""Book-Crossing: invented files with every trap, and the rows that TALLRec published."""
 
 import csv
 import hashlib
@@ -147,11 +147,11 @@ def test_too_few_users_are_refused(tmp_path, notices):
         )
 
 
-# ---- the rule -----------------------------------------------------------------------------------
+# ---- from ratings to samples --------------------------------------------------------------------
 
 
 def brute_force(rows, known, drop):
-    """{user: Interaction}: nested loops over the rule as it is written down."""
+    """{user: Interaction}: nested loops, as data/sources/book.py describes it."""
     rows = [row for row in rows if row[1] in known and not (drop and row[2] == 0)]
     order = []
     for _, isbn, _ in rows:
@@ -169,7 +169,7 @@ def brute_force(rows, known, drop):
 
 
 @pytest.mark.parametrize("zeros", ["dislike", "drop"])
-def test_every_user_with_more_than_three_rows_gives_the_sample_of_the_rule(tmp_path, notices, zeros):
+def test_every_user_with_more_than_three_rows_gives_the_sample_of_nested_loops(tmp_path, notices, zeros):
     rows = random_ratings(60)
     data = book.build(write(tmp_path, rows=rows), notices.append, zeros)
     expected = brute_force(rows, KNOWN, zeros == "drop")

@@ -41,7 +41,7 @@ def as_csv(rows):
     return "user,item,rating,timestamp\n" + "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
-# ---- the rule -----------------------------------------------------------------------------------
+# ---- from interactions to splits ----------------------------------------------------------------
 
 
 def brute_force(rows, threshold):

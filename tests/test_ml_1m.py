@@ -1,4 +1,4 @@
-"""MovieLens-1M as CoLLM's data set: the raw part against the published rows, and the rule by hand."""
+"""MovieLens-1M as CoLLM's data set: the raw part against the published rows, and small cases by hand."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""MovieLens-100K to the movie data set: the rules on invented files, the counts on the real ones."""
+"""MovieLens-100K as the movie data set: invented files by hand, the counts of the real files."""
 
 import functools
 import hashlib
@@ -40,7 +40,7 @@ def movielens(real_file):
     return read_once(real_file("ml-100k/u.data").parent)
 
 
-# ---- rules on invented content ------------------------------------------------------------------
+# ---- invented content ---------------------------------------------------------------------------
 
 
 def test_a_sample_is_a_rating_after_the_first_ten_with_the_ten_before_it():
