@@ -22,14 +22,15 @@ from pathlib import Path
 from cli.flags import Resolved, flag, parse_flags
 from cli.model import ModelFlags, model_contradictions
 from cli.verb import run_verb
-from data.interactions import Dataset, Interaction, Item
+from data.interactions import DEFAULT_WORDING, Dataset, Interaction, Item
+from data.sources.stand_in import STAND_IN
 from data.splits import encode_split
 from errors import DataError, FlagError, notice
 from files import read_whole, write_text
 from machine import ranks
 from metrics import Scored, rankings, row_metrics
 from model.demo import is_demo
-from report.tables import STAND_IN, batch_summary, prediction_table
+from report.tables import batch_summary, prediction_table
 from run.restore import resolve_settings, restore_model
 from scoring.splits import score_split
 
@@ -221,7 +222,7 @@ def main(argv: list[str]) -> None:
     if not flags.run and not flags.model:
         notice(DEMO_NOTICE)
     catalogue = {title: Item(title) for row in rows for title in (row.target, *(title for title, _ in row.history))}
-    noun, wording = flags.noun or config.get("noun") or "movie", config.get("wording", "tallrec")
+    noun, wording = flags.noun or config.get("noun") or "movie", config.get("wording", DEFAULT_WORDING)
     data = Dataset("titles", "given by the user", noun, catalogue, [], [], rows, wording)
     if wording == "collm" and any(not liked for row in rows for _, liked in row.history):
         notice("disliked titles have no place in the prompts that this run was trained on, and are left out")

@@ -1,7 +1,7 @@
-"""Rows without learning: what a result must beat before it means anything.
+"""Scores without any learning: what a result must beat before it means anything.
 
 On the published movie test split the history share alone has AUC 0.726, above the paper's figures
-for 16 and 64 shots; so every result table prints these rows beside the learned ones.
+for 16 and 64 shots. So every result table prints these rows below the learned ones.
 """
 
 from collections.abc import Callable
@@ -42,18 +42,18 @@ def _smoothed_mean(
 
 
 def all_rules(train: list[Interaction], rows: list[Interaction]) -> dict[str, np.ndarray]:
-    """Scores of every rule by the name it has in tables.
+    """The scores of every rule, by the rule's name in tables.
 
-    A history of liked items alone says nothing by its share; a user's mean says nothing where the split
-    is by user. Whichever of the two can say something is among the rules.
+    The history share is left out if histories have liked items only, since it is then the same for all. The user
+    mean is left out where the split is by user, since no user of `rows` is then in `train`.
     """
     mean = item_mean(train, rows)
-    found = {f"item mean of {len(train):,} training rows": mean}
+    scores = {f"item mean of {len(train):,} training rows": mean}
     if any(not liked for row in rows for _, liked in row.history):
         share = history_share(rows)
-        found = {"history share": share, **found, "history share + item mean": share + mean}
+        scores = {"history share": share, **scores, "history share + item mean": share + mean}
     known = {row.user for row in train} - {None}
     if np.mean([row.user in known for row in rows]) > 0.5:
         of_user = user_mean(train, rows)
-        found |= {"user mean": of_user, "item mean + user mean": mean + of_user}
-    return found
+        scores |= {"user mean": of_user, "item mean + user mean": mean + of_user}
+    return scores

@@ -1,12 +1,15 @@
-"""Two looks at TALLRec's published book rows: `python -m bench.book_labels path/to/book/valid.json [DIR of MovieLens-100K]`.
+"""Two looks at TALLRec's published book rows.
 
-Order. If each user's rows were shuffled k times with random.seed(42), undoing that gives every user's rows
-in an order common to all (that of the ratings file), so two books that two users share come in one order.
-Only users with likes alone or dislikes alone tell: the published form loses the order between the two.
+    python -m bench.book_labels path/to/book/valid.json [DIR of MovieLens-100K]
 
-Labels. If a label belongs to its book, labels of one book by different users go together: the mean
-product of (label - that user's mean label) over all pairs of users of a book is positive. Beside it what
-labels permuted within users give, and, as a control, the same on MovieLens.
+Order. If each user's rows were shuffled k times with random.seed(42), undoing that puts every user's rows
+into one common order (that of the ratings file), so two books that two users share come in the same order.
+Only users with nothing but likes, or nothing but dislikes, show this: the published form loses the order
+between the two.
+
+Labels. If a label belongs to its book, labels of one book by different users agree: the mean product of
+(label - that user's mean label) over all pairs of users of a book is positive. For comparison, the same
+with labels permuted within users and, as a control, the same on MovieLens.
 """
 
 import argparse
@@ -23,7 +26,7 @@ PERMUTATIONS = 200
 
 
 def unshuffled(shuffled: list, times: int) -> list:
-    """The list that random.Random(42).shuffle, applied so many times in place, made this from."""
+    """The list from which so many calls of random.Random(42).shuffle made `shuffled`."""
     for _ in range(times):
         came_from = list(range(len(shuffled)))
         random.Random(42).shuffle(came_from)
@@ -35,7 +38,7 @@ def unshuffled(shuffled: list, times: int) -> list:
 
 
 def agreeing_pairs(rows: list[Interaction], times: int) -> tuple[int, int]:
-    """(pairs of books that more than one user orders, those that all order alike)."""
+    """(pairs of books that more than one user has in order, those that all have in the same order)."""
     seen: dict[tuple, list[bool]] = {}
     for row in rows:
         if len(row.history) >= 10 or len({liked for _, liked in row.history}) != 1:
@@ -72,15 +75,17 @@ def main() -> None:
     for times in range(6):
         pairs, agree = agreeing_pairs(rows, times)
         print(f"shuffles undone: {times}; {agree} of {pairs} pairs of books come in one order for all users")
-    sets = {"book": rows}
+    rows_of = {"book": rows}
     if args.movielens:
         data = movie.build(movie.raw_files(args.movielens), print)
-        sets["movie, one row a user"] = list({row.user: row for row in (*data.train, *data.valid, *data.test)}.values())
-    for name, found in sets.items():
-        value, pairs = label_agreement(found)
-        permuted = [label_agreement(found, np.random.default_rng(seed))[0] for seed in range(PERMUTATIONS)]
+        last_of_user = {row.user: row for row in (*data.train, *data.valid, *data.test)}
+        rows_of["movie, one row a user"] = list(last_of_user.values())
+    for name, some_rows in rows_of.items():
+        value, pairs = label_agreement(some_rows)
+        permuted = [label_agreement(some_rows, np.random.default_rng(seed))[0] for seed in range(PERMUTATIONS)]
         print(
-            f"{name}: labels of one item agree by {value:+.5f} over {pairs:,} pairs of users; permuted within users {np.mean(permuted):+.5f} ± {np.std(permuted):.5f}"
+            f"{name}: labels of one item agree by {value:+.5f} over {pairs:,} pairs of users; "
+            f"permuted within users {np.mean(permuted):+.5f} ± {np.std(permuted):.5f}"
         )
 
 

@@ -1,9 +1,10 @@
 """Seconds from raw files to batches: `python -m bench.data_time --movie DIR --ml-1m DIR --model DIR`.
 
 Reads the raw files, makes both prompts of every row of all three splits, encodes them, and collates
-them all into batches of 8 pairs; the last figure is the same with the prepared files of the first run.
-Importing the modules is in none. A part of MovieLens-1M's ratings is repeated under other user numbers
-until it has as many lines as the whole file, and is labelled so. Prints a Markdown table.
+them into batches of 8 pairs; the last figure is the same with the prepared files of the first run. The
+time to import modules is in none of the figures. If only a part of MovieLens-1M's ratings is there, it is
+repeated under other user numbers until it has as many lines as the whole file, and the table says so.
+Prints a Markdown table.
 """
 
 import argparse
@@ -23,7 +24,7 @@ LINES = 1_000_209  # of the whole ratings.dat
 
 
 def seconds(name: str, folder: str, tokenizer) -> tuple[float, float, int, int]:
-    """(until the rows are there, until all are batches, rows, tokens)."""
+    """(seconds until the rows are loaded, seconds until all are batches, rows, tokens)."""
     started = time.perf_counter()
     data = load_dataset(name, folder, True, lambda line: None)
     loaded = time.perf_counter() - started
@@ -60,9 +61,8 @@ def main() -> None:
     parser.add_argument("--model", default="demo", help="whose tokenizer is used: a folder with a tokenizer, or demo")
     args = parser.parse_args()
     tokenizer = base_tokenizer(args.model)
-    print(
-        "| data | raw to rows, s | raw to batches, s | the same from the cache, s | pairs | tokens |\n|---|---|---|---|---|---|"
-    )
+    print("| data | raw to rows, s | raw to batches, s | the same from the cache, s | pairs | tokens |")
+    print("|---|---|---|---|---|---|")
     for name, folder in (("movie", args.movie), ("ml-1m", args.ml_1m)):
         if folder is None:
             continue

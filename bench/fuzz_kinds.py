@@ -17,7 +17,6 @@ from cli.data import load_data
 from cli.flags import Resolved, parse_flags
 from cli.model import RunDataFlags
 from cli.train import TrainFlags, check_flags, presets
-from data.cache import Options
 from data.interactions import Dataset, not_cold
 from data.leaks import leaks
 from data.load import load_dataset
@@ -127,10 +126,10 @@ def read_amazon_pass(folder: Path, out: Path) -> None:
 
 
 def read_data(name: str | None) -> Callable[[Path, Path], None]:
-    """Reads a data set as train.py, eval.py and data.show do. name: None for a folder of the user."""
+    """Reads a data set as train.py, eval.py and prepare.py show do. name: None for a folder of the user."""
 
     def read(folder: Path, out: Path) -> None:
-        options = Options(like_threshold=4) if (folder / "interactions.csv").exists() else Options()
+        options = {"like_threshold": 4.0} if (folder / "interactions.csv").exists() else {}
         data = load_dataset(
             str(folder) if name is None else name, None if name is None else str(folder), True, notice, options
         )
@@ -213,7 +212,8 @@ def _predict(model, adapter=None) -> list:
 
 
 def _show(data, *more) -> list:
-    return ["-m", "data.show", "--data", data, *more, "--model", World.folder / "base", "--max-len", "2048", "--json"]
+    model = ["--model", World.folder / "base", "--max-len", "2048"]
+    return ["prepare.py", "show", "--data", data, *more, *model, "--json"]
 
 
 def _show_own(folder: Path, out: Path) -> list:

@@ -34,8 +34,8 @@ import torch
 
 import train
 from cli.verb import run_verb
+from data.sources.stand_in import stand_in
 from data.sources.tallrec import write_split
-from demo.world import stand_in
 from run import outcome
 from run.folder import RunFolder
 

@@ -1,11 +1,10 @@
-"""The flags that say which data: shared by train.py, eval.py, audit.py and data/show.py."""
+"""The flags that choose the data, the same for every verb; those of single data sets follow from SOURCES."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 
-from cli.flags import Resolved, flag
-from data.cache import CHOICES, HELP, Options
+from cli.flags import Resolved, flag, flag_name, flag_of_run
 from data.interactions import Dataset
-from data.load import NAMES, load_dataset
+from data.load import NAMES, OWN_DATA, SOURCES, load_dataset
 from errors import notice
 from machine import ranks
 from model.demo import is_demo
@@ -13,54 +12,75 @@ from model.demo import is_demo
 DATA_HELP = (
     f"{', '.join(NAMES)}, demo, or a folder (your own CSV files, TALLRec's JSON, or prepared; see docs/own-data.md)"
 )
-OPTION_OF = {"book_zeros": "book", "amazon_liked": "amazon-book"}  # the others are for own data
-OPTIONS = tuple(Options.__dataclass_fields__)
+REAL_DATA_HELP = "refuse the simulated viewers that stand in when MovieLens cannot be downloaded"
+OPTIONS = [(source, option) for source in SOURCES.values() for option in source.options]
 
 
 @dataclass(frozen=True)
-class DataFlags:
-    """Which data, and what is made of them; data.cache.Options has the last five."""
+class _WhichData:
+    """Data."""
 
     data: str = flag("movie", DATA_HELP)
     data_dir: str = flag(
-        None, "where raw or prepared files are, or are downloaded to; default $LCFT_DATA, then data/cache"
+        None,
+        "where raw or prepared files are, or are downloaded to; default $LCFT_DATA, then data/cache",
+        metavar="DIR",
     )
-    real_data: bool = flag(False, "refuse the simulated viewers that stand in when MovieLens cannot be had")
-    book_zeros: str = flag("dislike", HELP["book_zeros"], choices=CHOICES["book_zeros"])
-    amazon_liked: int = flag(5, HELP["amazon_liked"], choices=CHOICES["amazon_liked"])
-    like_threshold: float = flag(None, HELP["like_threshold"])
-    noun: str = flag(None, HELP["noun"])
-    split_by: str = flag("time", HELP["split_by"], choices=CHOICES["split_by"])
+    real_data: bool = flag(False, REAL_DATA_HELP)
+
+
+@dataclass(frozen=True)
+class _WhichDataOfRun:
+    """Data."""
+
+    data: str = flag_of_run(_WhichData, "data")
+    data_dir: str = flag(
+        None, "where raw or prepared files are; default: the run's, then $LCFT_DATA, then data/cache", metavar="DIR"
+    )
+    real_data: bool = flag(False, REAL_DATA_HELP)
+
+
+DataFlags = make_dataclass(  # of a verb that takes a data set
+    "DataFlags",
+    [(o.name, o.type, flag(o.default, o.help, choices=o.choices)) for _, o in OPTIONS],
+    bases=(_WhichData,),
+    namespace={"__doc__": "Options of single data sets."},
+    frozen=True,
+)
+DataOfRunFlags = make_dataclass(  # of a verb that takes a run; None: the run's value
+    "DataOfRunFlags",
+    [(o.name, o.type, flag(None, f"{o.help}; default: the run's", choices=o.choices)) for _, o in OPTIONS],
+    bases=(_WhichDataOfRun,),
+    namespace={"__doc__": "Options of single data sets."},
+    frozen=True,
+)
 
 
 def data_problems(data: str | None, resolved: Resolved) -> list[str]:
-    """A line for every flag about the data that has no effect with `--data data`; None: not said, so not known here."""
+    """A line for every flag about the data that has no effect with `--data data`; none if data is None (the run's)."""
     given = {name for name, source in resolved.sources.items() if source == "flag"}
     if data is None:
         return []
     problems = []
     if "data_dir" in given and data not in NAMES:
         problems.append(f"--data-dir: has no effect with --data {data}; leave it out")
-    for name in OPTIONS:
-        fits = data == OPTION_OF[name] if name in OPTION_OF else data not in (*NAMES, "demo")
-        if name in given and not fits:
-            wanted = f"--data {OPTION_OF[name]}" if name in OPTION_OF else "a folder of your own data"
+    for source, option in OPTIONS:
+        own = source is OWN_DATA
+        fits = data not in (*NAMES, "demo") if own else data == source.name
+        if option.name in given and not fits:
+            wanted = "a folder of your own data" if own else f"--data {source.name}"
             problems.append(
-                f"--{name.replace('_', '-')}: has no effect with --data {data}, it is for {wanted}; leave it out"
+                f"{flag_name(option.name)}: has no effect with --data {data}, it is for {wanted}; leave it out"
             )
     if data == "demo" and "real_data" in given:
         problems.append("--real-data: contradicts --data demo, which is simulated")
     return problems
 
 
-def data_options(values: dict) -> Options:
-    """Those of the flags' values that decide what a data set is made of."""
-    return Options(**{name: values[name] for name in OPTIONS})
-
-
 def load_data(settings: dict) -> Dataset:
-    """The data set that the values of the flags name; a real checkpoint is never trained or scored on the stand-in."""
+    """The data set that the flags name; a real checkpoint is never trained or scored on stand-in data.
+
+    settings: values of the flags by name, data, data_dir, real_data, model and all options among them.
+    """
     real_data = settings["real_data"] or not is_demo(settings["model"])
-    return ranks.first_rank_first(
-        lambda: load_dataset(settings["data"], settings["data_dir"], real_data, notice, data_options(settings))
-    )
+    return ranks.first_rank_first(load_dataset, settings["data"], settings["data_dir"], real_data, notice, settings)

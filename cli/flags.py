@@ -57,15 +57,17 @@ def parse_flags(
     description: str,
     presets: Callable[[dict], dict] = lambda values: {},
     check: Callable[[Any, Resolved], None] = lambda flags, resolved: None,
+    command: str = "",
 ) -> tuple[Any, Resolved]:
     """The verb's dataclass filled from argv, and a Resolved.
 
     presets: called with the values so far, returns {name: (value, source)} for names that no flag
     sets. check: called with both results, raises FlagError for what does not fit together.
+    command: the word between the program's name and its flags, if there is one; the help shows it.
     Raises FlagError listing everything that is unknown, malformed or does not fit.
     """
     known = {flag_name(f.name): f for f in fields(verb)}
-    namespace, unknown = _parser(verb, description).parse_known_args(argv)
+    namespace, unknown = _parser(verb, description, command).parse_known_args(argv)
     problems = _unknown_words(argv, unknown, known)
     given = {}
     for name, f in known.items():
@@ -95,9 +97,10 @@ def flag_name(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
-def _parser(verb: type, description: str) -> argparse.ArgumentParser:
+def _parser(verb: type, description: str, command: str) -> argparse.ArgumentParser:
     """A parser of all flags; --help groups them by the class in which each is defined, under its docstring."""
-    parser = _Parser(prog=Path(sys.argv[0]).name, description=description, allow_abbrev=False, formatter_class=_Help)
+    program = f"{Path(sys.argv[0]).name} {command}".strip()
+    parser = _Parser(prog=program, description=description, allow_abbrev=False, formatter_class=_Help)
     for part in reversed(verb.__mro__):
         own = (
             [f for f in fields(part) if f.name in part.__dict__.get("__annotations__", {})]

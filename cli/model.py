@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from cli.data import DATA_HELP
+from cli.data import DataOfRunFlags
 from cli.flags import flag, flag_of_run
 from cli.train import TrainFlags
-from data.cache import CHOICES, HELP
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,8 @@ class ModelFlags:
 
 
 @dataclass(frozen=True)
-class RunDataFlags(ModelFlags):
-    """And of those that look at rows of a data set."""
-
-    data: str = flag(None, f"{DATA_HELP}; default: the run's")
-    data_dir: str = flag(None, "where raw or prepared files are; default: the run's, then $LCFT_DATA, then data/cache")
-    real_data: bool = flag(False, "refuse the simulated viewers that stand in when MovieLens cannot be had")
-    book_zeros: str = flag(None, HELP["book_zeros"], choices=CHOICES["book_zeros"])
-    amazon_liked: int = flag(None, HELP["amazon_liked"], choices=CHOICES["amazon_liked"])
-    like_threshold: float = flag(None, HELP["like_threshold"])
-    noun: str = flag(None, HELP["noun"])
-    split_by: str = flag(None, HELP["split_by"], choices=CHOICES["split_by"])
+class RunDataFlags(DataOfRunFlags, ModelFlags):
+    """The flags of a verb that scores rows of a data set."""
 
 
 def model_problems(flags: ModelFlags) -> list[str]:

@@ -15,7 +15,7 @@ from objectives import OBJECTIVES, Paper, flags_of, make_objective
 
 @dataclass(frozen=True)
 class PairFlags(DataFlags):
-    """Data."""
+    """Pairs and prompts."""
 
     shots: str = flag("64", "training pairs drawn from the training split: a number, or all")
     template: str = flag("paper", "wording of the prompts, see data/prompts.py", choices=TEMPLATES)

@@ -1,4 +1,4 @@
-"""Fetch an archive of raw data, going on where an earlier attempt broke off, and keep it only if it is the published one."""
+"""Download an archive of raw data: resume an interrupted download, and keep only the published archive."""
 
 import contextlib
 import fcntl
@@ -19,19 +19,21 @@ from tqdm import tqdm
 from errors import DataError
 
 TIMEOUT = 10  # seconds without an answer
-ATTEMPTS = 3  # connections; each goes on where the last was cut
+ATTEMPTS = 3  # connections; each resumes where the one before was cut
 LARGEST_ARCHIVE = 20 * 2**20  # bytes; MovieLens-1M has 5.9 MB
 LARGEST_MEMBER = 40 * 2**20  # bytes; ratings.dat has 24.6 MB
 
 
 class NoNetwork(OSError):
-    """The server could not be reached, or does not deliver."""
+    """The server could not be reached, or stopped sending."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """md5: of the archive, as its publisher states it; members: {path in the archive: file name}, that
-    one last whose presence means that all are there.
+class Archive:
+    """A zip file that can be downloaded.
+
+    md5: of the archive, as its publisher states it; members: {path in the archive: file name}. The last one is
+    put in place last, so that its presence means that all are there.
     """
 
     title: str
@@ -40,67 +42,41 @@ class Source:
     members: dict[str, str]
 
 
-# The checksums are GroupLens' own, from the .md5 files beside the archives.
-MOVIELENS_100K = Source(
-    "MovieLens-100K",
-    "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
-    "0e33842e24a9c977be4e0107933c0723",
-    {"ml-100k/README": "README", "ml-100k/u.item": "u.item", "ml-100k/u.data": "u.data"},
-)
-MOVIELENS_1M = Source(
-    "MovieLens-1M",
-    "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
-    "c4d9eecfca2ab87c1945afe126590906",
-    {"ml-1m/README": "README", "ml-1m/movies.dat": "movies.dat", "ml-1m/ratings.dat": "ratings.dat"},
-)
-BY_HAND = {  # where there is no lawful source that can be checked
-    "book": (
-        "Book-Crossing is not downloaded: its site is gone and states no licence. (1) Get BX-Books.csv and BX-Book-Ratings.csv "
-        "(or Books.csv and Ratings.csv) from a copy that you may use, or TALLRec's data/book/train.json, valid.json and test.json; "
-        "(2) put them into {folder}/book; (3) run this command again"
-    ),
-    "amazon-book": (
-        "The Amazon reviews are not downloaded: some 10 GB, without a published checksum. (1) Get Books_5.json.gz and meta_Books.json.gz "
-        "from https://nijianmo.github.io/amazon/index.html (2018; 5-core reviews and metadata of Books); "
-        "(2) put them into {folder}/amazon-book; (3) run this command again"
-    ),
-}
-
-
-def fetch(source: Source, folder: Path) -> None:
+def fetch(archive: Archive, folder: Path) -> None:
     """Put the members of the archive into `folder`, all or none.
 
-    What was received is kept beside the folder until it is whole, and the next call goes on from there.
-    Of two processes the second waits for the first. Raises NoNetwork if the server cannot be reached
-    or stops delivering, DataError if what it sends is not the published archive.
+    An incomplete download is kept beside the folder, and the next call resumes it. Of two processes the second
+    waits for the first. Raises NoNetwork if the server cannot be reached or stops sending, DataError if it sends
+    something else than the published archive.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    last = folder / list(source.members.values())[-1]
+    last = folder / list(archive.members.values())[-1]
     with _locked(folder.parent / f".{folder.name}.zip.part") as part:
         if last.exists():  # another process was first
             part.unlink()
             return
-        resumed = _receive(source, part)
-        if _md5(part) != source.md5 and resumed:
-            part.write_bytes(b"")  # begun with another archive; once more from the start
-            _receive(source, part)
+        resumed = _receive(archive, part)
+        if _md5(part) != archive.md5 and resumed:
+            part.write_bytes(b"")  # the kept part was of another archive: start again
+            _receive(archive, part)
         try:
-            if (found := _md5(part)) != source.md5:
+            if (md5 := _md5(part)) != archive.md5:
                 raise DataError(
-                    f"{source.url}: not the {source.title} archive (md5 {found}, published {source.md5}); fetch it by hand"
+                    f"{archive.url}: not the {archive.title} archive (md5 {md5}, published {archive.md5}); "
+                    "download it by hand"
                 )
-            _unpack(source, part, folder)
+            _unpack(archive, part, folder)
         finally:
             part.unlink()
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[Path]:
-    """The file, made if need be, for this process alone; removed if it is left empty."""
+    """The file, created if it is not there, locked for this process; removed at the end if it is empty."""
     while True:
         with path.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Who held it before may have removed it: then this lock is on a file that nobody else will find.
+            # The process that had the lock before may have removed the file: then nobody else can find this one.
             if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 continue
             try:
@@ -111,29 +87,29 @@ def _locked(path: Path) -> Iterator[Path]:
             return
 
 
-def _receive(source: Source, part: Path) -> bool:
-    """Append to `part` until the server has sent all; whether it went on from an earlier call."""
+def _receive(archive: Archive, part: Path) -> bool:
+    """Append to `part` until the server has sent everything; returns whether an earlier call had begun."""
     resumed = part.stat().st_size > 0
     for attempt in range(1, ATTEMPTS + 1):
         before = part.stat().st_size
         try:
-            return _receive_once(source, part) and resumed
+            return _receive_once(archive, part) and resumed
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, urllib.error.HTTPError) and error.code == 416:  # nothing is left to send
                 return resumed
             received = part.stat().st_size
             if received == before or attempt == ATTEMPTS:
-                so_far = f"; {received:,} bytes are kept, and the next attempt goes on from there" if received else ""
-                raise NoNetwork(f"{source.url}: {getattr(error, 'reason', error)}{so_far}") from None
+                so_far = f"; {received:,} bytes are kept, and the next attempt resumes there" if received else ""
+                raise NoNetwork(f"{archive.url}: {getattr(error, 'reason', error)}{so_far}") from None
     raise AssertionError("unreachable")
 
 
-def _receive_once(source: Source, part: Path) -> bool:
-    """One connection. Returns whether what was there before was kept; raises OSError if it is cut."""
+def _receive_once(archive: Archive, part: Path) -> bool:
+    """One connection. Returns whether the earlier part was kept; raises OSError if the connection is cut."""
     start = part.stat().st_size
-    request = urllib.request.Request(source.url, headers={"Range": f"bytes={start}-"} if start else {})
+    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={start}-"} if start else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        if start and response.status != 206:  # a server that knows no ranges sends all of it
+        if start and response.status != 206:  # the server does not support ranges and sends everything
             start = 0
         with (
             part.open("r+b") as file,
@@ -142,7 +118,7 @@ def _receive_once(source: Source, part: Path) -> bool:
                 initial=start,
                 unit="B",
                 unit_scale=True,
-                desc=source.title,
+                desc=archive.title,
                 disable=None,
             ) as bar,
         ):
@@ -155,7 +131,7 @@ def _receive_once(source: Source, part: Path) -> bool:
                 if start + received > LARGEST_ARCHIVE:
                     file.truncate(0)
                     raise DataError(
-                        f"{source.url}: sends more than {LARGEST_ARCHIVE:,} bytes; not the {source.title} archive"
+                        f"{archive.url}: sends more than {LARGEST_ARCHIVE:,} bytes; not the {archive.title} archive"
                     )
                 bar.update(file.write(block))
             if expected is not None and received != expected:
@@ -164,28 +140,24 @@ def _receive_once(source: Source, part: Path) -> bool:
 
 
 def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "md5").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else hashlib.md5(file.read()).hexdigest()
-        )
+    return hashlib.md5(path.read_bytes()).hexdigest()  # at most LARGEST_ARCHIVE bytes
 
 
-def _unpack(source: Source, archive: Path, folder: Path) -> None:
-    """Read by exact name and bounded: nothing of the archive's own paths reaches the disk."""
+def _unpack(archive: Archive, path: Path, folder: Path) -> None:
+    """Unpack the members, by exact name and with a size limit: no path from within the archive is used on disk."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         try:
-            with zipfile.ZipFile(archive) as file:
-                for member, name in source.members.items():
-                    content = file.open(member).read(LARGEST_MEMBER + 1)  # whatever size the archive says it has
+            with zipfile.ZipFile(path) as file:
+                for member, name in archive.members.items():
+                    # Bounded here, since the size that the archive states may be wrong.
+                    content = file.open(member).read(LARGEST_MEMBER + 1)
                     if len(content) > LARGEST_MEMBER:
                         raise ValueError(f"{member} has more than {LARGEST_MEMBER:,} bytes")
                     (Path(aside) / name).write_bytes(content)
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, ValueError) as error:
             raise DataError(
-                f"{source.url}: its archive cannot be unpacked ({str(error)[:60]}); fetch it by hand"
+                f"{archive.url}: its archive cannot be unpacked ({str(error)[:60]}); download it by hand"
             ) from None
         folder.mkdir(exist_ok=True)
-        for name in source.members.values():
+        for name in archive.members.values():
             os.replace(Path(aside) / name, folder / name)

@@ -13,16 +13,24 @@ import numpy as np
 
 from errors import DataError
 
+SPLITS = ("train", "valid", "test")
+HISTORY = 10  # items before the target in a row, as in TALLRec
+DEFAULT_WORDING = "tallrec"  # one of data.prompts.WORDINGS
+
 
 @dataclass(frozen=True)
 class Item:
+    """What a prompt shows of an item."""
+
     title: str
     author: str | None = None
 
 
 @dataclass(frozen=True)
 class Interaction:
-    """user: None where the source does not say; history: (item, liked), oldest first;
+    """A row to predict.
+
+    user: None where the source does not say; history: (item, liked), oldest first;
     timestamp: unix seconds of the target, or None.
     """
 
@@ -35,10 +43,11 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Dataset:
-    """source says where the rows come from, and is printed with every figure that is computed on them;
-    noun is what an item is called in the prompts, wording which prompts they are (data.prompts.WORDINGS).
+    """A catalogue and three splits.
 
-    selection: the validation rows that choose the best state in training; all of `valid` if None.
+    source: where the rows come from; printed with every figure that is computed on them
+    noun: what the prompts call an item; wording: which prompts they are, a key of data.prompts.WORDINGS
+    selection: the validation rows that choose the best state in training; all of `valid` if None
     """
 
     name: str
@@ -48,7 +57,7 @@ class Dataset:
     train: list[Interaction]
     valid: list[Interaction]
     test: list[Interaction]
-    wording: str = "tallrec"
+    wording: str = DEFAULT_WORDING
     selection: list[Interaction] | None = None
 
     def selection_rows(self) -> list[Interaction]:

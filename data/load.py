@@ -1,34 +1,43 @@
-"""`--data NAME` to a Dataset: prepared or raw files first, then a download, then (movie only) the stand-in."""
+"""`--data NAME` to a Dataset: prepared or raw files first, then a download, then (movie only) the stand-in data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from data.cache import MANIFEST, Options, cache_folder, prepared, read_prepared
-from data.download import BY_HAND, NoNetwork, fetch
+from data.cache import MANIFEST, cache_folder, prepared, read_prepared
+from data.download import NoNetwork, fetch
 from data.interactions import Dataset
 from data.leaks import leaks
 from data.sources import amazon_book, book, custom, ml_1m, movie, tallrec
-from demo.world import stand_in
+from data.sources.base import Source
+from data.sources.stand_in import stand_in
 from errors import DataError
 
-RULES = {rule.NAME: rule for rule in (movie, book, ml_1m, amazon_book, custom)}
-NAMES = tuple(name for name in RULES if name != custom.NAME)
+SOURCES = {module.SOURCE.name: module.SOURCE for module in (movie, book, ml_1m, amazon_book, custom)}
+OWN_DATA = custom.SOURCE  # named by its folder instead
+NAMES = tuple(name for name in SOURCES if name != OWN_DATA.name)  # what --data takes, beside demo and a folder
 
 STAND_IN_NOTICE = (
-    "STAND-IN DATA: MovieLens-100K is not here and could not be downloaded, so the built-in simulated viewers "
-    "stand in for it. Figures below say nothing about MovieLens. For the real data put u.data and u.item into {folder}"
+    "STAND-IN DATA: {title} is not here and could not be downloaded, so the built-in simulated viewers "
+    "stand in for it. Figures below say nothing about MovieLens. For the real data put {files} into {folder}"
 )
 
 
+def default_options() -> dict:
+    """The default of every option of every source, by name."""
+    return {option.name: option.default for source in SOURCES.values() for option in source.options}
+
+
 def load_dataset(
-    name: str, data_dir: str | None, real_data: bool, notice: Callable[[str], None], options: Options = Options()
+    name: str, data_dir: str | None, real_data: bool, notice: Callable[[str], None], options: Mapping | None = None
 ) -> Dataset:
     """The data set called `name` on the command line: one of NAMES, demo, or a folder.
 
     data_dir: where raw or prepared files are, or are downloaded to; default $LCFT_DATA, then
-    data/cache. real_data: refuse the stand-in. notice is told in a line what was found or done.
-    Raises DataError if there is nothing to load, or something is malformed.
+    data/cache. real_data: refuse the stand-in data. notice: gets a line about what was downloaded or is wrong
+    with the data. options: values by name, see default_options. Raises DataError if there is nothing to load, or
+    something is malformed.
     """
+    options = options or {}
     if name == "demo":
         if real_data:
             raise DataError(
@@ -37,54 +46,54 @@ def load_dataset(
         return stand_in()
     if name not in NAMES:
         return _load_folder(name, notice, options)
-    rule, root = RULES[name], Path(data_dir) if data_dir is not None else cache_folder()
+    source, root = SOURCES[name], Path(data_dir) if data_dir is not None else cache_folder()
     if data_dir is not None and not root.is_dir():
         raise DataError(f"--data-dir {root}: no such folder")
-    for folder in (root, *(root / sub for sub in rule.FOLDERS)):
-        if data := _found(rule, folder, notice, options):
+    for folder in (root, *(root / sub for sub in source.folders)):
+        if data := _load_from(source, folder, notice, options):
             return data
-    return _download(rule, root, real_data or data_dir is not None, notice, options)
+    if source.archive is None:
+        raise DataError(f"--data {name}: not in {root}. " + source.by_hand.format(folder=root))
+    if not _download(source, root, real_data or data_dir is not None, notice):
+        return source.stand_in()
+    return prepared(source, source.raw_files(root / source.folders[0]), options, notice)
 
 
-def _found(rule, folder: Path, notice: Callable[[str], None], options: Options) -> Dataset | None:
-    """What the folder has of this data set: prepared, else raw, else in its published form."""
+def _load_from(source: Source, folder: Path, notice: Callable[[str], None], options: Mapping) -> Dataset | None:
+    """What the folder has of this data set: prepared, else raw, else in its published form, else None."""
     if (folder / MANIFEST).is_file():
         data = read_prepared(folder)
-        if data.name != rule.NAME:
-            raise DataError(f"{folder}: holds the prepared data set {data.name}, not {rule.NAME}")
+        if data.name != source.name:
+            raise DataError(f"{folder}: holds the prepared data set {data.name}, not {source.name}")
         return data
-    if files := rule.raw_files(folder):
-        return prepared(rule, files, options, notice)
-    return rule.read_published(folder)
+    if files := source.raw_files(folder):
+        return prepared(source, files, options, notice)
+    return source.read_published(folder) if source.read_published else None
 
 
-def _download(rule, root: Path, real_data: bool, notice: Callable[[str], None], options: Options) -> Dataset:
-    if rule.ARCHIVE is None:
-        raise DataError(f"--data {rule.NAME}: not in {root}. " + BY_HAND[rule.NAME].format(folder=root))
-    folder = root / rule.FOLDERS[0]
-    notice(f"{rule.ARCHIVE.title} is not in {root}; downloading it from GroupLens (research use only, see README)")
-    names = " and ".join(sorted(set(rule.ARCHIVE.members.values()) - {"README"}, reverse=True))
+def _download(source: Source, root: Path, real_data: bool, notice: Callable[[str], None]) -> bool:
+    """Download the source's archive; False if there is no network and stand-in data may be used instead."""
+    title, folder = source.archive.title, root / source.folders[0]
+    notice(f"{title} is not in {root}; downloading it from GroupLens (research use only, see README)")
     try:
-        fetch(rule.ARCHIVE, folder)
+        fetch(source.archive, folder)
     except NoNetwork as error:
-        if rule is not movie or real_data:
-            raise DataError(
-                f"no {rule.ARCHIVE.title} in {root}, and no download ({error}); put {names} there"
-            ) from None
-        notice(STAND_IN_NOTICE.format(folder=folder))
-        return stand_in()
-    return prepared(rule, rule.raw_files(folder), options, notice)
+        if real_data or not source.stand_in:
+            raise DataError(f"no {title} in {root}, and no download ({error}); put {source.raw_names} there") from None
+        notice(STAND_IN_NOTICE.format(title=title, files=source.raw_names, folder=folder))
+        return False
+    return True
 
 
-def _load_folder(name: str, notice: Callable[[str], None], options: Options) -> Dataset:
+def _load_folder(name: str, notice: Callable[[str], None], options: Mapping) -> Dataset:
     """A folder of the user's: prepared by this project, with two CSV files, or in TALLRec's JSON form."""
     folder = Path(name)
     if not folder.is_dir():
         raise DataError(f"--data {name}: neither {', '.join(NAMES)} nor demo, and no folder of that name")
     if (folder / MANIFEST).is_file():
         data = read_prepared(folder)
-    elif files := custom.raw_files(folder):
-        data = custom.build(files, notice, **options.of(custom))
+    elif files := OWN_DATA.raw_files(folder):
+        data = OWN_DATA.build(files, notice, **OWN_DATA.options_from(options))
     else:
         data = tallrec.read_folder(folder, folder.name)
     for line in leaks(data):

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from data.interactions import Dataset, Interaction
+from data.interactions import DEFAULT_WORDING, Dataset, Interaction
 from data.prompts import WORDINGS, PromptPair, as_shown, prompt_pair
 from errors import DataError
 
@@ -83,7 +83,7 @@ class PairBatch:
     pairs: int
 
 
-def answer_ids(tokenizer: Tokenizer, prompt: str, wording: str = "tallrec") -> dict[bool, list[int]]:
+def answer_ids(tokenizer: Tokenizer, prompt: str, wording: str = DEFAULT_WORDING) -> dict[bool, list[int]]:
     """The token ids of "Yes." (True) and "No." (False) as they follow this prompt, without EOS.
 
     They are taken in context because a token may depend on the text before it. Raises DataError if a token spans the
@@ -127,7 +127,7 @@ def encode_pairs(
     answers: dict[str, list[int]] = {}  # filled by _encode
 
     def encode(shown: list[Interaction], names: list[str]) -> list[EncodedPair]:
-        pairs = [prompt_pair(row, data.catalogue, data.noun, template, question, data.wording) for row in shown]
+        pairs = [prompt_pair(row, data, template, question) for row in shown]
         return _encode(pairs, names, tokenizer, answers)
 
     names = [f"row {number} (target {data.catalogue[row.target].title[:80]!r})" for number, row in enumerate(rows)]

@@ -1,34 +1,26 @@
-"""From an interaction to text: the only place that knows the wording.
+"""From an interaction to text: two prompts and two answers. The only file that knows the wording.
 
-LCFT asks everything twice: once whether the user will *like* the target (positive prompt) and once
-whether the user will *dislike* it (negative prompt), where the right answer is the other one.
+LCFT asks every question twice: whether the user will *like* the target (positive prompt), and whether
+the user will *dislike* it (negative prompt). The right answer to the second is the opposite of the first.
 
-Two wordings, after the recommender that is fine-tuned (`Dataset.wording`):
+Two wordings, one for each recommender that is fine-tuned (`Dataset.wording`):
   tallrec   an instruction, an input (liked, disliked, target), and an answer, `Yes.` or `No.`
   collm     one question about the last ten liked items and the target, answered ` Yes` or ` No`
 
-Two templates of each:
-  paper     the negative prompt says "dislike" in every place that names the question
-  released  what the published code feeds. tallrec: the instruction is inverted but the last input
-            line is not, so the negative prompt contradicts itself; a lint comment has slipped into
-            the header (9 tokens of every prompt); a book as target has a second pair of quotes.
-            collm: a line break is the two characters `\\n`, and no history is `unkow`
+Two templates of each (`--template`):
+  paper     the negative prompt says "dislike" in every place that states the question
+  released  the text that the published code feeds to the model, mistakes included
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from data.interactions import Interaction, Item
-from errors import DataError
-
-TEMPLATES = ("paper", "released")
-Catalogue = dict[int | str, Item]
+from data.interactions import Dataset, Interaction, Item
 
 
 @dataclass(frozen=True)
 class PromptPair:
-    """The same question in both polarities; the answers stand right behind their prompts."""
+    """The same question in both polarities. An answer follows its prompt directly, without a space between."""
 
     positive: str
     negative: str
@@ -38,11 +30,14 @@ class PromptPair:
 
 @dataclass(frozen=True)
 class Wording:
-    """like, dislike: the words that training asks with; answers: to "yes" (True) and "no" (False).
+    """A family of prompts.
 
-    held_out: questions that no training asks (`eval.py --negations`), True where the answer is that
-    to `like`. latest_likes: a prompt shows so many liked items, the latest, and no disliked ones; None:
-    it shows the whole history. text: (row, catalogue, noun, template, question) -> prompt.
+    like, dislike: the words that training asks with
+    answers: the texts that say yes (True) and no (False)
+    held_out: questions that training never asks (`eval.py --negations`); True: a paraphrase of `like`, with the
+        same right answer; False: a negation of it, with the opposite one
+    latest_likes: show only so many liked items, the latest, and no disliked ones; None: show the whole history
+    templates: by name, (row, data, question) -> the prompt, up to where the answer begins
     """
 
     like: str
@@ -50,36 +45,36 @@ class Wording:
     answers: dict[bool, str]
     held_out: dict[str, bool]
     latest_likes: int | None
-    text: Callable[[Interaction, Catalogue, str, str, str], str]
+    templates: dict[str, Callable[[Interaction, Dataset, str], str]]
 
 
-def prompt_pair(
-    row: Interaction,
-    catalogue: Catalogue,
-    noun: str,
-    template: str = "paper",
-    question: str | None = None,
-    wording: str = "tallrec",
-) -> PromptPair:
-    """Both prompts of an interaction, each ending where the answer begins.
+def prompt_pair(row: Interaction, data: Dataset, template: str = "paper", question: str | None = None) -> PromptPair:
+    """Both prompts of an interaction and the right answer to each.
 
-    question: the words of the negative prompt; those of training if None, others are held out.
+    question: the words of the negative prompt, `dislike` or one of `held_out`; None: `dislike`.
     """
-    words = WORDINGS[wording]
-    row, question = as_shown(row, wording), question or words.dislike
-    same_answer = words.held_out.get(question, False)
+    wording = WORDINGS[data.wording]
+    row, question = as_shown(row, data.wording), question or wording.dislike
+    write = wording.templates[template]
+    same_answer = wording.held_out.get(question, False)  # as to `like`
     return PromptPair(
-        words.text(row, catalogue, noun, template, words.like),
-        words.text(row, catalogue, noun, template, question),
-        words.answers[row.label],
-        words.answers[row.label == same_answer],
+        positive=write(row, data, wording.like),
+        negative=write(row, data, question),
+        answer_positive=wording.answers[row.label],
+        answer_negative=wording.answers[row.label == same_answer],
     )
 
 
 def as_shown(row: Interaction, wording: str) -> Interaction:
-    """The row with that part of its history that prompts of this wording show."""
+    """The row with only that part of its history which prompts of this wording show."""
     latest = WORDINGS[wording].latest_likes
     return row if latest is None else replace(row, history=tuple(entry for entry in row.history if entry[1])[-latest:])
+
+
+def _listed(row: Interaction, data: Dataset, shown: Callable[[Item], str], wanted: bool) -> str:
+    """The liked (or disliked) items of the history, oldest first; items without a title are left out."""
+    items = (data.catalogue[item] for item, liked in row.history if liked == wanted)
+    return ", ".join(shown(item) for item in items if item.title)
 
 
 # ---- TALLRec ------------------------------------------------------------------------------------
@@ -88,7 +83,7 @@ HEADER = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request."
 )
-RELEASED_HEADER = HEADER + "  # noqa: E501"
+RELEASED_HEADER = HEADER + "  # noqa: E501"  # a lint comment of the published code, 9 tokens of every prompt
 ALPACA = "{header}\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 INSTRUCTION = (
     "Given the user's preference and unpreference, identify whether the user {question} "
@@ -97,53 +92,42 @@ INSTRUCTION = (
 INPUT = (
     "User Preference: {liked}\nUser Unpreference: {disliked}\nWhether the user {question} the target {noun} {target}?"
 )
+WRITTEN_BY = " written by "
 
 
-def _tallrec_prompt(row: Interaction, catalogue: Catalogue, noun: str, template: str, question: str) -> str:
-    released = template == "released"
+def _tallrec_paper(row: Interaction, data: Dataset, question: str) -> str:
+    target = _with_author(data.catalogue[row.target])
     return ALPACA.format(
-        header=RELEASED_HEADER if released else HEADER,
-        instruction=INSTRUCTION.format(question=question, noun=noun),
-        input=_tallrec_input(
-            row, catalogue, noun, TALLREC.like if released and question == TALLREC.dislike else question, released
-        ),
+        header=HEADER,
+        instruction=INSTRUCTION.format(question=question, noun=data.noun),
+        input=_tallrec_input(row, data, question, target),
     )
 
 
-def _tallrec_input(row: Interaction, catalogue: Catalogue, noun: str, question: str, released: bool) -> str:
-    target = catalogue[row.target]
-    shown = f'"{_with_author(target)}"' if released and target.author else _with_author(target)
-    liked, disliked = (_listed(row, catalogue, _with_author, wanted) for wanted in (True, False))
-    return INPUT.format(liked=liked, disliked=disliked, question=question, noun=noun, target=shown)
+def _tallrec_released(row: Interaction, data: Dataset, question: str) -> str:
+    # The published code inverts the instruction but not the last input line: the negative prompt contradicts itself.
+    in_input = TALLREC.like if question == TALLREC.dislike else question
+    return ALPACA.format(
+        header=RELEASED_HEADER,
+        instruction=INSTRUCTION.format(question=question, noun=data.noun),
+        input=released_input(row, data, in_input),
+    )
 
 
-def _listed(row: Interaction, catalogue: Catalogue, shown: Callable[[Item], str], wanted: bool) -> str:
-    return ", ".join(shown(catalogue[item]) for item, liked in row.history if liked == wanted and catalogue[item].title)
+def released_input(row: Interaction, data: Dataset, question: str) -> str:
+    """The three input lines as published: a book as target has a second pair of quotes."""
+    item = data.catalogue[row.target]
+    target = f'"{_with_author(item)}"' if item.author else _with_author(item)
+    return _tallrec_input(row, data, question, target)
+
+
+def _tallrec_input(row: Interaction, data: Dataset, question: str, target: str) -> str:
+    liked, disliked = (_listed(row, data, _with_author, wanted) for wanted in (True, False))
+    return INPUT.format(liked=liked, disliked=disliked, question=question, noun=data.noun, target=target)
 
 
 def _with_author(item: Item) -> str:
     return f'"{item.title}"{WRITTEN_BY}{item.author}' if item.author else f'"{item.title}"'
-
-
-WRITTEN_BY = " written by "
-
-# ---- CoLLM, its text-only prompt ----------------------------------------------------------------
-
-QUESTION = (
-    "#Question: A user has given high ratings to the following {noun}s: {liked}. Leverage the information to predict "
-    'whether the user {question} the {noun} titled {target}? Answer with "Yes" or "No". {line_break}#Answer:'
-)
-
-
-def _collm_prompt(row: Interaction, catalogue: Catalogue, noun: str, template: str, question: str) -> str:
-    released = template == "released"
-    return QUESTION.format(
-        noun=noun,
-        liked=_listed(row, catalogue, lambda item: f'"{item.title}"', True) or ("unkow" if released else "unknown"),
-        question=question,
-        target=f'"{catalogue[row.target].title.strip(" ")}"',
-        line_break="\\n" if released else "\n",
-    )
 
 
 TALLREC = Wording(
@@ -159,8 +143,36 @@ TALLREC = Wording(
         "is going to like": True,
     },
     latest_likes=None,
-    text=_tallrec_prompt,
+    templates={"paper": _tallrec_paper, "released": _tallrec_released},
 )
+
+# ---- CoLLM, its text-only prompt ----------------------------------------------------------------
+
+QUESTION = (
+    "#Question: A user has given high ratings to the following {noun}s: {liked}. Leverage the information to predict "
+    'whether the user {question} the {noun} titled {target}? Answer with "Yes" or "No". {line_break}#Answer:'
+)
+
+
+def _collm_paper(row: Interaction, data: Dataset, question: str) -> str:
+    return _collm(row, data, question, line_break="\n", no_history="unknown")
+
+
+def _collm_released(row: Interaction, data: Dataset, question: str) -> str:
+    # In the published text the line break is the two characters `\n`, and no history is `unkow`.
+    return _collm(row, data, question, line_break="\\n", no_history="unkow")
+
+
+def _collm(row: Interaction, data: Dataset, question: str, line_break: str, no_history: str) -> str:
+    return QUESTION.format(
+        noun=data.noun,
+        liked=_listed(row, data, lambda item: f'"{item.title}"', wanted=True) or no_history,
+        question=question,
+        target=f'"{data.catalogue[row.target].title.strip(" ")}"',
+        line_break=line_break,
+    )
+
+
 COLLM = Wording(
     like="would enjoy",
     dislike="would dislike",
@@ -174,71 +186,8 @@ COLLM = Wording(
         "is going to enjoy": True,
     },
     latest_likes=10,
-    text=_collm_prompt,
+    templates={"paper": _collm_paper, "released": _collm_released},
 )
+
 WORDINGS = {"tallrec": TALLREC, "collm": COLLM}
-
-# ---- TALLRec's published rows -------------------------------------------------------------------
-
-
-def tallrec_row(row: Interaction, catalogue: Catalogue, noun: str) -> dict[str, str]:
-    """The interaction as TALLRec publishes it: instruction, input and output (positive polarity)."""
-    return {
-        "instruction": INSTRUCTION.format(question=TALLREC.like, noun=noun),
-        "input": _tallrec_input(row, catalogue, noun, TALLREC.like, released=True),
-        "output": TALLREC.answers[row.label],
-    }
-
-
-_TALLREC_INPUT = re.compile(
-    r"User Preference: (?P<liked>.*)\nUser Unpreference: (?P<disliked>.*)\n"
-    r"Whether the user will like the target (?P<noun>\w+) (?P<target>\".*\")\?"
-)
-
-
-def parse_tallrec_row(fields: dict[str, str], where: str) -> tuple[Interaction, str, Catalogue]:
-    """(interaction, noun, its items) from one published row; titles serve as item ids, the user is unknown.
-
-    The published text lists likes before dislikes, so the order between the two is lost.
-    Raises DataError, starting with `where`, if the row is not of TALLRec's form.
-    """
-    match = _TALLREC_INPUT.fullmatch(fields["input"])
-    if match is None:
-        raise DataError(
-            f"{where}: `input` is not of TALLRec's three-line form (User Preference, User Unpreference, Whether ...)"
-        )
-    # A book as target is quoted as a whole, a film is not.
-    target = (
-        match["target"][1:-1] if match["target"].startswith('""') and WRITTEN_BY in match["target"] else match["target"]
-    )
-    items = {"liked": _split_items(match["liked"], where), "disliked": _split_items(match["disliked"], where)}
-    (target_item,) = _split_items(target, where)[:1] or [Item("")]
-    if fields["output"] not in TALLREC.answers.values():
-        raise DataError(f"{where}: `output` is {fields['output'][:20]!r}; expected 'Yes.' or 'No.'")
-    history = tuple((_name(item), side == "liked") for side, found in items.items() for item in found)
-    row = Interaction(None, history, _name(target_item), fields["output"] == "Yes.")
-    catalogue = {_name(item): item for item in (*items["liked"], *items["disliked"], target_item)}
-    if tallrec_row(row, catalogue, match["noun"]) != fields:
-        raise DataError(f"{where}: the row does not have TALLRec's wording (first: {INSTRUCTION[:60]}...)")
-    return row, match["noun"], catalogue
-
-
-def _split_items(text: str, where: str) -> list[Item]:
-    if not text:
-        return []
-    if text[0] != '"' or len(text) < 2 or (f'"{WRITTEN_BY}' not in text and text[-1] != '"'):
-        raise DataError(f'{where}: titles must stand in double quotes and be joined by ", ": {text[:60]}')
-    # `"T1" written by A1, "T2", "T3" written by A3`: behind an author stand, up to the next one, the titles
-    # of items without an author and the first part of the next that has one.
-    items: list[Item] = []
-    titles, *rest = (text + ', "').split(f'"{WRITTEN_BY}')
-    titles = titles[1:]
-    for part in rest:
-        *without, title = titles.split('", "')
-        author, _, titles = part.partition(', "')
-        items += [Item(name) for name in without] + [Item(title, author)]
-    return items + [Item(name) for name in titles.split('", "')[:-1]]
-
-
-def _name(item: Item) -> str:
-    return f"{item.title}{WRITTEN_BY}{item.author}" if item.author else item.title
+TEMPLATES = tuple(TALLREC.templates)  # what --template takes: every wording has the same two

@@ -23,7 +23,7 @@ class Split:
 
 def answers_in_context(data: Dataset, tokenizer: Tokenizer, template: str) -> dict[bool, list[int]]:
     """The token ids of "yes" (True) and "no" (False) after this data set's prompts, which all have the same end."""
-    prompt = prompt_pair(data.test[0], data.catalogue, data.noun, template, wording=data.wording).positive
+    prompt = prompt_pair(data.test[0], data, template).positive
     return answer_ids(tokenizer, prompt, data.wording)
 
 

@@ -4,18 +4,33 @@ from collections import Counter
 
 import numpy as np
 
-from data.interactions import Dataset, not_cold
+from data.interactions import SPLITS, Dataset, not_cold
+from data.leaks import leaks
 from data.pairs import encode_pairs
 
 PERCENTILES = (0, 50, 95, 100)
 UNBOUNDED = 10**9  # tokens
 
 
+def describe(data: Dataset, tokenizer, template: str, max_len: int, at_most: int) -> dict:
+    """Figures of the whole data set, ready for JSON; template, max_len and at_most: see describe_split."""
+    return {
+        "data": data.name,
+        "data_source": data.source,
+        "noun": data.noun,
+        "wording": data.wording,
+        "template": template,
+        "selection": len(data.selection_rows()),
+        "leaks": leaks(data),
+        "splits": {split: describe_split(data, split, tokenizer, template, max_len, at_most) for split in SPLITS},
+    }
+
+
 def describe_split(data: Dataset, split: str, tokenizer, template: str, max_len: int, at_most: int) -> dict:
     """Figures of one split, ready for JSON.
 
-    tokens: of the longer of both rows (prompt, answer, EOS); counted on every n-th row if there
-    are more than at_most, and how many were counted is part of the result.
+    tokens: of the longer row of a pair (prompt, answer, EOS). If the split has more rows than at_most, only
+    every n-th is counted; tokens_counted_on says how many were. longer_than_max_len: rows with more tokens.
     """
     rows = getattr(data, split)
     counted = rows[:: max(1, -(-len(rows) // at_most))]
@@ -40,6 +55,6 @@ def describe_split(data: Dataset, split: str, tokenizer, template: str, max_len:
 
 
 def _percentiles(values: list[int]) -> dict[str, int]:
-    """Those of PERCENTILES, each one of the values (the lower where two are as near)."""
-    found = np.percentile(values, PERCENTILES, method="lower")
-    return {str(percent): int(value) for percent, value in zip(PERCENTILES, found)}
+    """PERCENTILES of the values; a percentile between two values is the lower one."""
+    percentiles = np.percentile(values, PERCENTILES, method="lower")
+    return {str(percent): int(value) for percent, value in zip(PERCENTILES, percentiles)}

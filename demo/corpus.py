@@ -1,8 +1,8 @@
 """Prose for pre-training: films, viewers of the built-in demo's world, and questions about them.
 
-A base model should know films and viewers and be able to answer questions, and yet never have met
-the question it will be tuned on, as LLaMA has not. So the documents ask about viewers in other
-words than the task's; FORBIDDEN lists what must not occur, and a test looks for it.
+A base model should know films and viewers and be able to answer questions, but must never have met
+the question that it will be tuned on: LLaMA has not met it either. So the documents ask about viewers
+in other words than the task's; FORBIDDEN lists what must not occur, and a test looks for it.
 """
 
 from collections.abc import Iterator
@@ -10,10 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.prompts import ALPACA, HEADER
 from demo.world import CORPUS_SEED, Film, Viewer, World, draw_viewer, read_world, watch
 
 FORBIDDEN = ("will like", "will dislike", "user preference", "unpreference", "target movie", "identify whether")
+
+# Alpaca's instruction form, which the task's prompts have, too; a test compares it with data/prompts.py.
+INSTRUCTION_FORM = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
 
 QUESTIONS = {  # is "Yes." the answer about a film the viewer liked?
     True: (
@@ -83,17 +89,19 @@ FACTS = (
 
 @dataclass(frozen=True)
 class Course:
-    """A part of the schooling. wordings: how many questions of each kind are used, the first ones;
-    taste_in_instructions: whether the instruction form asks about taste (else about facts).
+    """A part of pre-training.
+
+    wordings: how many questions of each kind are used, from the first on
+    taste_in_instructions: whether the instruction form asks about taste (else about facts)
     """
 
     wordings: int
     taste_in_instructions: bool
 
 
-# With all wordings from the start, a model of this size had not found out what Yes means after 600 steps.
+# With all wordings from the start, a model of this size had not learned what Yes means after 600 steps.
 FIRST_COURSE = Course(wordings=6, taste_in_instructions=True)
-# Asking about taste in the instruction form to the end would leave fine-tuning nothing to elicit.
+# If the instruction form asked about taste to the end, fine-tuning would have nothing left to teach.
 SECOND_COURSE = Course(wordings=12, taste_in_instructions=False)
 
 
@@ -143,7 +151,7 @@ def diary_document(rng: np.random.Generator, world: World, course: Course) -> st
 
 
 def instruction_document(rng: np.random.Generator, world: World, course: Course) -> str:
-    """One task in the instruction form: a question about taste or a claim about facts, a genre, a year, or a film to name."""
+    """One task in the instruction form: a question on taste or a claim on facts, a genre, a year, or a film to name."""
     viewer, who = draw_viewer(rng, world), pick(rng, WHO)
     seen = liked_films(rng, viewer, world, 11)
     target, liked = seen.pop()
@@ -168,13 +176,13 @@ def instruction_document(rng: np.random.Generator, world: World, course: Course)
         instruction = f"Name a film {who} {'enjoyed' if wanted else 'did not enjoy'}."
         named = [film for film, liked in seen if liked == wanted]
         text, response = lists, f"{quoted_title(pick(rng, named))}." if named else "None."
-    return ALPACA.format(header=HEADER, instruction=instruction, input=text) + response
+    return INSTRUCTION_FORM.format(instruction=instruction, input=text) + response
 
 
 def claim_about_facts(
     rng: np.random.Generator, who: str, film: Film, seen: list[tuple[Film, bool]]
 ) -> tuple[str, bool]:
-    """Something to say of a film that has nothing to do with taste, and whether it is so."""
+    """A claim about a film that has nothing to do with taste, and whether it is true."""
     if rng.random() < 0.5:
         genre = pick(rng, film.genres) if rng.random() < 0.5 else pick(rng, ("Drama", "Comedy", "Action", "Horror"))
         return f"the movie {quoted_title(film)} is a {genre} movie", genre in film.genres
@@ -189,24 +197,29 @@ def facts_document(rng: np.random.Generator, world: World) -> str:
 
 
 def fact(rng: np.random.Generator, film: Film) -> str:
+    """One sentence with what the catalogue says of the film."""
     return pick(rng, FACTS).format(
         film=quoted_title(film), genres=genres_of(film), year=film.year, acclaim=acclaim_of(film)
     )
 
 
 def genres_of(film: Film) -> str:
+    """The genres as text."""
     return " and ".join(film.genres)
 
 
 def acclaim_of(film: Film) -> str:
+    """The acclaim as an adjective."""
     return next(word for bound, word in ACCLAIM if film.acclaim >= bound)
 
 
 def liked_films(rng: np.random.Generator, viewer: Viewer, world: World, count: int) -> list[tuple[Film, bool]]:
+    """(film, liked) of `count` films that the viewer watches, in viewing order."""
     return [(world.films[index], rating > 3) for index, rating in watch(rng, viewer, world, count)]
 
 
 def taste_line(rng: np.random.Generator, viewer: Viewer, who: str) -> str:
+    """A sentence with the viewer's favourite and unwelcome genres."""
     favourites, unwelcome = (" and ".join(genres) for genres in (viewer.favourites, viewer.unwelcome))
     return pick(rng, TASTES).format(Who=capital(who), favourites=favourites, unwelcome=unwelcome)
 
@@ -223,18 +236,22 @@ def list_lines(rng: np.random.Generator, who: str, seen: list[tuple[Film, bool]]
 
 
 def question_and_answer(rng: np.random.Generator, who: str, film: str, liked: bool, course: Course) -> tuple[str, str]:
+    """A random question of the course about one film, in either polarity, and its answer."""
     polarity = bool(rng.integers(2))
     question = pick(rng, QUESTIONS[polarity][: course.wordings]).format(who=who, film=film)
     return question, ANSWERS[liked == polarity]
 
 
 def pick(rng: np.random.Generator, options):
+    """One of the options, each as likely."""
     return options[rng.integers(len(options))]
 
 
 def capital(words: str) -> str:
+    """The words with a capital first letter."""
     return words[0].upper() + words[1:]
 
 
 def quoted_title(film: Film) -> str:
+    """The title in double quotes."""
     return f'"{film.title}"'

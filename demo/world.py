@@ -1,8 +1,8 @@
 """The built-in demo's world: films from a hand-written catalogue and simulated viewers who rate them.
 
-Nobody in it is real. A viewer has favourite and unwelcome genres, a leniency and a regard for
-acclaim; a rating follows from these and the film, plus noise. `stand_in` gives ratings in the
-form the real data sets have; `demo/corpus.py` writes prose about other viewers of the same world.
+Nobody in it is real. A viewer has favourite and unwelcome genres, a leniency and a weight for
+acclaim; a rating follows from these and the film, plus noise. `data/sources/stand_in.py` puts such
+ratings into the form of a data set; `demo/corpus.py` writes prose about other viewers of the same world.
 
 Shape letters: I films, G genres.
 """
@@ -13,13 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.interactions import Dataset, Interaction, Item
-
 CATALOGUE = Path(__file__).parent / "catalogue.csv"
-HISTORY = 10  # films before the target, as in the prompts for MovieLens
-ROWS_PER_VIEWER = 10
-VIEWERS = {"train": 800, "valid": 40, "test": 60}
-STAND_IN_SEED, CORPUS_SEED = (1998, 0), (1998, 1)  # different viewers: the corpus never tells of those in the splits
+STAND_IN_SEED, CORPUS_SEED = (1998, 0), (1998, 1)  # two: the corpus must not describe viewers of the data set
 
 MEAN_RATING = 3.4  # stars, of an average viewer for a film of average acclaim and neutral genres
 LENIENCY_SD = 0.35
@@ -28,18 +23,21 @@ NOISE_SD = 0.6
 
 @dataclass(frozen=True)
 class Film:
+    """A film of the catalogue."""
+
     title: str  # MovieLens style: "Godfather, The (1972)"
     genres: tuple[str, ...]
     acclaim: float  # 1 to 5 stars
 
     @property
     def year(self) -> int:
+        """The year in the title."""
         return int(self.title[-5:-1])
 
 
 @dataclass(frozen=True)
 class World:
-    """The films, and what viewers feel them to be: each film's genres in equal parts."""
+    """The films, with the share of each genre in a film (equal shares) and its acclaim."""
 
     films: list[Film]
     genres: list[str]
@@ -49,6 +47,8 @@ class World:
 
 @dataclass(frozen=True)
 class Viewer:
+    """A simulated viewer's taste."""
+
     favourites: tuple[str, ...]
     unwelcome: tuple[str, ...]
     taste: np.ndarray  # (G,) stars added by a film all of that genre
@@ -68,7 +68,7 @@ def read_world() -> World:
 
 
 def draw_viewer(rng: np.random.Generator, world: World) -> Viewer:
-    """A random viewer: four favourite genres, four unwelcome ones, mild feelings about the rest."""
+    """A random viewer: four favourite genres, four unwelcome ones, nearly neutral about the rest."""
     order = rng.permutation(len(world.genres))
     taste = rng.normal(0, 0.1, len(world.genres))
     taste[order[:4]] = rng.uniform(0.9, 1.5, 4)
@@ -85,7 +85,7 @@ def expected_ratings(viewer: Viewer, world: World) -> np.ndarray:
 def watch(rng: np.random.Generator, viewer: Viewer, world: World, count: int) -> list[tuple[int, int]]:
     """(index of the film, rating 1 to 5) of `count` different films, in viewing order.
 
-    Acclaimed films and films of the viewer's favourite genres are somewhat likelier to be seen.
+    Acclaimed films and films of the viewer's favourite genres are somewhat more likely to be seen.
     """
     favoured = world.genre_shares[:, [world.genres.index(genre) for genre in viewer.favourites]].sum(1) > 0
     # The largest of log-weight + Gumbel noise: a draw without replacement, in random order.
@@ -93,19 +93,3 @@ def watch(rng: np.random.Generator, viewer: Viewer, world: World, count: int) ->
     chosen = np.argsort(-(log_weight + rng.gumbel(size=len(world.films))))[:count]
     stars = expected_ratings(viewer, world)[chosen] + rng.normal(0, NOISE_SD, count)
     return list(zip(chosen.tolist(), np.clip(np.rint(stars), 1, 5).astype(int).tolist()))
-
-
-def stand_in() -> Dataset:
-    """Simulated viewers' ratings in the form of MovieLens, split by viewer; the same rows every time."""
-    world = read_world()
-    rng = np.random.default_rng(STAND_IN_SEED)
-    splits: dict[str, list[Interaction]] = {split: [] for split in VIEWERS}
-    viewer_splits = [split for split, viewers in VIEWERS.items() for _ in range(viewers)]
-    for user, split in enumerate(viewer_splits, start=1):
-        seen = watch(rng, draw_viewer(rng, world), world, HISTORY + ROWS_PER_VIEWER)
-        liked = [(index + 1, rating > 3) for index, rating in seen]  # items count from 1
-        for at in range(HISTORY, len(liked)):
-            target, label = liked[at]
-            splits[split].append(Interaction(user, tuple(liked[at - HISTORY : at]), target, label))
-    catalogue = {index: Item(film.title) for index, film in enumerate(world.films, start=1)}
-    return Dataset("movie", "stand-in", "movie", catalogue, **splits)

@@ -31,7 +31,9 @@ def shard(model: Llama, device: torch.device) -> Llama:
     ]
     for parameter in kept:
         parameter.data = parameter.data.to(device)
-    fully_shard(model.model, mesh=mesh, ignored_params=set(kept))  # holds nothing itself; lets a layer fetch the next one
+    fully_shard(
+        model.model, mesh=mesh, ignored_params=set(kept)
+    )  # holds nothing itself; lets a layer fetch the next one
     # This pass makes buffers that stay. Had inference mode made them, training could not use them.
     with torch.no_grad():
         model.model(torch.zeros(1, 1, dtype=torch.int64, device=device))

@@ -3,10 +3,10 @@
 import shlex
 from pathlib import Path
 
-from data.cache import Options
+from data.load import default_options
+from data.sources.stand_in import STAND_IN
 from objectives import OBJECTIVES, flags_of
 
-STAND_IN = "stand-in"
 METRICS = (  # (name in results.json, label)
     ("auc", "AUC, positive prompt"),
     ("uauc", "UAUC, positive prompt"),
@@ -149,7 +149,7 @@ def next_commands(run: Path, flags) -> str:
     """What to try next, ready to be typed."""
     same = f"python train.py --data {flags.data} --shots {flags.shots}"
     same += "" if flags.data_dir is None else f" --data-dir {flags.data_dir}"
-    for name, default in vars(Options()).items():
+    for name, default in default_options().items():
         if getattr(flags, name) != default:
             same += f" --{name.replace('_', '-')} {shlex.quote(str(getattr(flags, name)))}"
     same += "" if flags.model == "demo" else f" --model {flags.model}"

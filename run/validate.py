@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from cli.flags import parse_value
+from data.interactions import DEFAULT_WORDING
 from data.prompts import WORDINGS
 from errors import FlagError, RunError, quoted
 from files import read_whole
@@ -27,7 +28,7 @@ def refuse_config(config: object, path: Path) -> None:
         texts = [None]
     if (
         not all(isinstance(text, str) and text.isprintable() for text in texts)
-        or config.get("wording", "tallrec") not in WORDINGS
+        or config.get("wording", DEFAULT_WORDING) not in WORDINGS
     ):
         raise RunError(f"{path}: not the config.json of a run; give the folder that train.py wrote")
 

@@ -1,4 +1,4 @@
-"""Amazon-Book: the streamed rule against nested loops over invented reviews, and what goes on after a break."""
+"""Amazon-Book: streamed building against nested loops over invented reviews, and resuming."""
 
 import gzip
 import json
@@ -64,7 +64,7 @@ def write(folder, reviews, meta, packed=True):
 
 
 def brute_force(reviews, meta, liked_from):
-    """{split: [(user, item, title, label, time, history titles)]}, by loops over the rule as it is written down."""
+    """{split: [(user, item, title, label, time, history titles)]}, by nested loops."""
     titles = {}
     for entry in meta:
         if "getTime" not in entry.get("title", ""):
@@ -89,14 +89,14 @@ def brute_force(reviews, meta, liked_from):
         [("train", r) for r in train] + [("valid", r) for r in december[:half]] + [("test", r) for r in december[half:]]
     )
     together = sorted(together, key=lambda entry: (uid[entry[1]["reviewerID"]], entry[1]["unixReviewTime"]))
-    found = {"train": [], "valid": [], "test": []}
+    splits = {"train": [], "valid": [], "test": []}
     for i, (split, r) in enumerate(together):
         before = [
             titles[b["asin"]]
             for _, b in together[:i]
             if b["reviewerID"] == r["reviewerID"] and b["overall"] >= liked_from
         ]
-        found[split].append(
+        splits[split].append(
             (
                 uid[r["reviewerID"]],
                 iid[r["asin"]],
@@ -106,7 +106,7 @@ def brute_force(reviews, meta, liked_from):
                 before,
             )
         )
-    return found
+    return splits
 
 
 def shown(data):
@@ -129,7 +129,7 @@ def shown(data):
 
 @pytest.mark.parametrize("liked_from", [5, 4])
 @pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
-def test_every_row_is_that_of_the_rule(tmp_path, liked_from, packed):
+def test_every_row_is_that_of_nested_loops(tmp_path, liked_from, packed):
     reviews, meta = invented()
     data = amazon_book.build(write(tmp_path, reviews, meta, packed), print, liked_from)
     expected = brute_force(reviews, meta, liked_from)
@@ -191,7 +191,7 @@ def test_too_few_reviews_are_refused(tmp_path):
         amazon_book.build(write(tmp_path, invented()[0][:50], invented()[1]), print)
 
 
-def test_a_broken_preparation_goes_on_behind_the_reviews(tmp_path, monkeypatch):
+def test_an_interrupted_preparation_resumes_after_the_reviews(tmp_path, monkeypatch):
     files, work, notices = write(tmp_path, *invented()), tmp_path / "work", []
     whole = amazon_book.build(files, notices.append, work=work)
     assert list(work.iterdir()) == [] and notices == []
@@ -204,10 +204,10 @@ def test_a_broken_preparation_goes_on_behind_the_reviews(tmp_path, monkeypatch):
     monkeypatch.setattr(amazon_book, "read_titles", read_titles)
     monkeypatch.setattr(amazon_book, "read_year", None)  # must not be called again
     assert amazon_book.build(files, notices.append, work=work) == whole
-    assert list(work.iterdir()) == [] and "goes on behind the reviews" in notices[0]
+    assert list(work.iterdir()) == [] and "resumes after the reviews" in notices[0]
 
 
-def test_a_changed_file_does_not_go_on_from_the_old_one(tmp_path, monkeypatch):
+def test_a_changed_file_is_not_resumed_from_the_old_one(tmp_path, monkeypatch):
     reviews, meta = invented()
     files, work = write(tmp_path, reviews, meta), tmp_path / "work"
     amazon_book._save_pass(amazon_book._saved_pass(work, files[0]), amazon_book.read_year(files[0]), print)
@@ -215,7 +215,7 @@ def test_a_changed_file_does_not_go_on_from_the_old_one(tmp_path, monkeypatch):
     assert shown(amazon_book.build(files, print, work=work)) == brute_force(reviews[::-1], meta, 5)
 
 
-def test_a_damaged_save_is_named(tmp_path):
+def test_a_damaged_save_is_refused_by_name(tmp_path):
     files, work = write(tmp_path, *invented()), tmp_path / "work"
     saved = amazon_book._saved_pass(work, files[0])
     work.mkdir()
@@ -224,11 +224,11 @@ def test_a_damaged_save_is_named(tmp_path):
         amazon_book.build(files, print, work=work)
 
 
-def test_where_nothing_can_be_saved_it_is_said_and_done_without(tmp_path):
+def test_if_nothing_can_be_saved_a_notice_says_so_and_the_data_are_the_same(tmp_path):
     reviews, meta = invented()
     files, notices = write(tmp_path, reviews, meta), []
     (tmp_path / "file").write_text("in the way")
     assert shown(amazon_book.build(files, notices.append, work=tmp_path / "file" / "work")) == brute_force(
         reviews, meta, 5
     )
-    assert len(notices) == 1 and "cannot be kept there" in notices[0]
+    assert len(notices) == 1 and "cannot be written" in notices[0]

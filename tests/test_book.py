@@ -1,4 +1,4 @@
-"""Book-Crossing: the rule on invented files that hold every trap, and what TALLRec published."""
+"""Book-Crossing: invented files with every trap, and the rows that TALLRec published."""
 
 import csv
 import hashlib
@@ -147,29 +147,29 @@ def test_too_few_users_are_refused(tmp_path, notices):
         )
 
 
-# ---- the rule -----------------------------------------------------------------------------------
+# ---- from ratings to samples --------------------------------------------------------------------
 
 
 def brute_force(rows, known, drop):
-    """{user: Interaction}: nested loops over the rule as it is written down."""
+    """{user: Interaction}: nested loops, as data/sources/book.py describes it."""
     rows = [row for row in rows if row[1] in known and not (drop and row[2] == 0)]
     order = []
     for _, isbn, _ in rows:
         if isbn not in order:
             order.append(isbn)
-    found = {}
+    samples = {}
     for user in {row[0] for row in rows}:
         mine = [(isbn, rating > 5) for wanted in order for of, isbn, rating in rows if of == user and isbn == wanted]
         if len(mine) <= 3:
             continue
         random.seed(42)
         random.shuffle(mine)
-        found[user] = Interaction(user, tuple(mine[: min(len(mine) - 1, 10)]), mine[-1][0], mine[-1][1])
-    return found
+        samples[user] = Interaction(user, tuple(mine[: min(len(mine) - 1, 10)]), mine[-1][0], mine[-1][1])
+    return samples
 
 
 @pytest.mark.parametrize("zeros", ["dislike", "drop"])
-def test_every_user_with_more_than_three_rows_gives_the_sample_of_the_rule(tmp_path, notices, zeros):
+def test_every_user_with_more_than_three_rows_gives_the_sample_of_nested_loops(tmp_path, notices, zeros):
     rows = random_ratings(60)
     data = book.build(write(tmp_path, rows=rows), notices.append, zeros)
     expected = brute_force(rows, KNOWN, zeros == "drop")

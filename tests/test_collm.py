@@ -5,7 +5,7 @@ import gzip
 
 import pytest
 
-from data.interactions import Dataset, Item
+from data.interactions import SPLITS, Dataset, Item
 from data.sources import collm
 from errors import DataError
 
@@ -66,7 +66,7 @@ def write(folder, **changes):
         "flag": "1",
         "not_cold": "1",
     }
-    for split in collm.SPLITS:
+    for split in SPLITS:
         row = {
             name: value for name, value in (good | (changes if split == "test" else {})).items() if value is not None
         }

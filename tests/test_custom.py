@@ -1,12 +1,12 @@
-"""A user's own data: the rule against nested loops, every error with its place, and leaks that were planted."""
+"""A user's own data: rows against nested loops, every error with its place, planted leaks."""
 
 import random
 from datetime import datetime, timezone
 
 import pytest
 
-from data.cache import Options
 from data.interactions import Dataset, Interaction, Item
+from data.leaks import leaks
 from data.load import load_dataset
 from data.prompts import prompt_pair
 from data.sources import custom
@@ -41,22 +41,22 @@ def as_csv(rows):
     return "user,item,rating,timestamp\n" + "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
-# ---- the rule -----------------------------------------------------------------------------------
+# ---- from interactions to splits ----------------------------------------------------------------
 
 
 def brute_force(rows, threshold):
-    found = []
+    expected = []
     for user in dict.fromkeys(row[0] for row in rows):
         mine = [row for time in range(61) for row in rows if row[0] == user and row[3] == time]
         for i, (_, item, rating, time) in enumerate(mine):
             if i >= 1:
                 history = tuple((b[1], b[2] >= threshold) for b in mine[:i])[-10:]
-                found.append(Interaction(user, history, item, rating >= threshold, time))
-    return found
+                expected.append(Interaction(user, history, item, rating >= threshold, time))
+    return expected
 
 
 @pytest.mark.parametrize("threshold", [3, 4.5])
-def test_every_row_is_that_of_the_rule_and_time_decides_the_split(tmp_path, threshold):
+def test_every_row_is_as_described_and_time_decides_the_split(tmp_path, threshold):
     rows = invented()
     data = build(write(tmp_path, as_csv(rows)), like_threshold=threshold, noun="board game")
     expected = brute_force(rows, threshold)
@@ -100,7 +100,7 @@ def test_liked_may_be_said_in_words_and_columns_come_in_any_order(tmp_path):
     ],
 )
 def test_times_are_seconds_or_iso_and_utc_unless_they_say(text, expected):
-    assert custom._seconds(text, "x") == expected
+    assert custom.unix_seconds(text, "x") == expected
 
 
 def test_quoted_titles_may_hold_commas_and_quotes(tmp_path):
@@ -111,10 +111,7 @@ def test_quoted_titles_may_hold_commas_and_quotes(tmp_path):
     )
     assert data.catalogue["3"].title == 'The "Best", part 3'
     row = next(row for row in data.train if row.target == "3")
-    assert (
-        'will like the target game "The "Best", part 3" written by Fay?'
-        in prompt_pair(row, data.catalogue, data.noun).positive
-    )
+    assert 'will like the target game "The "Best", part 3" written by Fay?' in prompt_pair(row, data).positive
 
 
 # ---- errors -------------------------------------------------------------------------------------
@@ -152,10 +149,10 @@ BAD = {
     "neither": (GOOD.replace("rating", "stars", 1), ITEMS, "interactions.csv line 1: rating or liked is missing"),
     "empty file": ("", ITEMS, "interactions.csv line 1: column user is missing; found an empty file"),
     "latin-1": (GOOD.encode() + b"\xe9,1,3,5\n", ITEMS, "interactions.csv: not UTF-8 (byte "),
-    "item twice": (GOOD, ITEMS + "3,Again,\n", "items.csv line 14, column item: '3' is there twice"),
+    "item twice": (GOOD, ITEMS + "3,Again,\n", "items.csv line 14, column item: '3' is listed twice"),
     "no title": (GOOD, ITEMS + "99, ,\n", "items.csv line 14, column title: is empty"),
-    "break in a title": (GOOD, ITEMS + '99,"a\nb",\n', "items.csv line 14, column title: holds a line break"),
-    "break in an author": (GOOD, ITEMS + '99,a,"x\ny"\n', "items.csv line 14, column author: holds a line break"),
+    "break in a title": (GOOD, ITEMS + '99,"a\nb",\n', "items.csv line 14, column title: has a line break"),
+    "break in an author": (GOOD, ITEMS + '99,a,"x\ny"\n', "items.csv line 14, column author: has a line break"),
     "header alone": ("user,item,rating,timestamp\n", ITEMS, "interactions.csv: leaves no rows for train"),
     "one label": (
         as_csv([(u, i, 1, t) for u, i, _, t in invented()]),
@@ -166,7 +163,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("interactions, items, message", BAD.values(), ids=BAD)
-def test_what_is_malformed_is_named_by_file_line_and_column(tmp_path, interactions, items, message):
+def test_malformed_input_is_reported_with_file_line_and_column(tmp_path, interactions, items, message):
     lines = GOOD.count("\n") + 1
     with pytest.raises(DataError) as refusal:
         build(write(tmp_path, interactions, items), like_threshold=3)
@@ -175,7 +172,7 @@ def test_what_is_malformed_is_named_by_file_line_and_column(tmp_path, interactio
 
 def test_ratings_without_a_threshold_are_refused_with_their_range(tmp_path):
     with pytest.raises(
-        DataError, match="--like-threshold: interactions.csv has ratings from 1 to 5; say from which one"
+        DataError, match="--like-threshold: interactions.csv has ratings from 1 to 5; say from which rating"
     ):
         build(write(tmp_path, GOOD))
 
@@ -186,7 +183,7 @@ def test_a_threshold_for_what_is_said_already_is_refused(tmp_path):
 
 
 def test_both_columns_are_refused(tmp_path):
-    with pytest.raises(DataError, match="both rating and liked are there"):
+    with pytest.raises(DataError, match="has both rating and liked"):
         build(write(tmp_path, "user,item,liked,rating,timestamp\nu,1,1,5,5\n"))
 
 
@@ -208,7 +205,7 @@ def test_planted_leaks_are_reported_with_number_and_first_case():
     train = [Interaction("a", ((1, True),), 2, True), Interaction("b", ((3, True), (4, False)), 4, True)]
     valid = [Interaction("a", (), 2, False), Interaction("c", (), 5, True)]
     test = [Interaction("c", ((5, True),), 5, True), Interaction("a", (), 2, True), Interaction("d", (), 2, True)]
-    assert custom.leaks(dataset(train, valid, test)) == [
+    assert leaks(dataset(train, valid, test)) == [
         "1 rows of train have their target in their own history, first user b, 'T4'",
         "1 rows of test have their target in their own history, first user c, 'T5'",
         "1 rows of valid are also asked in train, first user a, 'T2'",
@@ -219,7 +216,7 @@ def test_planted_leaks_are_reported_with_number_and_first_case():
 
 def test_where_users_are_unknown_the_whole_question_counts():
     one, other = Interaction(None, ((1, True),), 2, True), Interaction(None, ((1, False),), 2, True)
-    assert custom.leaks(dataset([one], [other], [Interaction(None, ((1, True),), 2, False)])) == [
+    assert leaks(dataset([one], [other], [Interaction(None, ((1, True),), 2, False)])) == [
         "1 rows of test are also asked in train, first 'T2'"
     ]
 
@@ -228,7 +225,7 @@ def test_loading_reports_leaks_and_leaves_the_rows_alone(tmp_path):
     rows = invented() + [("u1", "1", 3, 61), ("u1", "1", 3, 62)]
     notices = []
     data = load_dataset(
-        str(write(tmp_path, as_csv(rows))), None, True, notices.append, Options(like_threshold=3, noun="game")
+        str(write(tmp_path, as_csv(rows))), None, True, notices.append, {"like_threshold": 3, "noun": "game"}
     )
     assert any("have their target in their own history" in line and line.startswith("LEAK: ") for line in notices)
     assert len(data.train + data.valid + data.test) == len(brute_force(rows[:-2], 3)) + 2
@@ -236,5 +233,5 @@ def test_loading_reports_leaks_and_leaves_the_rows_alone(tmp_path):
 
 def test_data_without_leaks_says_nothing(tmp_path):
     notices = []
-    load_dataset(str(write(tmp_path, GOOD)), None, True, notices.append, Options(like_threshold=3, split_by="user"))
+    load_dataset(str(write(tmp_path, GOOD)), None, True, notices.append, {"like_threshold": 3, "split_by": "user"})
     assert notices == []

@@ -1,4 +1,4 @@
-"""train.py and eval.py on each of the four data sets and on own data, from raw files, with the demo model on small slices."""
+"""Every verb on each of the four data sets and on own data, from small raw files, with the demo model."""
 
 import json
 import random

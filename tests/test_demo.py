@@ -8,35 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.prompts import prompt_pair
-from demo.corpus import FIRST_COURSE, FORBIDDEN, SECOND_COURSE, documents
-from demo.world import CORPUS_SEED, HISTORY, ROWS_PER_VIEWER, STAND_IN_SEED, VIEWERS, read_world, stand_in
+from data.interactions import HISTORY
+from data.prompts import ALPACA, HEADER, prompt_pair
+from data.sources.stand_in import ROWS_PER_VIEWER, VIEWERS, stand_in
+from demo.corpus import FIRST_COURSE, FORBIDDEN, INSTRUCTION_FORM, SECOND_COURSE, documents
+from demo.world import CORPUS_SEED, STAND_IN_SEED, read_world
 from model.tokenizer import load_tokenizer
 from model.weights import load_llama, read_llama_config
 
 MODEL = Path(__file__).parent.parent / "demo" / "model"
-GENRES = set(
-    [
-        "Action",
-        "Adventure",
-        "Animation",
-        "Children",
-        "Comedy",
-        "Crime",
-        "Documentary",
-        "Drama",
-        "Fantasy",
-        "Film-Noir",
-        "Horror",
-        "Musical",
-        "Mystery",
-        "Romance",
-        "Sci-Fi",
-        "Thriller",
-        "War",
-        "Western",
-    ]
-)
+GENRES = {
+    *("Action", "Adventure", "Animation", "Children", "Comedy", "Crime", "Documentary", "Drama", "Fantasy"),
+    *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +42,7 @@ def test_stand_in_has_the_documented_counts_and_says_what_it_is(dataset):
 
 def test_stand_in_is_the_same_every_time(dataset):
     assert stand_in().fingerprint() == dataset.fingerprint()
+    assert dataset.fingerprint() == "b98f8e59a70baa2527e778a1eac56ba6c08db4093eb8ee234c5d1f13cce20b70"
 
 
 def test_no_viewer_is_in_two_splits(dataset):
@@ -98,6 +83,18 @@ def test_the_corpus_never_asks_the_question_of_the_task(course):
     assert any("liked" in text for text in sample) and any("disliked" in text for text in sample)
 
 
+def test_the_corpus_has_the_instruction_form_of_the_task():
+    parts = {"instruction": "{instruction}", "input": "{input}"}
+    assert ALPACA.format(header=HEADER, **parts) == INSTRUCTION_FORM
+
+
+def test_the_corpus_is_the_one_that_the_model_was_pre_trained_on():
+    digest = hashlib.sha256()
+    for course in (FIRST_COURSE, SECOND_COURSE):
+        digest.update("\0".join(itertools.islice(documents(0, course), 500)).encode())
+    assert digest.hexdigest() == "031aeaee1989098ca46948a1b18461befc6c9d39d692cb302039a72263b9d1ce"
+
+
 def test_the_corpus_answers_yes_and_no_about_equally_often():
     text = "\n".join(itertools.islice(documents(1, SECOND_COURSE), 1000))
     yes, no = (len(re.findall(rf"\?\s{answer}\.", text)) for answer in ("Yes", "No"))
@@ -106,7 +103,7 @@ def test_the_corpus_answers_yes_and_no_about_equally_often():
 
 def test_prompt_ids_are_a_prefix_of_prompt_and_answer_ids(dataset, tokenizer):
     for row in dataset.test[::50]:
-        pair = prompt_pair(row, dataset.catalogue, dataset.noun)
+        pair = prompt_pair(row, dataset)
         for prompt in (pair.positive, pair.negative):
             ids = tokenizer.encode(prompt)
             yes, no = (tokenizer.encode(prompt + answer) for answer in ("Yes.", "No."))
@@ -116,7 +113,7 @@ def test_prompt_ids_are_a_prefix_of_prompt_and_answer_ids(dataset, tokenizer):
 
 
 def test_every_prompt_fits_into_the_trained_lengths(dataset, tokenizer):
-    longest = max(len(tokenizer.encode(prompt_pair(row, dataset.catalogue, "movie").negative)) for row in dataset.test)
+    longest = max(len(tokenizer.encode(prompt_pair(row, dataset).negative)) for row in dataset.test)
     assert longest < 300
 
 
@@ -136,7 +133,7 @@ def test_the_model_folder_is_small_and_in_small_files():
 
 def test_the_model_loads_and_answers_yes_or_no(dataset, tokenizer):
     model = load_llama(MODEL, torch.bfloat16)
-    pair = prompt_pair(dataset.test[0], dataset.catalogue, dataset.noun)
+    pair = prompt_pair(dataset.test[0], dataset)
     ids = tokenizer.encode(pair.positive)
     with torch.no_grad():
         logits = model(torch.tensor([ids]), torch.tensor([[len(ids) - 1]]))  # (1, 1, V)

@@ -1,4 +1,4 @@
-"""Fetching an archive from a local server that cuts, lies and redirects, and what `--data movie` does without a network."""
+"""Downloads from a local server that cuts, lies and redirects, and `--data movie` without a network."""
 
 import hashlib
 import http.server
@@ -11,7 +11,7 @@ import pytest
 
 import data.download as download
 import data.load as load
-from data.download import BY_HAND, MOVIELENS_1M, MOVIELENS_100K, NoNetwork, Source, fetch
+from data.download import Archive, NoNetwork, fetch
 from errors import DataError
 
 
@@ -91,7 +91,7 @@ MEMBERS = {f"inv/{name}": name for name in CONTENT}
 
 
 def source(url, body=WHOLE, members=MEMBERS):
-    return Source("Invented-1K", url, hashlib.md5(body).hexdigest(), members)
+    return Archive("Invented-1K", url, hashlib.md5(body).hexdigest(), members)
 
 
 def files(folder):
@@ -134,9 +134,10 @@ def test_the_last_member_comes_last_since_its_presence_means_all_is_there(serve,
 
 
 def test_movielens_sources_are_grouplens_over_https_with_the_data_last():
-    for found, last in ((MOVIELENS_100K, "u.data"), (MOVIELENS_1M, "ratings.dat")):
-        assert found.url.startswith("https://files.grouplens.org/") and len(bytes.fromhex(found.md5)) == 16
-        assert list(found.members.values())[-1] == last and "README" in found.members.values()
+    for name, last in (("movie", "u.data"), ("ml-1m", "ratings.dat")):
+        archive_of = load.SOURCES[name].archive
+        assert archive_of.url.startswith("https://files.grouplens.org/") and len(bytes.fromhex(archive_of.md5)) == 16
+        assert list(archive_of.members.values())[-1] == last and "README" in archive_of.members.values()
 
 
 @pytest.mark.parametrize(
@@ -146,15 +147,15 @@ def test_movielens_sources_are_grouplens_over_https_with_the_data_last():
         ("amazon-book", ["Books_5.json.gz", "meta_Books.json.gz", "https://"]),
     ],
 )
-def test_what_is_to_be_fetched_by_hand_is_said_with_its_files_and_place(name, words):
-    message = BY_HAND[name].format(folder="/some/where")
+def test_the_manual_steps_name_the_files_and_where_to_put_them(name, words):
+    message = load.SOURCES[name].by_hand.format(folder="/some/where")
     assert all(word in message for word in [*words, f"/some/where/{name}", "(1)", "(2)", "(3)"]) and "\n" not in message
 
 
-# ---- going on -----------------------------------------------------------------------------------
+# ---- resuming -----------------------------------------------------------------------------------
 
 
-def test_a_cut_connection_goes_on_where_it_was_cut(serve, tmp_path):
+def test_a_cut_connection_resumes_where_it_was_cut(serve, tmp_path):
     reply = Reply(WHOLE, ranges=True, cut=len(WHOLE) // 2 + 1)
     fetch(source(serve({"/x.zip": reply}) + "/x.zip"), tmp_path / "inv")
     assert files(tmp_path) == CONTENT
@@ -194,15 +195,17 @@ def test_a_whole_part_needs_no_byte_more(serve, tmp_path):
     assert files(tmp_path) == CONTENT and reply.sent == 0
 
 
-def _fetch_in_process(found, folder, results):
-    fetch(found, folder)
+def _fetch_in_process(archive_wanted, folder, results):
+    fetch(archive_wanted, folder)
     results.put(files(folder) == CONTENT)
 
 
 def test_processes_at_once_fetch_it_once(serve, tmp_path):
     context, reply = multiprocessing.get_context("fork"), Reply(WHOLE, ranges=True)
-    found, results = source(serve({"/x.zip": reply}) + "/x.zip"), context.Queue()
-    processes = [context.Process(target=_fetch_in_process, args=(found, tmp_path / "inv", results)) for _ in range(5)]
+    archive_wanted, results = source(serve({"/x.zip": reply}) + "/x.zip"), context.Queue()
+    processes = [
+        context.Process(target=_fetch_in_process, args=(archive_wanted, tmp_path / "inv", results)) for _ in range(5)
+    ]
     for process in processes:
         process.start()
     assert [results.get(timeout=60) for _ in processes] == [True] * 5
@@ -211,7 +214,7 @@ def test_processes_at_once_fetch_it_once(serve, tmp_path):
     assert len(reply.asked) == 1 and [path.name for path in tmp_path.iterdir()] == ["inv"]
 
 
-# ---- what is not it -----------------------------------------------------------------------------
+# ---- other content ------------------------------------------------------------------------------
 
 NOT_THE_ARCHIVE = {
     "a login page": b"<html><body>Please log in</body></html>",
@@ -286,7 +289,7 @@ def notices():
 
 @pytest.fixture
 def no_network(monkeypatch):
-    def fail(found, folder):
+    def fail(archive_wanted, folder):
         raise NoNetwork("http://invented: unreachable")
 
     monkeypatch.setattr(load, "fetch", fail)
@@ -303,14 +306,14 @@ def test_without_network_the_stand_in_says_that_it_stands_in(tmp_path, monkeypat
 
 def test_the_stand_in_is_refused_when_real_data_is_asked_for(tmp_path, monkeypatch, notices, no_network):
     monkeypatch.setenv("LCFT_DATA", str(tmp_path))
-    with pytest.raises(DataError, match="no MovieLens-100K in .*unreachable.*put u.item and u.data there"):
+    with pytest.raises(DataError, match="no MovieLens-100K in .*unreachable.*put u.data and u.item there"):
         load.load_dataset("movie", None, True, notices.append)
     with pytest.raises(DataError, match="--data demo: is simulated"):
         load.load_dataset("demo", None, True, notices.append)
 
 
 def test_the_stand_in_is_refused_when_a_folder_was_named(tmp_path, notices, no_network):
-    with pytest.raises(DataError, match="put u.item and u.data there"):
+    with pytest.raises(DataError, match="put u.data and u.item there"):
         load.load_dataset("movie", str(tmp_path), False, notices.append)
 
 
@@ -327,7 +330,7 @@ def test_a_real_model_is_never_given_the_stand_in(tmp_path, monkeypatch, no_netw
 def test_a_wrong_archive_is_an_error_and_no_reason_for_the_stand_in(tmp_path, monkeypatch, notices, serve):
     monkeypatch.setenv("LCFT_DATA", str(tmp_path))
     url = serve({"/x.zip": Reply(b"<html>")}) + "/x.zip"
-    monkeypatch.setattr(load, "fetch", lambda found, folder: fetch(source(url), folder))
+    monkeypatch.setattr(load, "fetch", lambda archive_wanted, folder: fetch(source(url), folder))
     with pytest.raises(DataError, match="not the Invented-1K archive"):
         load.load_dataset("movie", None, False, notices.append)
 
@@ -338,7 +341,9 @@ def test_a_download_is_used_and_found_again_the_next_time(tmp_path, monkeypatch,
     )
     url = serve({"/x.zip": Reply(body)}) + "/x.zip"
     monkeypatch.setenv("LCFT_DATA", str(tmp_path / "new"))
-    monkeypatch.setattr(load, "fetch", lambda found, folder: fetch(source(url, body, found.members), folder))
+    monkeypatch.setattr(
+        load, "fetch", lambda archive_wanted, folder: fetch(source(url, body, archive_wanted.members), folder)
+    )
     assert load.load_dataset("movie", None, True, notices.append).source == "movielens-100k"
     monkeypatch.setattr(load, "fetch", None)  # must not be called again
     assert load.load_dataset("movie", None, True, notices.append).source == "movielens-100k"

@@ -12,8 +12,8 @@ import eval as eval_verb
 import train
 from cli.verb import run_verb
 from data.prompts import TALLREC, prompt_pair
+from data.sources.stand_in import stand_in
 from data.sources.tallrec import write_split
-from demo.world import stand_in
 from lora.adapter import load_adapter, read_adapter_config
 from lora.inject import add_lora
 from metrics import Scored, agreement, auc
@@ -78,9 +78,9 @@ def predictions(folder):
 def test_a_held_out_wording_stands_in_both_places_and_nothing_else_changes(asks, template):
     data = stand_in()
     for row in data.test[:4]:
-        pair = prompt_pair(row, data.catalogue, data.noun, template, asks)
+        pair = prompt_pair(row, data, template, asks)
         assert pair.negative.count(asks) == 2 and pair.negative.replace(asks, "will like") == pair.positive
-        assert pair.positive == prompt_pair(row, data.catalogue, data.noun, template).positive
+        assert pair.positive == prompt_pair(row, data, template).positive
         assert (pair.answer_positive == pair.answer_negative) == TALLREC.held_out[asks]
 
 

@@ -13,8 +13,8 @@ import eval as eval_verb
 import train
 from auditing.tail import Tail
 from cli.verb import run_verb
+from data.sources.stand_in import stand_in
 from data.sources.tallrec import write_split
-from demo.world import stand_in
 from errors import CheckpointError
 from lora.inject import add_lora
 from lora.layer import LoRALinear

@@ -1,4 +1,4 @@
-"""MovieLens-1M as CoLLM's data set: the raw part against the published rows, and the rule by hand."""
+"""MovieLens-1M as CoLLM's data set: the raw part against the published rows, and small cases by hand."""
 
 import csv
 import gzip
@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from data.interactions import not_cold
+from data.interactions import SPLITS, not_cold
 from data.sources import collm, ml_1m
 from errors import DataError
 
@@ -45,7 +45,7 @@ def test_months_begin_and_end_at_midnight_utc(tmp_path):
     data = build(tmp_path, EDGES)
     shown = {
         split: [(row.user, data.catalogue[row.target].title, row.label) for row in getattr(data, split)]
-        for split in collm.SPLITS
+        for split in SPLITS
     }
     assert shown == {
         "train": [(1, "N\xeemes (1966)", True), (1, "Wires (1993)", False)],
@@ -112,11 +112,11 @@ def test_a_cut_gzip_is_refused(tmp_path):
 
 def lines(folder):
     """The rows of all three files in their common order, each a dict of strings."""
-    found = []
-    for split in collm.SPLITS:
+    rows = []
+    for split in SPLITS:
         with gzip.open(folder / f"{split}.csv.gz", "rt", encoding="utf-8", newline="") as file:
-            found += csv.DictReader(file)
-    return sorted(found, key=lambda row: int(row["row"]))
+            rows += csv.DictReader(file)
+    return sorted(rows, key=lambda row: int(row["row"]))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def from_raw(real_data, tmp_path_factory):
         pytest.skip(f"{folder} is not there")
     data = ml_1m.build(ml_1m.raw_files(folder), print)
     out = tmp_path_factory.mktemp("published-form")
-    ml_1m.write_published(data, out)
+    collm.write_published(data, out)
     return data, out
 
 
@@ -164,7 +164,7 @@ def test_the_last_column_differs_only_where_the_missing_users_made_an_item_warm(
 
 def test_the_published_counts(published):
     counts = {}
-    for split in collm.SPLITS:
+    for split in SPLITS:
         rows = getattr(published, split)
         counts[split] = (
             len(rows),
@@ -184,10 +184,10 @@ def test_the_published_counts(published):
 
 
 def test_not_cold_is_that_of_every_published_row(published, published_folder):
-    ours = [warm for split in collm.SPLITS for warm in not_cold(published, getattr(published, split))]
+    ours = [warm for split in SPLITS for warm in not_cold(published, getattr(published, split))]
     with_flags = [
         lines_of
-        for split in collm.SPLITS
+        for split in SPLITS
         for lines_of in csv.DictReader(
             gzip.open(published_folder / f"{split}.csv.gz", "rt", encoding="utf-8", newline="")
         )
@@ -196,8 +196,8 @@ def test_not_cold_is_that_of_every_published_row(published, published_folder):
 
 
 def test_the_published_rows_are_written_back_byte_for_byte(published, published_folder, tmp_path):
-    ml_1m.write_published(published, tmp_path)
-    for split in collm.SPLITS:
+    collm.write_published(published, tmp_path)
+    for split in SPLITS:
         ours, theirs = (gzip.open(folder / f"{split}.csv.gz").read() for folder in (tmp_path, published_folder))
         assert ours == theirs
 

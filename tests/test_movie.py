@@ -1,4 +1,4 @@
-"""MovieLens-100K to the movie data set: the rules on invented files, the counts on the real ones."""
+"""MovieLens-100K as the movie data set: invented files by hand, the counts of the real files."""
 
 import functools
 import hashlib
@@ -40,7 +40,7 @@ def movielens(real_file):
     return read_once(real_file("ml-100k/u.data").parent)
 
 
-# ---- rules on invented content ------------------------------------------------------------------
+# ---- invented content ---------------------------------------------------------------------------
 
 
 def test_a_sample_is_a_rating_after_the_first_ten_with_the_ten_before_it():
@@ -175,7 +175,7 @@ def test_the_last_ten_thousand_samples_are_kept_and_other_files_than_the_publish
 
 
 def prepare(raw, out):
-    command = [sys.executable, "-m", "data.movie", "--raw", str(raw), "--out", str(out), "--published"]
+    command = [sys.executable, "prepare.py", "movie", "--raw", str(raw), "--out", str(out), "--published"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -207,7 +207,7 @@ COUNTS = {  # datasets.md: rows, positives, users, target items, no preference, 
 @pytest.mark.parametrize("split", COUNTS)
 def test_counts_of_the_real_split(movielens, split):
     rows = getattr(movielens, split)
-    found = (
+    counts = (
         len(rows),
         sum(row.label for row in rows),
         len({row.user for row in rows}),
@@ -215,7 +215,7 @@ def test_counts_of_the_real_split(movielens, split):
         sum(not any(liked for _, liked in row.history) for row in rows),
         sum(all(liked for _, liked in row.history) for row in rows),
     )
-    assert found == COUNTS[split]
+    assert counts == COUNTS[split]
     assert movielens.source == "movielens-100k"
 
 

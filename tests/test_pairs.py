@@ -109,7 +109,7 @@ def test_truncation_drops_the_oldest_items_of_the_history_and_nothing_else():
     kept_five = Interaction(1, LONG.history[3:], 9, True)
     limit = max(lengths(kept_five, data))
     encoded, truncated = encode_pairs([LONG], data, Letters(), "paper", limit)
-    text = prompt_pair(kept_five, data.catalogue, "movie", "paper")
+    text = prompt_pair(kept_five, data, "paper")
     assert truncated == 1
     assert list(encoded[0].positive.prompt) == [1, *map(ord, text.positive)]
     assert list(encoded[0].negative.prompt) == [1, *map(ord, text.negative)]
@@ -233,7 +233,7 @@ def movielens(real_file):
 
 @pytest.mark.parametrize("template", ["paper", "released"])
 def test_llama_writes_yes_no_and_the_full_stop_as_one_token_each(llama, template):
-    prompt = prompt_pair(LONG, dataset(LONG).catalogue, "movie", template).positive
+    prompt = prompt_pair(LONG, dataset(LONG), template).positive
     assert answer_ids(llama, prompt) == {True: [8241, 29889], False: [3782, 29889]}
 
 
@@ -259,7 +259,7 @@ def test_a_pair_differs_first_at_index_65_and_is_then_shifted_by_one(llama, movi
 
 def test_the_prefix_common_to_all_prompts_has_90_tokens(llama, movielens):
     prompts = [
-        llama.encode(prompt_pair(row, movielens.catalogue, "movie", "released").positive)
+        llama.encode(prompt_pair(row, movielens, "released").positive)
         for split in (movielens.valid, movielens.test)
         for row in split
     ]
@@ -268,7 +268,7 @@ def test_the_prefix_common_to_all_prompts_has_90_tokens(llama, movielens):
 
 
 def test_blind_cutting_at_256_would_take_the_answer_of_2582_training_prompts(llama, movielens):
-    texts = (prompt_pair(row, movielens.catalogue, "movie", "released") for row in movielens.train)
+    texts = (prompt_pair(row, movielens, "released") for row in movielens.train)
     assert sum(len(llama.encode(pair.positive + pair.answer_positive)) + 1 > 256 for pair in texts) == 2582
 
 
@@ -293,7 +293,7 @@ def test_prompts_encoded_with_their_answers_are_the_prompts_encoded_alone(moviel
     rows = movielens.train[::80]
     pairs, _ = encode_pairs(rows, data, llama, "released", 10**6)
     for row, pair in zip(rows, pairs):
-        text = prompt_pair(row, data.catalogue, data.noun, "released", wording=wording)
+        text = prompt_pair(row, data, "released")
         assert list(pair.positive.prompt) == llama.encode(text.positive)
         assert list(pair.negative.prompt) == llama.encode(text.negative)
         assert list(pair.positive.ids) == [*llama.encode(text.positive + text.answer_positive), llama.eos_id]
@@ -301,7 +301,7 @@ def test_prompts_encoded_with_their_answers_are_the_prompts_encoded_alone(moviel
 
 def test_collm_answers_are_the_tokens_after_a_space(movielens, llama):
     data = replace(movielens, wording="collm")
-    prompt = prompt_pair(movielens.train[0], data.catalogue, "movie", wording="collm").positive
+    prompt = prompt_pair(movielens.train[0], data).positive
     assert answer_ids(llama, prompt, "collm") == {True: [3869], False: [1939]}
     pairs, _ = encode_pairs(movielens.train[:50], data, llama, "paper", 512)
     assert {tuple(pair.positive.answer) for pair in pairs} == {(3869, 2), (1939, 2)}

@@ -2,8 +2,15 @@
 
 import pytest
 
-from data.interactions import Interaction, Item
-from data.prompts import COLLM, PromptPair, parse_tallrec_row, prompt_pair, tallrec_row
+from data.interactions import Dataset, Interaction, Item
+from data.prompts import COLLM, TEMPLATES, WORDINGS, PromptPair, prompt_pair
+from data.sources.tallrec import parse_row, published_row
+
+
+def dataset(catalogue, noun="movie", wording="tallrec"):
+    """A data set without rows: what a prompt needs of one."""
+    return Dataset("invented", "invented", noun, catalogue, [], [], [], wording=wording)
+
 
 CATALOGUE = {
     1: Item("Lantern, The (1971)"),
@@ -11,6 +18,7 @@ CATALOGUE = {
     3: Item("Nîmes (1966)"),
     4: Item("Wires {noun} (1993)"),
 }
+MOVIES = dataset(CATALOGUE)
 ROW = Interaction(5, ((3, True), (1, False), (2, True)), 4, True)
 
 PAPER_POSITIVE = """\
@@ -18,7 +26,8 @@ Below is an instruction that describes a task, paired with an input that provide
 Write a response that appropriately completes the request.
 
 ### Instruction:
-Given the user's preference and unpreference, identify whether the user will like the target movie by answering "Yes." or "No.".
+Given the user's preference and unpreference, identify whether the user will like \
+the target movie by answering "Yes." or "No.".
 
 ### Input:
 User Preference: "Nîmes (1966)", "The "Quoted" Man (1984)"
@@ -33,7 +42,8 @@ Below is an instruction that describes a task, paired with an input that provide
 Write a response that appropriately completes the request.
 
 ### Instruction:
-Given the user's preference and unpreference, identify whether the user will dislike the target movie by answering "Yes." or "No.".
+Given the user's preference and unpreference, identify whether the user will dislike \
+the target movie by answering "Yes." or "No.".
 
 ### Input:
 User Preference: "Nîmes (1966)", "The "Quoted" Man (1984)"
@@ -48,7 +58,8 @@ Below is an instruction that describes a task, paired with an input that provide
 Write a response that appropriately completes the request.  # noqa: E501
 
 ### Instruction:
-Given the user's preference and unpreference, identify whether the user will like the target movie by answering "Yes." or "No.".
+Given the user's preference and unpreference, identify whether the user will like \
+the target movie by answering "Yes." or "No.".
 
 ### Input:
 User Preference: "Nîmes (1966)", "The "Quoted" Man (1984)"
@@ -63,7 +74,8 @@ Below is an instruction that describes a task, paired with an input that provide
 Write a response that appropriately completes the request.  # noqa: E501
 
 ### Instruction:
-Given the user's preference and unpreference, identify whether the user will dislike the target movie by answering "Yes." or "No.".
+Given the user's preference and unpreference, identify whether the user will dislike \
+the target movie by answering "Yes." or "No.".
 
 ### Input:
 User Preference: "Nîmes (1966)", "The "Quoted" Man (1984)"
@@ -75,22 +87,20 @@ Whether the user will like the target movie "Wires {noun} (1993)"?
 
 
 def test_paper_template_inverts_instruction_and_question():
-    assert prompt_pair(ROW, CATALOGUE, "movie", "paper") == PromptPair(PAPER_POSITIVE, PAPER_NEGATIVE, "Yes.", "No.")
+    assert prompt_pair(ROW, MOVIES, "paper") == PromptPair(PAPER_POSITIVE, PAPER_NEGATIVE, "Yes.", "No.")
 
 
 def test_released_template_keeps_the_lint_comment_and_inverts_the_instruction_alone():
-    assert prompt_pair(ROW, CATALOGUE, "movie", "released") == PromptPair(
-        RELEASED_POSITIVE, RELEASED_NEGATIVE, "Yes.", "No."
-    )
+    assert prompt_pair(ROW, MOVIES, "released") == PromptPair(RELEASED_POSITIVE, RELEASED_NEGATIVE, "Yes.", "No.")
 
 
 def test_paper_is_the_template_when_none_is_named():
-    assert prompt_pair(ROW, CATALOGUE, "movie") == prompt_pair(ROW, CATALOGUE, "movie", "paper")
+    assert prompt_pair(ROW, MOVIES) == prompt_pair(ROW, MOVIES, "paper")
 
 
 @pytest.mark.parametrize("template", ["paper", "released"])
 def test_a_disliked_target_is_answered_no_then_yes(template):
-    pair = prompt_pair(Interaction(5, ROW.history, 4, False), CATALOGUE, "movie", template)
+    pair = prompt_pair(Interaction(5, ROW.history, 4, False), MOVIES, template)
     assert (pair.answer_positive, pair.answer_negative) == ("No.", "Yes.")
 
 
@@ -104,22 +114,23 @@ def test_a_disliked_target_is_answered_no_then_yes(template):
     ids=["no history", "likes only", "dislikes only"],
 )
 def test_an_empty_side_keeps_its_line_and_trailing_space(history, lines):
-    pair = prompt_pair(Interaction(5, history, 3, True), CATALOGUE, "movie")
+    pair = prompt_pair(Interaction(5, history, 3, True), MOVIES)
     assert f"\n\n### Input:\n{lines}Whether the user will like" in pair.positive
     assert f"\n\n### Input:\n{lines}Whether the user will dislike" in pair.negative
 
 
 def test_the_noun_takes_every_place():
-    pair = prompt_pair(Interaction(5, (), 3, True), CATALOGUE, "book")
+    pair = prompt_pair(Interaction(5, (), 3, True), dataset(CATALOGUE, "book"))
     assert "movie" not in pair.positive + pair.negative
     assert pair.positive.count("the target book") == pair.negative.count("the target book") == 2
 
 
-def test_tallrec_row_is_the_positive_question_in_the_published_fields():
-    assert tallrec_row(ROW, CATALOGUE, "movie") == {
+def test_a_published_row_is_the_positive_question_in_the_published_fields():
+    assert published_row(ROW, MOVIES) == {
         "instruction": "Given the user's preference and unpreference, identify whether the user will like the target "
         'movie by answering "Yes." or "No.".',
-        "input": 'User Preference: "Nîmes (1966)", "The "Quoted" Man (1984)"\nUser Unpreference: "Lantern, The (1971)"\n'
+        "input": 'User Preference: "Nîmes (1966)", "The "Quoted" Man (1984)"\n'
+        'User Unpreference: "Lantern, The (1971)"\n'
         'Whether the user will like the target movie "Wires {noun} (1993)"?',
         "output": "Yes.",
     }
@@ -127,23 +138,24 @@ def test_tallrec_row_is_the_positive_question_in_the_published_fields():
 
 # ---- books --------------------------------------------------------------------------------------
 
-BOOKS = {1: Item("Plain", "Ann One"), 2: Item("Nobody wrote it"), 3: Item('\\O\\" Is for Outlaw"', "SUE")}
+ITEMS = {1: Item("Plain", "Ann One"), 2: Item("Nobody wrote it"), 3: Item('\\O\\" Is for Outlaw"', "SUE")}
+BOOKS = dataset(ITEMS, "book")
 BOOK_ROW = Interaction(5, ((1, True), (2, True), (3, False)), 1, True)
 
 
 def test_a_book_is_shown_with_its_author_if_it_has_one():
-    text = prompt_pair(BOOK_ROW, BOOKS, "book").positive
+    text = prompt_pair(BOOK_ROW, BOOKS).positive
     assert 'User Preference: "Plain" written by Ann One, "Nobody wrote it"\n' in text
     assert 'User Unpreference: "\\O\\" Is for Outlaw"" written by SUE\n' in text
 
 
 def test_released_quotes_a_book_as_target_twice_and_paper_does_not():
-    released, paper = (prompt_pair(BOOK_ROW, BOOKS, "book", template) for template in ("released", "paper"))
+    released, paper = (prompt_pair(BOOK_ROW, BOOKS, template) for template in ("released", "paper"))
     assert 'will like the target book ""Plain" written by Ann One"?\n' in released.positive
     assert 'will like the target book ""Plain" written by Ann One"?\n' in released.negative
     assert 'will like the target book "Plain" written by Ann One?\n' in paper.positive
     assert 'will dislike the target book "Plain" written by Ann One?\n' in paper.negative
-    assert tallrec_row(BOOK_ROW, BOOKS, "book")["input"].endswith('the target book ""Plain" written by Ann One"?')
+    assert published_row(BOOK_ROW, BOOKS)["input"].endswith('the target book ""Plain" written by Ann One"?')
 
 
 @pytest.mark.parametrize("target", [1, 2, 3])
@@ -158,12 +170,12 @@ def test_released_quotes_a_book_as_target_twice_and_paper_does_not():
     ],
 )
 def test_a_published_row_is_parsed_back(history, target):
-    row, noun, items = parse_tallrec_row(tallrec_row(Interaction(5, history, target, False), BOOKS, "book"), "x")
+    row, noun, items = parse_row(published_row(Interaction(5, history, target, False), BOOKS), "x")
     assert (noun, row.label, row.user) == ("book", False, None)
     assert [(items[item], liked) for item, liked in row.history] == [
-        (BOOKS[item], liked) for item, liked in sorted(history, key=lambda e: not e[1])
+        (ITEMS[item], liked) for item, liked in sorted(history, key=lambda e: not e[1])
     ]
-    assert items[row.target] == BOOKS[target]
+    assert items[row.target] == ITEMS[target]
 
 
 # ---- CoLLM --------------------------------------------------------------------------------------
@@ -173,41 +185,44 @@ COLLM_ROW = Interaction(5, ((3, True), (1, True)), 4, True)
 
 @pytest.mark.parametrize("template, line_break", [("released", "\\n"), ("paper", "\n")])
 def test_collm_asks_one_question_in_both_polarities(template, line_break):
-    pair = prompt_pair(COLLM_ROW, CATALOGUE, "movie", template, wording="collm")
+    pair = prompt_pair(COLLM_ROW, dataset(CATALOGUE, wording="collm"), template)
     positive = (
-        '#Question: A user has given high ratings to the following movies: "Nîmes (1966)", "Lantern, The (1971)". Leverage the '
-        'information to predict whether the user would enjoy the movie titled "Wires {noun} (1993)"? Answer with "Yes" or "No". '
-        + line_break
-        + "#Answer:"
+        '#Question: A user has given high ratings to the following movies: "Nîmes (1966)", "Lantern, The (1971)". '
+        'Leverage the information to predict whether the user would enjoy the movie titled "Wires {noun} (1993)"? '
+        'Answer with "Yes" or "No". ' + line_break + "#Answer:"
     )
     assert pair == PromptPair(positive, positive.replace("would enjoy", "would dislike"), " Yes", " No")
 
 
 @pytest.mark.parametrize("template, nothing", [("released", "unkow"), ("paper", "unknown")])
 def test_collm_without_history_says_so(template, nothing):
-    pair = prompt_pair(Interaction(5, (), 4, False), CATALOGUE, "book", template, wording="collm")
+    pair = prompt_pair(Interaction(5, (), 4, False), dataset(CATALOGUE, "book", "collm"), template)
     assert f"to the following books: {nothing}. Leverage" in pair.positive and "the book titled" in pair.negative
     assert (pair.answer_positive, pair.answer_negative) == (" No", " Yes")
 
 
 def test_collm_leaves_out_dislikes_empty_titles_and_spaces_around_the_target():
     items = {1: Item(" A "), 2: Item("B"), 3: Item("")}
-    text = prompt_pair(
-        Interaction(5, ((1, True), (2, False), (3, True)), 1, True), items, "book", wording="collm"
-    ).positive
+    row = Interaction(5, ((1, True), (2, False), (3, True)), 1, True)
+    text = prompt_pair(row, dataset(items, "book", "collm")).positive
     assert 'books: " A ". Leverage' in text and 'titled "A"?' in text
 
 
 @pytest.mark.parametrize("asks, same", COLLM.held_out.items())
 def test_held_out_questions_flip_the_answer_or_keep_it(asks, same):
-    pair = prompt_pair(COLLM_ROW, CATALOGUE, "movie", question=asks, wording="collm")
+    pair = prompt_pair(COLLM_ROW, dataset(CATALOGUE, wording="collm"), question=asks)
     assert f"whether the user {asks} the movie" in pair.negative
     assert (pair.answer_negative == " Yes") == same
+
+
+@pytest.mark.parametrize("wording", WORDINGS.values(), ids=WORDINGS)
+def test_every_wording_has_the_templates_that_the_flag_offers(wording):
+    assert tuple(wording.templates) == TEMPLATES == ("paper", "released")
 
 
 def test_collm_shows_the_last_ten_liked_items_of_a_longer_history():
     items = {i: Item(f"T{i}") for i in range(40)}
     history = tuple((i, i % 3 != 0) for i in range(30))
-    text = prompt_pair(Interaction(5, history, 39, True), items, "book", wording="collm").positive
+    text = prompt_pair(Interaction(5, history, 39, True), dataset(items, "book", "collm")).positive
     liked = [i for i in range(30) if i % 3]
     assert "books: " + ", ".join(f'"T{i}"' for i in liked[-10:]) + ". Leverage" in text

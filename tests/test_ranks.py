@@ -28,9 +28,9 @@ import train
 from cli.data import load_data
 from cli.train import TrainFlags
 from cli.verb import run_verb
+from data.sources.stand_in import stand_in
 from data.sources.tallrec import write_split
 from data.splits import encode_split
-from demo.world import stand_in
 from errors import FlagError, RunError
 from lora.inject import add_lora, lora_layers
 from machine import ranks

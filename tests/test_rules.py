@@ -37,8 +37,8 @@ def test_item_mean_sees_no_label_of_the_rows_it_scores():
 
 def test_every_rule_has_a_name_that_says_how_many_rows_it_saw():
     strangers = [
-        Interaction(f"u{i}", found.history, found.target, found.label)
-        for i, found in enumerate((row(1, True, True), row(2, True, False)))
+        Interaction(f"u{i}", seen.history, seen.target, seen.label)
+        for i, seen in enumerate((row(1, True, True), row(2, True, False)))
     ]
     scores = all_rules(TRAIN, strangers)
     assert list(scores) == ["history share", "item mean of 5 training rows", "history share + item mean"]
@@ -48,11 +48,11 @@ def test_every_rule_has_a_name_that_says_how_many_rows_it_saw():
 def test_ranking_metrics_of_a_rule_are_auc_and_uauc_with_intervals():
     labels, users = np.tile([True, False, True], 8), np.repeat(np.arange(8), 3).tolist()
     scores = np.random.default_rng(0).normal(size=24)
-    found = ranking_metrics(labels, scores, users)
-    assert found["auc"] == auc(labels, scores) and found["uauc"] == uauc(labels, scores, users).value
+    metrics = ranking_metrics(labels, scores, users)
+    assert metrics["auc"] == auc(labels, scores) and metrics["uauc"] == uauc(labels, scores, users).value
     for name in ("auc", "uauc"):
-        low, high = found["interval_95"][name]
-        assert low < found[name] < high
+        low, high = metrics["interval_95"][name]
+        assert low < metrics[name] < high
 
 
 @functools.cache
@@ -70,11 +70,11 @@ def read_once(folder):
 )
 def test_rules_on_the_published_test_split(real_file, rule, expected_auc, expected_uauc):
     data = read_once(real_file("ml-100k/u.data").parent)
-    found = rules_without_learning(data.train, data.test)[rule]
-    assert found["auc"] == pytest.approx(expected_auc, abs=5e-4)
-    assert found["uauc"] == pytest.approx(expected_uauc, abs=5e-4)
-    low, high = found["interval_95"]["auc"]
-    assert low < found["auc"] < high and 0.05 < high - low < 0.25  # 16 users
+    metrics = rules_without_learning(data.train, data.test)[rule]
+    assert metrics["auc"] == pytest.approx(expected_auc, abs=5e-4)
+    assert metrics["uauc"] == pytest.approx(expected_uauc, abs=5e-4)
+    low, high = metrics["interval_95"]["auc"]
+    assert low < metrics["auc"] < high and 0.05 < high - low < 0.25  # 16 users
 
 
 def test_rules_are_those_that_can_say_something():
@@ -101,5 +101,5 @@ def test_rules_on_the_published_ml_1m_test_split(real_file, rule, expected_auc, 
         [r.user for r in data.test],
     )
     assert auc(labels, scores) == pytest.approx(expected_auc, abs=5e-4)
-    found = uauc(labels, scores, users)
-    assert found.value == pytest.approx(expected_uauc, abs=5e-4)
+    over_users = uauc(labels, scores, users)
+    assert over_users.value == pytest.approx(expected_uauc, abs=5e-4)

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
-import data.show as show
-from data.leaks import leaks
+import prepare
 from data.prompts import prompt_pair
-from data.statistics import describe_split
-from demo.world import stand_in
+from data.sources.stand_in import stand_in
+from data.statistics import describe, describe_split
 from errors import FlagError
 from model.demo import DEMO_FOLDER
 from report.data_table import statistics_table
@@ -29,38 +28,44 @@ def tokenizer():
 
 def run(*argv):
     return subprocess.run(
-        [sys.executable, "-m", "data.show", *map(str, argv)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "prepare.py", "show", *map(str, argv)], cwd=ROOT, capture_output=True, text=True
     )
 
 
 def test_figures_are_those_counted_by_hand(tokenizer):
-    found = describe_split(DATA, "valid", tokenizer, "paper", 8, 100)
-    assert (found["rows"], found["positive"], found["users"], found["items"], found["no_history"]) == (3, 2, 2, 3, 1)
-    assert found["cold"] == 2  # only user 7 and item 3 are in train
-    assert found["history_lengths"] == {0: 1, 2: 1, 12: 1}
-    assert found["history"] == {"0": 0, "50": 2, "95": 2, "100": 12}
-    assert found["rows_per_user"] == {"0": 1, "50": 1, "95": 1, "100": 2}
-    assert (found["longer_than_max_len"], found["tokens_counted_on"]) == (3, 3)
+    figures = describe_split(DATA, "valid", tokenizer, "paper", 8, 100)
+    assert (figures["rows"], figures["positive"], figures["users"], figures["items"], figures["no_history"]) == (
+        3,
+        2,
+        2,
+        3,
+        1,
+    )
+    assert figures["cold"] == 2  # only user 7 and item 3 are in train
+    assert figures["history_lengths"] == {0: 1, 2: 1, 12: 1}
+    assert figures["history"] == {"0": 0, "50": 2, "95": 2, "100": 12}
+    assert figures["rows_per_user"] == {"0": 1, "50": 1, "95": 1, "100": 2}
+    assert (figures["longer_than_max_len"], figures["tokens_counted_on"]) == (3, 3)
 
 
 @pytest.mark.parametrize("template", ["paper", "released"])
 def test_token_lengths_are_those_of_the_longer_row_and_of_all_history(tokenizer, template):
     data = stand_in()
-    found = describe_split(data, "valid", tokenizer, template, 150, 10**6)
+    figures = describe_split(data, "valid", tokenizer, template, 150, 10**6)
     lengths = []
     for row in data.valid:
-        pair = prompt_pair(row, data.catalogue, data.noun, template)
+        pair = prompt_pair(row, data, template)
         sides = ((pair.positive, pair.answer_positive), (pair.negative, pair.answer_negative))
         lengths.append(max(len(tokenizer.encode(prompt + answer)) + 1 for prompt, answer in sides))
-    assert sum(found["token_lengths"].values()) == len(lengths)
-    assert sorted(length for length, n in found["token_lengths"].items() for _ in range(n)) == sorted(lengths)
-    assert found["longer_than_max_len"] == sum(length > 150 for length in lengths) > 0
-    assert (found["tokens"]["0"], found["tokens"]["100"]) == (min(lengths), max(lengths))
+    assert sum(figures["token_lengths"].values()) == len(lengths)
+    assert sorted(length for length, n in figures["token_lengths"].items() for _ in range(n)) == sorted(lengths)
+    assert figures["longer_than_max_len"] == sum(length > 150 for length in lengths) > 0
+    assert (figures["tokens"]["0"], figures["tokens"]["100"]) == (min(lengths), max(lengths))
 
 
 def test_of_many_rows_every_nth_is_counted(tokenizer):
-    found = describe_split(stand_in(), "train", tokenizer, "paper", 512, 100)
-    assert (found["rows"], found["tokens_counted_on"]) == (8000, 100)
+    figures = describe_split(stand_in(), "train", tokenizer, "paper", 512, 100)
+    assert (figures["rows"], figures["tokens_counted_on"]) == (8000, 100)
 
 
 def test_the_command_shows_samples_and_every_split_and_draws(tmp_path):
@@ -78,9 +83,9 @@ def test_the_command_shows_samples_and_every_split_and_draws(tmp_path):
 def test_json_is_one_line_on_standard_output_and_nothing_else():
     done = run("--data", "demo", "--sample", 3, "--json", "--rows", 50)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    figures = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1
-    assert {split: found["splits"][split]["rows"] for split in ("train", "valid", "test")} == {
+    assert {split: figures["splits"][split]["rows"] for split in ("train", "valid", "test")} == {
         "train": 8000,
         "valid": 400,
         "test": 600,
@@ -108,24 +113,13 @@ def test_a_folder_with_nothing_but_a_tokenizer_will_do(tmp_path, tokenizer):
         (["--sampel", "3"], "--sampel: unknown flag; did you mean --sample"),
     ],
 )
-def test_what_does_not_fit_is_said_by_flag(argv, message):
+def test_what_does_not_fit_is_refused_by_flag(argv, message):
     with pytest.raises(FlagError, match=message):
-        show.main(argv)
+        prepare.main(["show", *argv])
 
 
 def test_leaks_of_any_data_set_are_shown():
-    found = {
-        "data": "x",
-        "data_source": "y",
-        "wording": "w",
-        "template": "t",
-        "tokenizer": "z",
-        "selection": 3,
-        "leaks": leaks(DATA),
-    }
-    found["splits"] = {
-        split: describe_split(DATA, split, base_tokenizer("demo"), "paper", 512, 9) for split in show.SPLITS
-    }
+    figures = describe(DATA, base_tokenizer("demo"), "paper", 512, 9) | {"tokenizer": "z"}
     assert (
-        "LEAK: 1 rows of valid are also asked in train, first user 7, 'Nîmes'" in statistics_table(found).splitlines()
+        "LEAK: 1 rows of valid are also asked in train, first user 7, 'Nîmes'" in statistics_table(figures).splitlines()
     )

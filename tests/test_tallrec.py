@@ -159,14 +159,14 @@ def books(row):
 
 def test_rows_about_different_nouns_are_refused(tmp_path):
     path = write_rows(tmp_path / "train.json", [GOOD, books(GOOD)])
-    with pytest.raises(DataError, match=r"train\.json: rows speak of different things \(book, movie\)"):
+    with pytest.raises(DataError, match=r"train\.json: its rows have different nouns \(book, movie\)"):
         read_split(path)
 
 
 def test_splits_about_different_nouns_are_refused(tmp_path):
     for split, row in (("train", GOOD), ("valid", GOOD), ("test", books(GOOD))):
         write_rows(tmp_path / f"{split}.json", [row])
-    with pytest.raises(DataError, match=r"different things \(book, movie\)"):
+    with pytest.raises(DataError, match=r"different nouns \(book, movie\)"):
         read_folder(tmp_path, "mine")
 
 

@@ -8,8 +8,8 @@ import torch
 
 import eval as eval_verb
 import train
+from data.sources.stand_in import stand_in
 from data.sources.tallrec import write_split
-from demo.world import stand_in
 from errors import RunError
 
 

@@ -1,16 +1,16 @@
 """Book-Crossing to TALLRec's book data set.
 
-The rule, as TALLRec's code applies it: ratings are joined with books on the ISBN, which groups them
-by book in order of the books' first appearance among the ratings; users with more than three rows
-stay; liked is a rating above 5. Each user gives one sample: the rows shuffled with random.seed(42),
-the last is the target, the first ten of the others the history. There are no timestamps.
+What TALLRec's code does: ratings are joined with books on the ISBN, which groups them by book in order
+of the books' first appearance among the ratings; users with more than three rows are kept; a rating
+above 5 is liked. Each user gives one sample: the rows are shuffled with random.seed(42), the last is the
+target, and the first ten of the others are the history. There are no timestamps.
 
 Two things to know. A rating of 0 means "not rated" but counts as disliked there, 62 % of the file;
 --book-zeros drop leaves those rows out. And TALLRec's order of users, which decides the 8:1:1 split,
-was never seeded: ours is (SPLIT_SEED), so the splits are not the published ones. Those are read as
-they are from train, valid and test.json.
+was never seeded. Ours is (SPLIT_SEED), so the splits are not the published ones; those are read from
+the published train, valid and test.json.
 
-`python -m data.book --raw DIR --out DIR` prepares it; --published adds TALLRec's JSON.
+`python prepare.py book --raw DIR --out DIR` prepares it; --published adds TALLRec's JSON.
 """
 
 import csv
@@ -21,16 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data.interactions import Dataset, Interaction, Item
+from data.interactions import HISTORY, Dataset, Interaction, Item
 from data.sources import tallrec
+from data.sources.base import Option, Source
 from errors import DataError
 from files import read_whole
 
 NAME = "book"
-VERSION = 1  # of the rule above; a change makes every prepared copy out of date
-FOLDERS = ("book", "book-crossing")
-OPTIONS = ("book_zeros",)
-ARCHIVE = None  # no lawful automatic source: data.download.BY_HAND
 BOOKS = ("BX-Books.csv", "BX_Books.csv", "Books.csv")
 RATINGS = ("BX-Book-Ratings.csv", "BX_Book_Ratings.csv", "Ratings.csv")
 # Copies in circulation name the same columns in two ways.
@@ -43,7 +40,6 @@ COLUMNS = {
 }
 LIKED_ABOVE = 5  # of 10
 MORE_ROWS_THAN = 3
-HISTORY = 10  # items
 SHUFFLE_SEED = 42  # TALLRec's, of each user's rows
 SPLIT_SEED = 42  # ours, of the users
 PUBLISHED_USERS = 24_266
@@ -51,8 +47,8 @@ PUBLISHED_USERS = 24_266
 
 def raw_files(folder: Path) -> list[Path]:
     """The two CSV files if the folder has them, else []."""
-    found = [next((folder / name for name in names if (folder / name).is_file()), None) for names in (BOOKS, RATINGS)]
-    return [path for path in found if path] if all(found) else []
+    files = [next((folder / name for name in names if (folder / name).is_file()), None) for names in (BOOKS, RATINGS)]
+    return files if all(files) else []
 
 
 def build(files: list[Path], notice: Callable[[str], None], book_zeros: str = "dislike") -> Dataset:
@@ -63,7 +59,8 @@ def build(files: list[Path], notice: Callable[[str], None], book_zeros: str = "d
     users = [user for user, rows in by_user.items() if len(rows) > MORE_ROWS_THAN]
     if len(users) < 10:
         raise DataError(
-            f"{ratings_path}: {len(users)} users have more than {MORE_ROWS_THAN} rows with a known book; is it the whole file?"
+            f"{ratings_path}: {len(users)} users have more than {MORE_ROWS_THAN} rows with a known book; "
+            "is it the whole file?"
         )
     order = np.random.default_rng(SPLIT_SEED).permutation(len(users))
     samples = [sample(users[i], by_user[users[i]]) for i in order]
@@ -86,9 +83,6 @@ def build(files: list[Path], notice: Callable[[str], None], book_zeros: str = "d
 def read_published(folder: Path) -> Dataset | None:
     """The data set from TALLRec's JSON, or None if the folder has none."""
     return tallrec.read_folder(folder, NAME) if (folder / "train.json").exists() else None
-
-
-write_published = tallrec.write_folder
 
 
 def join(
@@ -118,7 +112,8 @@ def read_books(path: Path, notice: Callable[[str], None]) -> dict[str, Item]:
     """{isbn: Item}; author None where it is missing."""
     catalogue: dict[str, Item] = {}
     for line, isbn, title, author in _records(path, ("isbn", "title", "author"), notice):
-        title, author = " ".join(title.splitlines()), " ".join(author.splitlines())  # a prompt's line holds all titles
+        # A prompt has all titles in one line.
+        title, author = " ".join(title.splitlines()), " ".join(author.splitlines())
         if not title:
             raise DataError(f"{path} line {line}: book {isbn} has no title")
         catalogue.setdefault(isbn, Item(title, author or None))
@@ -129,23 +124,23 @@ def read_ratings(path: Path, notice: Callable[[str], None]) -> Iterator[tuple[in
     """(user, isbn, rating from 0 to 10), in file order."""
     for line, user, isbn, rating in _records(path, ("user", "isbn", "rating"), notice):
         try:
-            found = int(user), isbn, int(rating)
+            user_number, value = int(user), int(rating)
         except ValueError:
             raise DataError(
                 f"{path} line {line}: expected a user number and a rating, found {user[:20]!r} and {rating[:20]!r}"
             ) from None
-        if not 0 <= found[2] <= 10:
+        if not 0 <= value <= 10:
             raise DataError(f"{path} line {line}: rating {rating} is not within 0 to 10")
-        yield found
+        yield user_number, isbn, value
 
 
 def _records(path: Path, wanted: tuple[str, ...], notice: Callable[[str], None]) -> Iterator[tuple]:
     """(line, the wanted fields) of every record.
 
-    Both dialects in circulation, told by the header: `;` between fields and Latin-1 (the original), or
-    `,` and UTF-8. In the original a quote within a title is written \\", which closes the field for a
-    CSV reader that knows no escapes. TALLRec's was one, and so is this: the backslash and the quote
-    stay in the title, and a line that so comes to have too many fields is left out.
+    The header tells which of two dialects the copy has: `;` between fields and Latin-1 (the original), or `,` and
+    UTF-8. In the original a quote within a title is written \\", which closes the field for a CSV reader without
+    escapes. TALLRec's reader is one, and so is this one: the backslash and the quote stay in the title, and a line
+    that gets too many fields in this way is left out.
     """
     content = read_whole(path)
     try:
@@ -164,13 +159,15 @@ def _records(path: Path, wanted: tuple[str, ...], notice: Callable[[str], None])
                 yield reader.line_num, *(fields[place] for place in places)
             elif fields:
                 raise DataError(
-                    f"{path} line {reader.line_num}: has {len(fields)} fields, the header has {len(header)}; is the file cut off?"
+                    f"{path} line {reader.line_num}: has {len(fields)} fields, the header has {len(header)}; "
+                    "is the file cut off?"
                 )
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num}: {error}; is a quote left open?") from None
     if skipped:
         notice(
-            f"{path}: {skipped:,} lines with too many fields (a quote and a {reader.dialect.delimiter} within a title) left out, as TALLRec's reader does"
+            f"{path}: {skipped:,} lines with too many fields (a quote and a {reader.dialect.delimiter} within a title) "
+            "left out, as TALLRec's reader does"
         )
 
 
@@ -181,7 +178,27 @@ def _place(path: Path, header: list[str], names: tuple[str, ...]) -> int:
     raise DataError(f"{path} line 1: column {names[0]} is missing; found {', '.join(header)[:80]!r}")
 
 
-if __name__ == "__main__":
-    from data.cache import command
-
-    command(NAME)
+SOURCE = Source(
+    name=NAME,
+    summary="Book-Crossing as TALLRec's book data",
+    raw_names="BX-Books.csv and BX-Book-Ratings.csv",
+    folders=("book", "book-crossing"),
+    raw_files=raw_files,
+    build=build,
+    options=(
+        Option(
+            "book_zeros",
+            "a book rated 0 was not rated; TALLRec counts it as disliked",
+            default="dislike",
+            choices=("dislike", "drop"),
+        ),
+    ),
+    by_hand=(
+        "Book-Crossing is not downloaded: its site is gone and states no licence. "
+        "(1) Get BX-Books.csv and BX-Book-Ratings.csv (or Books.csv and Ratings.csv) from a copy that you may use, "
+        "or TALLRec's data/book/train.json, valid.json and test.json; "
+        "(2) put them into {folder}/book; (3) run this command again"
+    ),
+    read_published=read_published,
+    write_published=tallrec.write_folder,
+)

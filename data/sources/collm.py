@@ -1,7 +1,7 @@
-"""What CoLLM's two data sets share: histories, and the columns of the published rows as CSV.
+"""What CoLLM's two data sets share: histories, and the published rows as CSV.
 
-CoLLM publishes pickles; this project never loads one from elsewhere. The form here has the same rows
-and columns as plain CSV, one file per split, gzipped or not.
+CoLLM publishes pickles, which this project never loads. The form here has the same rows and columns as
+plain CSV, one file per split, gzipped or not.
 """
 
 import csv
@@ -11,15 +11,17 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from data.interactions import Dataset, Interaction, Item, not_cold
+from data.interactions import SPLITS, Dataset, Interaction, Item, not_cold
 from errors import DataError
 from files import GZIP_ERRORS, lines, refuse_larger
 
-SPLITS = {"train": -1, "valid": 0, "test": 1}  # with the `flag` that the published rows carry
+FLAG_OF_SPLIT = {"train": -1, "valid": 0, "test": 1}  # the published column `flag`
 COLUMNS = ["row", "uid", "iid", "label", "timestamp", "his", "his_title", "title", "flag", "not_cold"]
 
 
 class Rating(NamedTuple):
+    """One rating; timestamp: unix seconds."""
+
     user: int
     item: int
     liked: bool
@@ -28,13 +30,14 @@ class Rating(NamedTuple):
 
 
 def with_histories(ratings: list[Rating]) -> dict[str, list[Interaction]]:
-    """The rows of every split. ratings: all of them, ordered by user, then time.
+    """The rows of every split.
 
-    A row's history is every earlier liked item of its user, across splits; prompts show the last ten.
+    ratings: those of all splits, ordered by user, then time. A row's history is every earlier liked item of its
+    user, in whichever split; prompts show the last ten.
     """
     splits: dict[str, list[Interaction]] = {split: [] for split in SPLITS}
     liked_so_far: dict[int, list] = {}
-    entries: dict[int, tuple[int, bool]] = {}  # one (item, True) for all histories that it is in
+    entries: dict[int, tuple[int, bool]] = {}  # one (item, True) shared by all histories
     for user, item, liked, timestamp, split in ratings:
         history = liked_so_far.setdefault(user, [])
         splits[split].append(Interaction(user, tuple(history), item, liked, timestamp))
@@ -44,7 +47,7 @@ def with_histories(ratings: list[Rating]) -> dict[str, list[Interaction]]:
 
 
 def write_published(data: Dataset, folder: Path) -> None:
-    """train, valid and test.csv.gz, with every column as published."""
+    """Write train, valid and test.csv.gz, with every column as published."""
     rows = [(split, row, warm) for split in SPLITS for row, warm in _with_not_cold(data, split)]
     rows.sort(key=lambda entry: (entry[1].user, entry[1].timestamp))  # stable: train before valid before test
     lines: dict[str, list] = {split: [] for split in SPLITS}
@@ -61,7 +64,7 @@ def write_published(data: Dataset, folder: Path) -> None:
                 json.dumps(his, separators=(",", ":")),
                 json.dumps(titles, ensure_ascii=False),
                 data.catalogue[row.target].title,
-                SPLITS[split],
+                FLAG_OF_SPLIT[split],
                 int(warm),
             ]
         )
@@ -81,11 +84,11 @@ def _with_not_cold(data: Dataset, split: str):
 
 def published_files(folder: Path) -> list[Path]:
     """The three files if the folder has them, else []."""
-    found = [
+    files = [
         next((path for path in (folder / f"{split}.csv", folder / f"{split}.csv.gz") if path.is_file()), None)
         for split in SPLITS
     ]
-    return [path for path in found if path] if all(found) else []
+    return files if all(files) else []
 
 
 def read_published(folder: Path, name: str, noun: str) -> Dataset:
@@ -97,14 +100,15 @@ def read_published(folder: Path, name: str, noun: str) -> Dataset:
             for item, _ in row.history:
                 if item not in catalogue:
                     raise DataError(
-                        f"{folder}: {split} has item {item} in a history, but no row has its title; are all three files whole?"
+                        f"{folder}: {split} has item {item} in a history, but no row has its title; "
+                        "are all three files complete?"
                     )
     return Dataset(name, "collm-csv", noun, catalogue, **splits, wording="collm")
 
 
 def _read_split(path: Path, catalogue: dict) -> list[Interaction]:
     rows, entries = [], {}
-    if path.suffix == ".gz":  # a plain one is read by lines, however large it is
+    if path.suffix == ".gz":  # a plain file is read line by line, so its size does not matter
         refuse_larger(path)
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
@@ -114,8 +118,7 @@ def _read_split(path: Path, catalogue: dict) -> list[Interaction]:
                 raise DataError(
                     f"{path} line 1: column {sorted(missing)[0]!r} is missing; expected {', '.join(COLUMNS)}"
                 )
-            for fields in reader:
-                rows.append(_read_row(fields, f"{path} line {reader.line_num}", catalogue, entries))
+            rows.extend(_read_row(fields, f"{path} line {reader.line_num}", catalogue, entries) for fields in reader)
     except (UnicodeDecodeError, csv.Error, *GZIP_ERRORS) as error:
         raise DataError(f"{path}: cannot be read ({str(error)[:60]}); fetch it again") from None
     if not rows:

@@ -3,13 +3,14 @@
   interactions.csv    user, item, timestamp, and one of rating or liked; other columns are ignored
   items.csv           item, title, and optionally author
 
-Each user's interactions are sorted by time, ties in file order. Every one that has an earlier one is a
-row to predict; its history is the ten before it, liked or not. --split-by time (default) sorts the rows
-by the time of their target and cuts at 80 and 90 %, so nothing in train is later than anything in test;
-rows of one second may fall on both sides of a cut. --split-by user cuts a seeded order of the users
-instead, and no user is in two splits.
+Each user's interactions are sorted by time, ties in file order. Every interaction that has an earlier one
+is a row to predict; its history is the ten before it, liked or not. --split-by time (default) sorts the
+rows by the time of their target and cuts at 80 and 90 %, so nothing in train is later than anything in
+test; rows of the same second may fall on both sides of a cut. --split-by user cuts a seeded order of the
+users instead, and no user is in two splits.
 
-`python -m data.custom --raw DIR --out DIR` prepares it; docs/own-data.md has an example.
+`--data DIR` reads such a folder directly, `python prepare.py custom --raw DIR --out DIR` prepares it;
+docs/own-data.md has an example.
 """
 
 import csv
@@ -21,16 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.interactions import Dataset, Interaction, Item
+from data.interactions import HISTORY, Dataset, Interaction, Item
+from data.sources.base import Option, Source
 from errors import DataError
 from files import read_whole
 
-NAME = "custom"
-VERSION = 1  # of the rule above; a change makes every prepared copy out of date
-FOLDERS = ()
-OPTIONS = ("like_threshold", "noun", "split_by")
 FILES = ("interactions.csv", "items.csv")
-HISTORY = 10  # items
 SPLIT_SEED = 42  # of the users' order
 LIKED = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -41,7 +38,9 @@ def raw_files(folder: Path) -> list[Path]:
     if not files[0].is_file():
         return []
     if not files[1].is_file():
-        raise DataError(f"{files[1]}: missing; own data are interactions.csv and items.csv, see docs/own-data.md")
+        raise DataError(
+            f"{files[1]}: missing; own data consist of interactions.csv and items.csv, see docs/own-data.md"
+        )
     return files
 
 
@@ -62,36 +61,38 @@ def build(
             f"{interactions_path}: all rows are {'liked' if labels.pop() else 'disliked'}; check --like-threshold"
         )
     splits = by_user(rows) if split_by == "user" else by_time(rows)
-    for split, found in splits.items():
-        if not found:
+    for split, rows_of_split in splits.items():
+        if not rows_of_split:
             other = "time" if split_by == "user" else "user"
             raise DataError(
-                f"{interactions_path}: leaves no rows for {split}; more interactions are needed, or --split-by {other}"
+                f"{interactions_path}: leaves no rows for {split}; add interactions, or try --split-by {other}"
             )
     folder = interactions_path.resolve().parent
     return Dataset(folder.name, "own data", noun or "item", catalogue, **splits)
 
 
-# ---- the rule -----------------------------------------------------------------------------------
+# ---- from interactions to splits ----------------------------------------------------------------
 
 
 def samples(of_user: dict[str, list[tuple[int, str, bool]]]) -> list[Interaction]:
     """Every interaction that has an earlier one, user by user. of_user: {user: [(time, item, liked)]} in file order."""
     rows = []
-    for user, found in of_user.items():
-        found = sorted(found, key=lambda entry: entry[0])  # stable
-        history = [(item, liked) for _, item, liked in found]
-        for i in range(1, len(found)):
-            time, item, liked = found[i]
+    for user, interactions in of_user.items():
+        ordered = sorted(interactions, key=lambda entry: entry[0])  # stable
+        history = [(item, liked) for _, item, liked in ordered]
+        for i in range(1, len(ordered)):
+            time, item, liked = ordered[i]
             rows.append(Interaction(user, tuple(history[max(0, i - HISTORY) : i]), item, liked, time))
     return rows
 
 
 def by_time(rows: list[Interaction]) -> dict[str, list[Interaction]]:
+    """The splits: rows in order of their time, cut at 80 and 90 %."""
     return _cut(sorted(rows, key=lambda row: row.timestamp))
 
 
 def by_user(rows: list[Interaction]) -> dict[str, list[Interaction]]:
+    """The splits: users in a seeded order, cut at 80 and 90 %, each with all their rows."""
     of_user: dict[str, list[Interaction]] = {}
     for row in rows:
         of_user.setdefault(row.user, []).append(row)
@@ -104,12 +105,9 @@ def by_user(rows: list[Interaction]) -> dict[str, list[Interaction]]:
 
 
 def _cut(entries: list) -> dict[str, list]:
-    """80, 10 and 10 %."""
+    """The first 80 %, the next 10 % and the rest."""
     train, valid = int(len(entries) * 0.8), int(len(entries) * 0.9)
     return {"train": entries[:train], "valid": entries[train:valid], "test": entries[valid:]}
-
-
-# ---- leaks --------------------------------------------------------------------------------------
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -121,11 +119,12 @@ def read_items(path: Path) -> dict[int | str, Item]:
     for line, fields in _records(path, ("item", "title"), ("author",)):
         item, author = fields["item"].strip(), fields.get("author", "").strip() or None
         if item in catalogue:
-            raise DataError(f"{path} line {line}, column item: {item!r} is there twice")
+            raise DataError(f"{path} line {line}, column item: {item!r} is listed twice")
         for name in ("title", "author"):
             if "\n" in fields.get(name, "") or "\r" in fields.get(name, ""):
                 raise DataError(
-                    f"{path} line {line}, column {name}: holds a line break, which a prompt cannot show; write it in one line"
+                    f"{path} line {line}, column {name}: has a line break, which a prompt cannot show; "
+                    "write it in one line"
                 )
         catalogue[item] = Item(fields["title"].strip(), author)
     return catalogue
@@ -135,23 +134,15 @@ def read_interactions(
     path: Path, catalogue: dict, like_threshold: float | None
 ) -> dict[str, list[tuple[int, str, bool]]]:
     """{user: [(time, item, liked)]} of interactions.csv, in file order."""
-    found: dict[str, list[tuple[int, str, bool]]] = {}
+    of_user: dict[str, list[tuple[int, str, bool]]] = {}
     ratings = []
     for line, fields in _records(path, ("user", "item", "timestamp"), ("rating", "liked")):
         where = f"{path} line {line}, column"
         if ("rating" in fields) == ("liked" in fields):
-            both = "both rating and liked are there; keep one" if "rating" in fields else "rating or liked is missing"
-            raise DataError(f"{path} line 1: {both}")
+            problem = "has both rating and liked; keep one" if "rating" in fields else "rating or liked is missing"
+            raise DataError(f"{path} line 1: {problem}")
         if "liked" in fields:
-            if like_threshold is not None:
-                raise DataError(
-                    f"--like-threshold: has no effect, since {path.name} says who liked what in its column liked; leave it out"
-                )
-            liked = LIKED.get(fields["liked"].strip().lower())
-            if liked is None:
-                raise DataError(
-                    f"{where} liked: expected 1 or 0 (true, false, yes, no), found {fields['liked'][:40]!r}"
-                )
+            liked = _yes_or_no(fields["liked"], path, f"{where} liked", like_threshold)
         else:
             rating = _number(fields["rating"], f"{where} rating")
             ratings.append(rating)
@@ -159,14 +150,26 @@ def read_interactions(
         item = fields["item"].strip()
         if item not in catalogue:
             raise DataError(f"{where} item: {item[:40]!r} is not in items.csv")
-        found.setdefault(fields["user"].strip(), []).append(
-            (_seconds(fields["timestamp"], f"{where} timestamp"), item, liked)
-        )
+        entry = (unix_seconds(fields["timestamp"], f"{where} timestamp"), item, liked)
+        of_user.setdefault(fields["user"].strip(), []).append(entry)
     if ratings and like_threshold is None:
         raise DataError(
-            f"--like-threshold: {path.name} has ratings from {min(ratings):g} to {max(ratings):g}; say from which one on an item is liked"
+            f"--like-threshold: {path.name} has ratings from {min(ratings):g} to {max(ratings):g}; "
+            "say from which rating an item is liked"
         )
-    return found
+    return of_user
+
+
+def _yes_or_no(text: str, path: Path, where: str, like_threshold: float | None) -> bool:
+    """A cell of the column liked."""
+    if like_threshold is not None:
+        raise DataError(
+            f"--like-threshold: has no effect, since {path.name} has a column liked instead of ratings; leave it out"
+        )
+    liked = LIKED.get(text.strip().lower())
+    if liked is None:
+        raise DataError(f"{where}: expected 1 or 0 (true, false, yes, no), found {text[:40]!r}")
+    return liked
 
 
 def _number(text: str, where: str) -> float:
@@ -179,8 +182,8 @@ def _number(text: str, where: str) -> float:
     return value
 
 
-def _seconds(text: str, where: str) -> int:
-    """Unix seconds of a number, or of an ISO date or time, taken as UTC where it does not say."""
+def unix_seconds(text: str, where: str) -> int:
+    """Unix seconds of a number, or of an ISO date or time; UTC unless the text has a time zone."""
     text = text.strip()
     try:
         return int(float(text))
@@ -205,23 +208,16 @@ def _records(path: Path, needed: tuple[str, ...], optional: tuple[str, ...]) -> 
     line = 1
     try:
         header = [name.strip() for name in next(reader, [])]
-        for name in (*needed, *optional):
-            if header.count(name) > 1 or (name in needed and name not in header):
-                problem = (
-                    "is there twice"
-                    if name in header
-                    else f"is missing; found {repr(', '.join(header)[:80]) if header else 'an empty file'}"
-                )
-                raise DataError(f"{path} line 1: column {name} {problem}")
-        places = {name: header.index(name) for name in (*needed, *optional) if name in header}
+        columns = _columns(header, needed, optional, path)
         line = reader.line_num + 1
         for fields in reader:
             if fields:
                 if len(fields) != len(header):
                     raise DataError(
-                        f"{path} line {line}: has {len(fields)} fields, the header has {len(header)}; put quotes around a title with a comma"
+                        f"{path} line {line}: has {len(fields)} fields, the header has {len(header)}; "
+                        "put quotes around a title with a comma"
                     )
-                record = {name: fields[place] for name, place in places.items()}
+                record = {name: fields[column] for name, column in columns.items()}
                 for name in needed:
                     if not record[name].strip():
                         raise DataError(f"{path} line {line}, column {name}: is empty")
@@ -231,7 +227,32 @@ def _records(path: Path, needed: tuple[str, ...], optional: tuple[str, ...]) -> 
         raise DataError(f"{path} line {line}: {error}; is a quote left open?") from None
 
 
-if __name__ == "__main__":
-    from data.cache import command
+def _columns(header: list[str], needed: tuple[str, ...], optional: tuple[str, ...], path: Path) -> dict[str, int]:
+    """{name: number of its column} of the named columns that the file has."""
+    for name in (*needed, *optional):
+        if header.count(name) > 1:
+            raise DataError(f"{path} line 1: column {name} is there twice; keep one")
+        if name in needed and name not in header:
+            columns = repr(", ".join(header)[:80]) if header else "an empty file"
+            raise DataError(f"{path} line 1: column {name} is missing; found {columns}")
+    return {name: header.index(name) for name in (*needed, *optional) if name in header}
 
-    command(NAME)
+
+SOURCE = Source(
+    name="custom",
+    summary="your own data",
+    raw_names="interactions.csv and items.csv",
+    folders=(),
+    raw_files=raw_files,
+    build=build,
+    options=(
+        Option("like_threshold", "own data: rating from which an item is liked", type=float),
+        Option("noun", "own data: what the prompts call an item; item if not given"),
+        Option(
+            "split_by",
+            "own data: time: no test row is older than a training row; user: no user is in two splits",
+            default="time",
+            choices=("time", "user"),
+        ),
+    ),
+)

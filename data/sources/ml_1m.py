@@ -1,12 +1,12 @@
 """MovieLens-1M to CoLLM's ML-1M data set, exactly.
 
-The rule, replayed from the published rows: twenty calendar months (UTC) are kept, 2001-06 to 2002-03
-for training, to 2002-08 for validation, to 2003-01 for testing; a rating of 4 or 5 is liked. Rows are
-grouped by item in order of the items' first appearance in ratings.dat, the three splits put one after
-the other, and all sorted stably by user and time: only so do ties come out as published. Users and
-items are numbered from 1 by first appearance in that order.
+Reconstructed from the published rows: twenty calendar months (UTC) are kept, 2001-06 to 2002-03 for
+training, to 2002-08 for validation, to 2003-01 for testing; a rating of 4 or 5 is liked. Rows are
+grouped by item in order of the items' first appearance in ratings.dat, the three splits are put one
+after the other, and all rows are sorted stably by user and time: only this order gives the published
+ties. Users and items are numbered from 1 by first appearance in that order.
 
-`python -m data.ml_1m --raw DIR --out DIR` prepares it; --published adds CoLLM's columns as CSV.
+`python prepare.py ml-1m --raw DIR --out DIR` prepares it; --published adds CoLLM's columns as CSV.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,18 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data.download import MOVIELENS_1M
-from data.interactions import Dataset, Interaction, Item
+from data.download import Archive
+from data.interactions import SPLITS, Dataset, Interaction, Item
 from data.sources import collm
+from data.sources.base import Source
 from data.sources.movielens import parse_ratings
 from errors import DataError
 from files import read_gzip, read_whole
 
 NAME = "ml-1m"
-VERSION = 1  # of the rule above; a change makes every prepared copy out of date
-FOLDERS = ("ml-1m", "collm-ml-1m")
-OPTIONS = ()
-ARCHIVE = MOVIELENS_1M
 LIKED_FROM = 4  # stars
 LARGEST_RATINGS = 2**28  # bytes of ratings.dat; the published one has 24.6 MB
 FIRST_MONTHS = (("train", 2001, 6), ("valid", 2002, 4), ("test", 2002, 9), (None, 2003, 2))
@@ -66,11 +63,8 @@ def read_published(folder: Path) -> Dataset | None:
     return Dataset(**vars(data) | {"selection": selection(data.valid)})
 
 
-write_published = collm.write_published
-
-
 def selection(valid: list[Interaction]) -> list[Interaction]:
-    """The half of the validation rows by which CoLLM chooses its best state.
+    """The half of the validation rows on which CoLLM chooses its best state.
 
     As pandas' valid.sample(frac=0.5, random_state=2023) draws it.
     """
@@ -92,7 +86,7 @@ def parse_movies(content: bytes, path: Path) -> dict[int, str]:
 
 
 def in_window(ratings: Iterable[tuple[int, int, int, int]]) -> list[collm.Rating]:
-    """Those of the twenty months, with the raw ids, in the order that decides ties."""
+    """The ratings of the twenty months, with the raw ids, in the order that decides ties."""
     starts = [int(datetime(year, month, 1, tzinfo=timezone.utc).timestamp()) for _, year, month in FIRST_MONTHS]
     by_item: dict[int, list] = {}
     for user, item, rating, time in ratings:
@@ -101,7 +95,7 @@ def in_window(ratings: Iterable[tuple[int, int, int, int]]) -> list[collm.Rating
             split = FIRST_MONTHS[np.searchsorted(starts, time, side="right") - 1][0]
             of_item.append(collm.Rating(user, item, rating >= LIKED_FROM, time, split))
     grouped = [rating for of_item in by_item.values() for rating in of_item]
-    one_after_the_other = [rating for split in collm.SPLITS for rating in grouped if rating.split == split]
+    one_after_the_other = [rating for split in SPLITS for rating in grouped if rating.split == split]
     return sorted(one_after_the_other, key=lambda rating: (rating.user, rating.timestamp))
 
 
@@ -118,7 +112,19 @@ def number(ratings: list[collm.Rating]) -> tuple[list[collm.Rating], dict[int, i
     return numbered, items
 
 
-if __name__ == "__main__":
-    from data.cache import command
-
-    command(NAME)
+SOURCE = Source(
+    name=NAME,
+    summary="MovieLens-1M as CoLLM's ML-1M data",
+    raw_names="ratings.dat and movies.dat",
+    folders=("ml-1m", "collm-ml-1m"),
+    raw_files=raw_files,
+    build=build,
+    archive=Archive(
+        "MovieLens-1M",
+        "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+        "c4d9eecfca2ab87c1945afe126590906",  # as GroupLens states it in the .md5 file beside the archive
+        {"ml-1m/README": "README", "ml-1m/movies.dat": "movies.dat", "ml-1m/ratings.dat": "ratings.dat"},
+    ),
+    read_published=read_published,
+    write_published=collm.write_published,
+)

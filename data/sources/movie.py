@@ -1,31 +1,28 @@
 """MovieLens-100K to TALLRec's movie data set, exactly.
 
-The rule, as TALLRec's code applies it (the paper's "latest 10,000 interactions" is not what it does):
-users come in order of first appearance in u.data; each user's ratings are sorted by time, ties in
-file order; every rating after a user's first ten is a sample whose history is the ten before it;
-of all 90,570 samples the last 10,000 *of that list* are kept, that is the last 108 users, and cut
-into 8,000 / 1,000 / 1,000. In effect it is a split by users: no test user occurs in train.
+What TALLRec's code does (it is not the paper's "latest 10,000 interactions"): users come in order of
+first appearance in u.data; each user's ratings are sorted by time, ties in file order; every rating
+after a user's first ten is a sample whose history is the ten before it; of all 90,570 samples the last
+10,000 *of that list* are kept, that is the last 108 users, and cut into 8,000 / 1,000 / 1,000. The
+result is a split by users: no test user occurs in train.
 
-`python -m data.movie --raw DIR --out DIR` prepares it; --published adds TALLRec's JSON, byte for byte.
+`python prepare.py movie --raw DIR --out DIR` prepares it; --published adds TALLRec's JSON, byte for byte.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from data.download import MOVIELENS_100K
-from data.interactions import Dataset, Interaction, Item
+from data.download import Archive
+from data.interactions import HISTORY, Dataset, Interaction, Item
 from data.sources import tallrec
+from data.sources.base import Source
 from data.sources.movielens import parse_ratings
+from data.sources.stand_in import stand_in
 from errors import DataError
 from files import read_whole
 
 NAME = "movie"
-VERSION = 1  # of the rule above; a change makes every prepared copy out of date
-FOLDERS = ("ml-100k", "movie")
-OPTIONS = ()
-ARCHIVE = MOVIELENS_100K
-HISTORY = 10  # items
 LIKED_ABOVE = 3  # stars
 SPLIT_SIZES = (8000, 1000, 1000)
 PUBLISHED_MD5 = {"u.data": "6e47046882bad158b0efbb84cd5cb987", "u.item": "c9e7f390115d79079537301d5204f3f7"}
@@ -75,9 +72,6 @@ def read_published(folder: Path) -> Dataset | None:
     return tallrec.read_folder(folder, NAME) if (folder / "train.json").exists() else None
 
 
-write_published = tallrec.write_folder
-
-
 def parse_items(content: bytes, path: Path) -> dict[int, Item]:
     """u.item: `id|title|...` per line, ISO-8859-1."""
     catalogue = {}
@@ -87,17 +81,17 @@ def parse_items(content: bytes, path: Path) -> dict[int, Item]:
         if len(fields) < 2 or not fields[0].isdecimal() or len(fields[0]) > 10 or not fields[1]:
             raise DataError(f"{path} line {number}: expected `id|title|...`, found {line[:60]!r}")
         if int(fields[0]) in catalogue:
-            raise DataError(f"{path} line {number}: item {fields[0]} is there twice")
+            raise DataError(f"{path} line {number}: item {fields[0]} is listed twice")
         catalogue[int(fields[0])] = Item(fields[1])
     return catalogue
 
 
 def by_user(ratings: Iterable[tuple[int, int, int, int]]) -> dict[int, list[tuple[int, int, int]]]:
     """{user: [(time, item, rating)]}, users and their ratings in order of the file."""
-    found: dict[int, list[tuple[int, int, int]]] = {}
+    of_user: dict[int, list[tuple[int, int, int]]] = {}
     for user, item, rating, time in ratings:
-        found.setdefault(user, []).append((time, item, rating))
-    return found
+        of_user.setdefault(user, []).append((time, item, rating))
+    return of_user
 
 
 def build_samples(ratings: dict[int, list[tuple[int, int, int]]]) -> list[Interaction]:
@@ -113,7 +107,20 @@ def build_samples(ratings: dict[int, list[tuple[int, int, int]]]) -> list[Intera
     return samples
 
 
-if __name__ == "__main__":
-    from data.cache import command
-
-    command(NAME)
+SOURCE = Source(
+    name=NAME,
+    summary="MovieLens-100K as TALLRec's movie data",
+    raw_names="u.data and u.item",
+    folders=("ml-100k", "movie"),
+    raw_files=raw_files,
+    build=build,
+    archive=Archive(
+        "MovieLens-100K",
+        "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+        "0e33842e24a9c977be4e0107933c0723",  # as GroupLens states it in the .md5 file beside the archive
+        {"ml-100k/README": "README", "ml-100k/u.item": "u.item", "ml-100k/u.data": "u.data"},
+    ),
+    read_published=read_published,
+    write_published=tallrec.write_folder,
+    stand_in=stand_in,
+)

@@ -1,4 +1,4 @@
-"""What MovieLens-100K and MovieLens-1M share: a line per rating."""
+"""What MovieLens-100K and MovieLens-1M share: the file of ratings, one a line."""
 
 import re
 from collections.abc import Container, Iterator
@@ -16,7 +16,7 @@ def parse_ratings(
         match = form.fullmatch(raw)
         if match is None:
             raise DataError(
-                f"{path} line {number}: expected user, item, rating and time as four numbers with {separator!r} between, "
+                f"{path} line {number}: expected user, item, rating and time, four numbers with {separator!r} between, "
                 f"found {raw[:60].decode('ascii', errors='replace')!r}"
             )
         user, item, rating, time = map(int, match.groups())

@@ -38,7 +38,7 @@ def check_predicting_positions() -> None:
 
 def _demo_pair():
     from data.pairs import encode_pairs
-    from demo.world import stand_in
+    from data.sources.stand_in import stand_in
     from model.demo import DEMO_FOLDER
     from model.tokenizer import load_tokenizer
 
