@@ -34,7 +34,7 @@ from lora.inject import add_lora
 from machine import ranks
 from model.demo import is_demo
 from model.llama import Llama
-from model.tokenizer import Tokenizer
+from protocols import Tokenizer
 from report.audit_page import audit_page
 from report.audit_text import audit_text
 from run.restore import resolve_settings, restore_model

@@ -62,7 +62,7 @@ def write_json(path: Path, content: dict) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill; it is put at `path` in one step when the block ends, and removed if the block raises.
 
-    Its files are to be written with write_flushed. Raises OSError naming `path`, also if a folder with content is there.
+    Write its files with write_flushed. Raises OSError naming `path`, also if a folder with content is already there.
     """
     temporary = temporary_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def _umask() -> int:
 
 
 def read_whole(path: Path, largest: int = LARGEST) -> bytes:
-    """The content. Raises DataError if it is no plain file (a link to one is), or larger; OSError if it is not there."""
+    """The content. Raises DataError if it is larger or no plain file (a link to one is); OSError if it is missing."""
     refuse_larger(path, largest)
     return path.read_bytes()
 

@@ -127,7 +127,7 @@ def sequence_terms(
     2 x 250 x 32,000 in float32, would take 64 MB in every line of position_terms.
     """
 
-    def terms(pos, neg, next_token):
+    def terms(pos: Tensor, neg: Tensor | None, next_token: Tensor) -> tuple[Tensor, Tensor]:
         return position_terms(lm_head(pos), None if neg is None else lm_head(neg), next_token)
 
     negatives = hidden_neg.split(chunk) if hidden_neg is not None else [None] * len(targets)

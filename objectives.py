@@ -46,31 +46,19 @@ class Objective(ABC):
     """What the loop, the plan, the tables and resuming may ask of any objective."""
 
     about: ClassVar[str]  # a few words for tables
+    rows_per_pair: ClassVar[int]  # rows that one pair feeds to the model
+    whole_rows: ClassVar[bool] = False  # whether the loss looks at every token of a row, not at the answer alone
+    any_micro_batch: ClassVar[bool] = True  # whether every way of cutting a step gives the same gradient
 
     @classmethod
     def presets(cls, data: str) -> dict[str, tuple]:
-        """{flag: (value, preset's name)} for what goes with this objective on `--data data`, unless the user sets it."""
+        """{flag: (value, name of the preset)} for this objective on `--data data`; a flag of the user comes first."""
         return {}
 
     @property
-    @abstractmethod
-    def rows_per_pair(self) -> int:
-        """Rows that one pair feeds to the model."""
-
-    @property
     def rows_with_gradient(self) -> int:
-        """Those of them that need a graph."""
+        """Those of the rows that need a graph."""
         return self.rows_per_pair
-
-    @property
-    def whole_rows(self) -> bool:
-        """Whether the loss looks at every token of a row, not at the answer alone."""
-        return False
-
-    @property
-    def any_micro_batch(self) -> bool:
-        """Whether a step gives the same gradient however it is cut into micro-batches."""
-        return True
 
     @abstractmethod
     def loss(self, model: Llama, pairs: list[EncodedPair], pairs_in_step: int) -> PairLoss:
@@ -114,31 +102,13 @@ class Released(Objective):
     batch_size: int
     micro_batch_size: int
     about = "what the published code computes"
+    rows_per_pair, rows_with_gradient = 2, 1  # (X+, Y+) and (X-, Y-), of which the published code detaches the second
+    whole_rows, any_micro_batch = True, False  # it looks at prompt, answer and after, and divides by the micro-batch
 
     @classmethod
     def presets(cls, data: str) -> dict[str, tuple]:
         """Its wording, and no weight decay; lambda is 1e-4 for every data set."""
         return {"template": ("released", "released"), "weight_decay": (0.0, "released")}
-
-    @property
-    def rows_per_pair(self) -> int:
-        """(X+, Y+) and (X-, Y-)."""
-        return 2
-
-    @property
-    def rows_with_gradient(self) -> int:
-        """(X+, Y+) alone: the published code detaches the negative side."""
-        return 1
-
-    @property
-    def whole_rows(self) -> bool:
-        """Prompt, answer and what follows EOS."""
-        return True
-
-    @property
-    def any_micro_batch(self) -> bool:
-        """The published code divides by the micro-batch."""
-        return False
 
     def loss(self, model: Llama, pairs: list[EncodedPair], pairs_in_step: int) -> PairLoss:
         """loss.released_loss; pairs_in_step plays no part in it."""
@@ -154,16 +124,12 @@ class TALLRec(Objective):
     batch_size: int
     micro_batch_size: int
     about = "the baseline: positive prompts only"
+    rows_per_pair = 1  # (X+, Y+)
 
     @classmethod
     def presets(cls, data: str) -> dict[str, tuple]:
         """No KL; recorded as lambda = 0."""
         return {"kl_weight": (0.0, "tallrec")}
-
-    @property
-    def rows_per_pair(self) -> int:
-        """(X+, Y+) alone."""
-        return 1
 
     @property
     def whole_rows(self) -> bool:
@@ -199,9 +165,6 @@ def make_objective(flags: Mapping) -> Objective:
 def flags_of(name: str) -> tuple[str, ...]:
     """The flags that this objective uses."""
     return tuple(field.name for field in fields(OBJECTIVES[name]))
-
-
-# ---- from pairs to logits -----------------------------------------------------------------------
 
 
 def rows_in_blocks(pairs: list[EncodedPair], rows_per_pair: int) -> PairBatch:

@@ -39,8 +39,10 @@ COLUMNS = ("user", *TITLES)
 SCORES = ("target", "p_yes_positive", "p_yes_negative", "score", "rank", "contradiction")
 UNFIT = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
-)  # line breaks, other control characters, half characters
-DEMO_NOTICE = "DEMO MODEL: small, untuned, taught by simulated viewers, a stand-in. For a run that train.py made, say --run runs/NAME"
+)  # line breaks, other control characters, unpaired surrogates
+DEMO_NOTICE = (
+    "DEMO MODEL: small, untuned, taught by simulated viewers, a stand-in. For a run of train.py say --run runs/NAME"
+)
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,8 @@ def _output_problems(output: str | None, source: str) -> list[str]:
     if path.exists() and Path(source).exists() and path.samefile(source):
         return [f"--output {output}: is the --input itself; name another file"]
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        return [
-            f"--output {output}: cannot be written ({path.parent} is {'not writable' if path.parent.is_dir() else 'not a folder'})"
-        ]
+        why = "not writable" if path.parent.is_dir() else "not a folder"
+        return [f"--output {output}: cannot be written ({path.parent} is {why})"]
     return []
 
 
@@ -111,7 +112,8 @@ def title_problems(titles: dict[str, tuple[str, ...]], where: str) -> list[str]:
                 )
             elif '", "' in f'"{title}"':  # other quotes are as good as in the published prompts
                 problems.append(
-                    f'{where}{name} {title[:80]!r}: has `", "`, which stands between two titles in the prompts; write it otherwise'
+                    f'{where}{name} {title[:80]!r}: has `", "`, which separates titles in the prompts; '
+                    "write it differently"
                 )
             elif others:
                 problems.append(f"{where}{name} {title[:80]!r}: is among those {others[0]}, too; leave one of them out")
@@ -135,13 +137,15 @@ def read_users(path: Path) -> list[Interaction]:
             line = reader.line_num
             if None in cells or None in cells.values():  # surplus and missing cells
                 raise DataError(
-                    f"{path} line {line}: expected {len(reader.fieldnames)} cells, as in the header; quote a cell that has commas"
+                    f"{path} line {line}: expected {len(reader.fieldnames)} cells, as in the header; "
+                    "quote a cell that has commas"
                 )
             for row in _rows_of_line(cells, f"{path} line {line}, column "):
                 first, _ = rows.setdefault((row.user, row.target), (line, row))
                 if first != line:
                     raise DataError(
-                        f"{path} line {line}, column target {row.target[:80]!r}: user {row.user[:80]!r} has it in line {first} already"
+                        f"{path} line {line}, column target {row.target[:80]!r}: "
+                        f"user {row.user[:80]!r} has it in line {first} already"
                     )
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1

@@ -34,7 +34,7 @@ from run.failures import (
 )
 from run.folder import RunFolder, resume_command
 from run.outcome import finish, score_after, score_before
-from run.progress import Progress, count_steps
+from run.progress import Progress, count_steps, show_step, step_timing
 from run.start import start_run
 from scoring.splits import positive_auc
 from tensors import trainable_parameters
@@ -65,17 +65,13 @@ def fine_tune(
     run: RunFolder,
     flags: OptimisationFlags,
 ) -> Progress:
-    """Train until the steps are done or validation stops improving; the best adapter is left in the run folder.
-
-    valid: its AUC chooses the best state. Returns how far the run came.
-    """
+    """Train until the steps are done or the AUC on `valid` stops improving; the run folder gets the best adapter."""
     trained = trainable_parameters(model)
     parameters = list(trained.values())
     optimizer = torch.optim.AdamW(parameters, lr=flags.lr, weight_decay=flags.weight_decay)
     steps_per_epoch, total_steps = count_steps(len(pairs), flags)
     progress = run.restore_state(model, optimizer)
     report_resumed(run, progress, progress.is_over(total_steps, flags.patience))
-
     with StopRequest() as stop, tqdm(total=total_steps, initial=progress.step, unit="step", disable=None) as bar:
         while not progress.is_over(total_steps, flags.patience):
             step, started = progress.step, time.perf_counter()
@@ -119,15 +115,6 @@ def report_resumed(run: RunFolder, progress: Progress, over: bool) -> None:
     else:
         run.forget_results()
         notice(f"Resuming after step {progress.step:,}")
-
-
-def show_step(bar: tqdm, progress: Progress, record: dict[str, float]) -> None:
-    """Move the progress bar; without a terminal print a line per validation instead."""
-    if "valid_auc" in record and bar.disable:
-        notice(f"step {progress.step}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}")
-    bar.update()
-    best = f"{progress.best_auc:.3f}"
-    bar.set_postfix(loss=f"{record['loss']:.3f}", kl=f"{record['kl']:.2f}", valid_auc=best)
 
 
 def rehearse(model: nn.Module, longest: list[EncodedPair], objective: Objective, micro: int, planned: str) -> None:
@@ -178,18 +165,6 @@ def learning_rate(step: int, total_steps: int, peak: float, warmup_steps: int) -
     warm_up = min(1.0, (step + 1) / max(1, warmup_steps))
     decay = min(1.0, (total_steps - step) / max(1, total_steps - warmup_steps))
     return peak * min(warm_up, decay)
-
-
-def step_timing(step: int, started: float, pairs: int, tokens: int) -> dict:
-    """A line of timings.jsonl. started: time.perf_counter() at the step's beginning; time: seconds since 1970."""
-    seconds = time.perf_counter() - started
-    return {
-        "step": step,
-        "time": time.time(),
-        "seconds": seconds,
-        "pairs_per_s": pairs / seconds,
-        "tokens_per_s": tokens / seconds,
-    }
 
 
 if __name__ == "__main__":

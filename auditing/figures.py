@@ -11,7 +11,7 @@ from torch import Tensor
 from auditing.terms import Terms
 from data.pairs import EncodedPair
 from loss import log_probabilities
-from model.tokenizer import Tokenizer
+from protocols import Tokenizer
 
 TOP = 10  # vocabulary entries shown for each KL
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from errors import FlagError
 
@@ -146,12 +146,12 @@ def _unknown(word: str, known: dict) -> str:
     return f"{word}: unknown flag" + (f"; did you mean --{close[0]}?" if close else "; --help lists them")
 
 
-def parse_value(name: str, f, text):
-    """The text of a flag (a list of them, of one that may be given many times) as its value. f: the dataclass field.
+def parse_value(name: str, f: Field, text: Any) -> Any:
+    """The value of a flag's text, or of a list of texts if the flag may be given many times. f: the dataclass field.
 
-    Raises FlagError if it is of another type, or beyond what the flag allows.
+    Raises FlagError if it is of another type, or outside what the flag allows.
     """
-    if isinstance(text, list):  # of a flag that may be given many times
+    if isinstance(text, list):
         return tuple(parse_value(name, f, one) for one in text)
     choices, low, high = (f.metadata[key] for key in ("choices", "low", "high"))
     if text is _NO_VALUE:
@@ -175,12 +175,11 @@ def parse_value(name: str, f, text):
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    def _format_args(self, action, default_metavar):
-        return (
-            action.metavar
-        )  # nargs="?" would show every value as optional; it is one so that all missing ones are listed
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        # nargs="?" lets all missing values be listed at once, but argparse would show every value as optional.
+        return action.metavar
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise FlagError(message.removeprefix("argument "))

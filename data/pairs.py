@@ -10,7 +10,6 @@ Shape letters: P pairs, B rows (P, 2P or 3P), T tokens, A answer positions.
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,20 +17,9 @@ import torch
 from data.interactions import DEFAULT_WORDING, Dataset, Interaction
 from data.prompts import WORDINGS, PromptPair, as_shown, prompt_pair
 from errors import DataError
+from protocols import Tokenizer
 
 PAD_ID = 0  # any valid id would do: no real token sees it
-
-
-class Tokenizer(Protocol):
-    """What this room needs of a tokenizer; model.tokenizer describes it in full."""
-
-    eos_id: int
-
-    def encode(self, text: str) -> list[int]:
-        """BOS, if the tokenizer has one, and the ids of the text."""
-
-    def encode_all(self, texts: list[str]) -> list[list[int]]:
-        """`encode` of every text."""
 
 
 @dataclass(frozen=True)

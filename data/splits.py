@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from data.interactions import Dataset, Interaction
-from data.pairs import EncodedPair, Tokenizer, answer_ids, encode_pairs
+from data.pairs import EncodedPair, answer_ids, encode_pairs
 from data.prompts import prompt_pair
 from errors import notice
+from protocols import Tokenizer
 
 
 @dataclass(frozen=True)

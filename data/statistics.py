@@ -7,12 +7,13 @@ import numpy as np
 from data.interactions import SPLITS, Dataset, not_cold
 from data.leaks import leaks
 from data.pairs import encode_pairs
+from protocols import Tokenizer
 
 PERCENTILES = (0, 50, 95, 100)
 UNBOUNDED = 10**9  # tokens
 
 
-def describe(data: Dataset, tokenizer, template: str, max_len: int, at_most: int) -> dict:
+def describe(data: Dataset, tokenizer: Tokenizer, template: str, max_len: int, at_most: int) -> dict:
     """Figures of the whole data set, ready for JSON; template, max_len and at_most: see describe_split."""
     return {
         "data": data.name,
@@ -26,7 +27,7 @@ def describe(data: Dataset, tokenizer, template: str, max_len: int, at_most: int
     }
 
 
-def describe_split(data: Dataset, split: str, tokenizer, template: str, max_len: int, at_most: int) -> dict:
+def describe_split(data: Dataset, split: str, tokenizer: Tokenizer, template: str, max_len: int, at_most: int) -> dict:
     """Figures of one split, ready for JSON.
 
     tokens: of the longer row of a pair (prompt, answer, EOS). If the split has more rows than at_most, only

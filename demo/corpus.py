@@ -5,8 +5,9 @@ the question that it will be tuned on: LLaMA has not met it either. So the docum
 in other words than the task's; FORBIDDEN lists what must not occur, and a test looks for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -242,7 +243,7 @@ def question_and_answer(rng: np.random.Generator, who: str, film: str, liked: bo
     return question, ANSWERS[liked == polarity]
 
 
-def pick(rng: np.random.Generator, options):
+def pick(rng: np.random.Generator, options: Sequence) -> Any:
     """One of the options, each as likely."""
     return options[rng.integers(len(options))]
 

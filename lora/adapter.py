@@ -156,8 +156,8 @@ def adapter_warnings(folder: Path, base: str, base_fingerprint: str) -> list[str
             recorded = (file.metadata() or {}).get(FINGERPRINT)
     if recorded is not None and recorded != base_fingerprint:
         warnings.append(
-            f"{path}: was trained on other weights ({trained_on}, fingerprint {quoted(recorded[:12])[1:-1]}) than those of "
-            f"{base} (fingerprint {base_fingerprint[:12]}); its figures mean little here"
+            f"{path}: was trained on other weights ({trained_on}, fingerprint {quoted(recorded[:12])[1:-1]}) "
+            f"than those of {base} (fingerprint {base_fingerprint[:12]}); its figures mean little here"
         )
     # An adapter of PEFT's has no fingerprint, and a folder may be called anything: only the last part is compared.
     if recorded is None and trained_on and Path(trained_on).name.lower() != Path(base).name.lower():

@@ -16,9 +16,9 @@ class LoRALinear(nn.Module):
     """y = W x + s * B(A(dropout(x))), with A (r, in), B (out, r) and s = alpha / r.
 
     rslora: s = alpha / sqrt(r) instead (Kalajdzievski 2023).
-    base: the frozen nn.Linear that is wrapped. A starts Kaiming-uniform, that is, in +-1/sqrt(in); B starts at zero, so a
-    fresh layer computes exactly W x. A and B are float32 master weights whatever the dtype of the base: bf16 has 8 bits,
-    which would lose an update of 1e-4. Their products are computed in the dtype of x.
+    base: the frozen nn.Linear that is wrapped. A starts Kaiming-uniform, that is, in +-1/sqrt(in); B starts at zero,
+    so a fresh layer computes exactly W x. A and B are float32 master weights whatever the dtype of the base: bf16 has
+    8 bits, which would lose an update of 1e-4. Their products are computed in the dtype of x.
     """
 
     def __init__(self, base: nn.Linear, r: int, alpha: float, dropout: float, rslora: bool = False):

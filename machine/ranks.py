@@ -2,9 +2,10 @@
 
 A rank is one of the processes, each with a GPU of its own, or all on CPUs. Every rank holds the whole adapter and
 its optimizer, and the whole base (or its part, see machine/sharding.py). In a step each rank computes its share of the
-pairs. Losses are divided by the step's counts, not the rank's. Then one sum over the ranks gives every rank the gradient
-that one process would have, and so the same next adapter. DistributedDataParallel does the same with a wrapper, hooks
-and buckets, which pay for gradients of gigabytes; those of an adapter are a few megabytes. Only rank 0 writes and prints.
+pairs. Losses are divided by the step's counts, not the rank's. Then one sum over the ranks gives every rank the
+gradient that one process would have, and so the same next adapter. DistributedDataParallel does the same with a
+wrapper, hooks and buckets, which pay for gradients of gigabytes; those of an adapter are a few megabytes. Only rank 0
+writes and prints.
 """
 
 import contextlib
@@ -69,7 +70,8 @@ def distributed(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
 
     def main_of_a_rank(argv: list[str]) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return main(argv)
+            main(argv)
+            return
         store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))
         signal.signal(signal.SIGTERM, _stop)
         try:

@@ -9,6 +9,7 @@ occur in activations, which are not quantised here.
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import FunctionCtx
 
 
 def quantise(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,12 +30,12 @@ class _Int8Product(torch.autograd.Function):
     """s (x Q^T). Its backward pass converts Q again; autograd alone would keep every converted matrix until then."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: FunctionCtx, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(weight, scale)  # the layer holds both anyway
         return F.linear(x, weight.to(x.dtype)).mul_(scale.to(x.dtype))  # (..., out)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple:
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> tuple:
         weight, scale = ctx.saved_tensors
         return (grad * scale.to(grad.dtype)) @ weight.to(grad.dtype), None, None
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 # Attention is computed for groups of rows, padded to the longest row of the group. A row with less than this share of
 # the longest row's queries goes to a later group.
@@ -154,13 +155,13 @@ class _Take(torch.autograd.Function):
     """tokens[index]. The backward pass sums in float32: in bf16 small gradients of many rows would be rounded away."""
 
     @staticmethod
-    def forward(ctx, tokens: Tensor, index: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, tokens: Tensor, index: Tensor) -> Tensor:
         ctx.save_for_backward(index)
         ctx.shape, ctx.dtype = tokens.shape, tokens.dtype
         return tokens.index_select(0, index.flatten()).view(*index.shape, *tokens.shape[1:])
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         wide = torch.promote_types(ctx.dtype, torch.float32)
         total = torch.zeros(ctx.shape, dtype=wide, device=grad.device)

@@ -1,39 +1,11 @@
-"""What the program asks of any tokenizer, and the one place that decides which class reads a checkpoint folder's."""
+"""The one place that decides which class reads the tokenizer of a checkpoint folder."""
 
 from pathlib import Path
-from typing import Protocol
 
 from errors import CheckpointError
 from model.sentencepiece import SentencePieceTokenizer
 from model.weights import refuse_missing_or_pointer
-
-
-class Tokenizer(Protocol):
-    """Text to token ids and back.
-
-    A class that reads one kind of tokenizer has these members, and two more that only this file uses: FILES, the names
-    of its files, of which the first shows that a folder has this kind; and __init__(folder, vocab_size), see
-    load_tokenizer.
-    """
-
-    bos_id: int | None  # begins every text; None: this tokenizer puts nothing in front
-    eos_id: int  # ends an answer
-
-    def encode(self, text: str) -> list[int]:
-        """BOS, if there is one, and the ids of the text. Control symbols such as `</s>` in the text are plain text."""
-
-    def encode_all(self, texts: list[str]) -> list[list[int]]:
-        """`encode` of every text."""
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of these ids."""
-
-    def piece(self, token_id: int) -> str:
-        """One token as visible text, for a person."""
-
-    def ends_line(self, token_id: int) -> bool:
-        """Whether the text of this token ends with a line break."""
-
+from protocols import Tokenizer
 
 KINDS = (SentencePieceTokenizer,)  # a folder is read by the first whose file is there
 

@@ -13,11 +13,12 @@ from data.prompts import prompt_pair
 from data.sources.stand_in import STAND_IN
 from data.statistics import UNBOUNDED
 from files import write_file
+from protocols import Tokenizer
 
 COLORS = {"train": "tab:blue", "valid": "tab:orange", "test": "tab:green"}
 
 
-def sample_text(rows: list[Interaction], data: Dataset, tokenizer, template: str, split: str) -> str:
+def sample_text(rows: list[Interaction], data: Dataset, tokenizer: Tokenizer, template: str, split: str) -> str:
     """Each row with what is known of it, both prompts and their tokens. split: where the rows are from."""
     pairs, _ = encode_pairs(rows, data, tokenizer, template, UNBOUNDED)
     text = []

@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from cli.train import TrainFlags
 from data.load import default_options
 from data.sources.stand_in import STAND_IN
 from objectives import OBJECTIVES, flags_of
@@ -145,7 +146,7 @@ def _cell(values: dict, name: str, sign: str = "") -> str:
     return f"{value:{sign}.3f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
-def next_commands(run: Path, flags) -> str:
+def next_commands(run: Path, flags: TrainFlags) -> str:
     """What to try next, ready to be typed."""
     same = f"python train.py --data {flags.data} --shots {flags.shots}"
     same += "" if flags.data_dir is None else f" --data-dir {flags.data_dir}"

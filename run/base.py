@@ -11,8 +11,9 @@ from machine.device import DTYPES
 from machine.sharding import shard
 from model.demo import model_folder
 from model.llama import Llama
-from model.tokenizer import Tokenizer, load_tokenizer
+from model.tokenizer import load_tokenizer
 from model.weights import fingerprint, load_llama, read_llama_config
+from protocols import Tokenizer
 
 
 def base_identity(model: str) -> dict[str, str]:

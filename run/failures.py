@@ -54,8 +54,8 @@ def refuse_non_finite_gradient(
 ) -> None:
     """Stop before an update that would destroy the adapter. norm: of the step's gradient.
 
-    Each pair of the step is computed by itself to find the one at fault. The dropout draws other masks than in the step,
-    so the pair may not be found.
+    Each pair of the step is computed by itself to find the one at fault. It may not be found, since dropout draws other
+    masks than in the step.
     """
     if torch.isfinite(norm):
         return

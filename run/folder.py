@@ -100,7 +100,7 @@ class RunFolder:
     """runs/NAME, created on construction and locked for as long as the object or the process lives.
 
     adapter: what lora.adapter.save_adapter writes about the adapter. Only the first of several ranks locks the folder
-    and writes there. Raises RunError if it holds another run, another process is working there, or it cannot be written.
+    and writes there. Raises RunError if it holds another run, another process works there, or it cannot be written.
     """
 
     def __init__(self, path: Path, resume: bool, adapter: dict | None = None):
@@ -191,7 +191,7 @@ class RunFolder:
             save_state(self.path / "last", model, optimizer, progress, best=self.path / WEIGHTS)
 
     def restore_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-        """Put a resumed run back to where it was last saved; returns its progress, the beginning of a run if there is none.
+        """Put a resumed run back to where it was last saved; returns its progress, which for a new run is none yet.
 
         Raises RunError if no saved state is whole.
         """

@@ -55,6 +55,7 @@ class Plan:
 
     @property
     def always(self) -> int:
+        """What is there throughout the run."""
         return self.program + self.weights + self.adapter + self.gradients + self.optimizer
 
     @property
@@ -64,6 +65,7 @@ class Plan:
 
     @property
     def activations(self) -> int:
+        """At most during a step, besides what is always there."""
         return self.boundaries + self.kept_layers + max(self.logits, self.working_layer)
 
     @property
@@ -73,9 +75,11 @@ class Plan:
 
     @property
     def fits(self) -> bool:
+        """Whether the peak leaves enough room."""
         return self.peak <= ROOM * self.room
 
     def as_dict(self) -> dict:
+        """All figures, ready for JSON."""
         return {**asdict(self), "training": self.training, "peak": self.peak, "fits": self.fits}
 
 

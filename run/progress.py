@@ -1,9 +1,13 @@
-"""How far a run has come, which is saved with every state, and how far it may go."""
+"""How far a run has come, which is saved with every state, how far it may go, and what is shown of its steps."""
 
 import math
+import time
 from dataclasses import dataclass
 
+from tqdm import tqdm
+
 from cli.train import OptimisationFlags
+from errors import notice
 
 
 @dataclass
@@ -32,3 +36,24 @@ def count_steps(pairs: int, flags: OptimisationFlags) -> tuple[int, int]:
     """Optimizer steps: (of an epoch, of the run at most)."""
     steps_per_epoch = math.ceil(pairs / flags.batch_size)
     return steps_per_epoch, min(flags.epochs * steps_per_epoch, flags.max_steps or math.inf)
+
+
+def show_step(bar: tqdm, progress: Progress, record: dict[str, float]) -> None:
+    """Move the progress bar; without a terminal print a line per validation instead."""
+    if "valid_auc" in record and bar.disable:
+        notice(f"step {progress.step}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}")
+    bar.update()
+    best = f"{progress.best_auc:.3f}"
+    bar.set_postfix(loss=f"{record['loss']:.3f}", kl=f"{record['kl']:.2f}", valid_auc=best)
+
+
+def step_timing(step: int, started: float, pairs: int, tokens: int) -> dict:
+    """A line of timings.jsonl. started: time.perf_counter() at the step's beginning; time: seconds since 1970."""
+    seconds = time.perf_counter() - started
+    return {
+        "step": step,
+        "time": time.time(),
+        "seconds": seconds,
+        "pairs_per_s": pairs / seconds,
+        "tokens_per_s": tokens / seconds,
+    }

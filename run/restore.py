@@ -9,7 +9,7 @@ from cli.train import BaseFlags, MachineFlags, PairFlags, TrainFlags
 from machine.device import demo_precision, pick_device
 from model.demo import is_demo
 from model.llama import Llama
-from model.tokenizer import Tokenizer
+from protocols import Tokenizer
 from run.base import base_identity, load_base, put_adapter
 from run.folder import read_run_config
 from run.validate import recorded_flags

@@ -1,7 +1,8 @@
 """One forward pass over all prompts: what the model answers, in both polarities, as arrays.
 
-Prompts in the order of their token ids make a prefix tree (model/prefix_tree.py): the template and what consecutive
-samples of one user share go through the model once, and of the last layer and lm_head only the last token of each prompt.
+Prompts in the order of their token ids make a prefix tree (model/prefix_tree.py). The template, and what consecutive
+samples of one user share, go through the model once. Only the last token of each prompt goes through the last layer and
+lm_head.
 
 Shape letters: N pairs, R prompts, B rows of a batch, D hidden_size, V vocabulary.
 """
@@ -78,7 +79,10 @@ def last_hidden(model: Llama, prompts: list[Sequence[int]], progress: str | None
 
 
 def _batches(prompts: list[Sequence[int]]) -> Iterator[list[int]]:
-    """Indices of prompts in the order of their tokens, in runs of at most TOKENS_PER_BATCH distinct tokens, or of one prompt."""
+    """Indices of prompts in the order of their tokens, in runs of at most TOKENS_PER_BATCH distinct tokens.
+
+    A longer prompt is a run of its own.
+    """
     batch: list[int] = []
     tokens = 0
     for i in sorted(range(len(prompts)), key=lambda i: list(prompts[i])):

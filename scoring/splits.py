@@ -1,4 +1,4 @@
-"""From a split to its scores, and from scores to metrics: what train.py does before and after, and eval.py at any time."""
+"""From a split to its scores, and from scores to metrics: train.py does it before and after, eval.py at any time."""
 
 from dataclasses import replace
 

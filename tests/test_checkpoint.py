@@ -162,7 +162,7 @@ def test_where_all_are_damaged_each_is_named(start, tmp_path):
     (tmp_path / "step-00000020" / "step.json").write_text("{}")
     with pytest.raises(
         RunError,
-        match=r"no whole state .*step-00000020: damaged, step.json .*; step-00000010: damaged, rng.safetensors is missing",
+        match=r"no whole state .*step-00000020: damaged, step.json .*; step-00000010: damaged, rng.safetensors is mis",
     ):
         load_state(tmp_path, *start())
 

@@ -231,7 +231,7 @@ def archive_of(folder, members):
 
 def test_an_archive_member_that_expands_beyond_the_limit_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "LARGEST_MEMBER", 1_000_000)
-    source = download.Source("Invented", "https://invented", "", {"a/README": "README", "a/u.data": "u.data"})
+    source = download.Archive("Invented", "https://invented", "", {"a/README": "README", "a/u.data": "u.data"})
     path = archive_of(tmp_path, [("a/README", b"none"), ("a/u.data", b"0" * 1_000_001)])
     assert "a/u.data has more than 1,000,000 bytes" in refused(
         DataError, download._unpack, source, path, tmp_path / "out"
@@ -246,7 +246,7 @@ def test_an_archive_member_that_expands_beyond_the_limit_is_refused_and_leaves_n
 def test_archive_members_outside_the_folder_and_links_write_nowhere_else(tmp_path):
     link = zipfile.ZipInfo("a/u.data")
     link.external_attr = 0o120777 << 16  # a symbolic link, as Info-ZIP stores it
-    source = download.Source("Invented", "https://invented", "", {"a/README": "README", "a/u.data": "u.data"})
+    source = download.Archive("Invented", "https://invented", "", {"a/README": "README", "a/u.data": "u.data"})
     (tmp_path / "in").mkdir()
     path = archive_of(
         tmp_path / "in", [("../../escaped", b"x"), ("/absolute", b"x"), ("a/README", b"none"), (link, b"/etc/hostname")]

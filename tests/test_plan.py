@@ -52,7 +52,7 @@ def test_live_tensors_counts_what_is_made_and_what_is_let_go():
     "sizes", [{}, {"num_key_value_heads": 2}, {"hidden_size": 64, "intermediate_size": 200, "head_dim": 16}]
 )
 def test_what_a_layer_keeps_is_what_autograd_saves(model, sizes, dtype, monkeypatch):
-    """Counted by another mechanism: autograd's own hooks, which see every tensor that is saved, unless by a checkpoint."""
+    """Counted by another mechanism: autograd's own hooks see every tensor that is saved, unless by a checkpoint."""
     monkeypatch.setattr(llama, "recomputed", lambda function, *inputs: function(*inputs))
     model = model(**sizes)
     for name, parameter in model.named_parameters():
@@ -187,7 +187,7 @@ def test_memory_that_is_too_small_is_said_before_step_1_beside_the_plan(tmp_path
     monkeypatch.setattr(train, "accumulate_gradients", fails)
     with pytest.raises(
         RunError,
-        match=r"(?s)tried before step 1: out of memory \(.*2.00 GiB\).*--micro-batch-size.*\nPlan for this cpu: 2 pairs",
+        match=r"(?s)before step 1: out of memory \(.*2.00 GiB\).*--micro-batch-size.*\nPlan for this cpu: 2 pairs",
     ) as caught:
         train.main([*FEW, "--out", str(tmp_path / "run")])
     assert "at most while training" in str(caught.value)

@@ -1,6 +1,7 @@
 """The rules of the house, read from the files: who imports what, how long a file may be, what an import may do."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -9,21 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = (
-    "model",
-    "lora",
-    "data",
-    "demo",
-    "baselines",
-    "cli",
-    "machine",
-    "scoring",
-    "run",
-    "auditing",
-    "report",
-    "bench",
-    "tests",
+GROUND_FLOOR = {"errors", "files", "protocols", "tensors"}
+VERBS = {"train", "eval", "predict", "audit", "prepare", "compare", "baseline", "reproduce"}
+# From the bottom to the top: a room imports rooms that come before it, never one that comes after it.
+ORDER = (
+    *("errors", "files", "protocols", "tensors"),
+    *("loss", "metrics", "model", "lora", "demo", "data", "baselines", "objectives"),
+    *("machine", "cli", "scoring", "report", "run", "auditing"),
 )
+ROOMS = (*(room for room in ORDER if (ROOT / room).is_dir()), "bench", "tests", "docs")
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
@@ -31,18 +26,11 @@ FILES = sorted(
 TREES = {name: ast.parse((ROOT / name).read_bytes(), name) for name in FILES}
 LINES = {name: len((ROOT / name).read_bytes().splitlines()) for name in FILES}
 OURS = {name.removesuffix(".py").split("/")[0] for name in FILES}
-PRODUCT = [name for name in FILES if not name.startswith(("tests/", "bench/"))]
+PRODUCT = [name for name in FILES if not name.startswith(("tests/", "bench/", "docs/"))]
 READING_PATH = [
-    "data/prompts.py",
-    "data/pairs.py",
-    "model/llama.py",
-    "lora/layer.py",
-    "lora/inject.py",
-    "loss.py",
-    "train.py",
+    *("data/prompts.py", "data/pairs.py", "model/llama.py", "model/prefix_tree.py", "lora/layer.py", "lora/inject.py"),
+    *("loss.py", "objectives.py", "train.py"),
 ]
-GROUND_FLOOR = {"errors", "files"}
-VERBS = {"train", "eval", "predict", "audit", "prepare", "reproduce"}
 
 
 def imports(name):
@@ -65,12 +53,52 @@ def in_room(*rooms):
     return [name for name in FILES if name.split("/")[0] in rooms]
 
 
+# ---- rooms --------------------------------------------------------------------------------------
+
+
+def test_every_folder_with_python_files_is_a_room_of_the_house():
+    places = {path.relative_to(ROOT).parts[0] for path in tracked_files() if path.suffix == ".py"}
+    assert {place for place in places if (ROOT / place).is_dir()} == set(ROOMS)
+
+
+@pytest.mark.parametrize("folder", sorted({Path(name).parent for name in FILES} - {Path()}, key=str), ids=str)
+def test_a_room_is_a_regular_package_that_says_what_lives_in_it(folder):
+    """Without an __init__.py another installed package of that name takes precedence; see tests/test_rooms.py."""
+    tree = TREES[(folder / "__init__.py").as_posix()]
+    assert ast.get_docstring(tree) and len(tree.body) == 1
+
+
 # ---- who imports what ---------------------------------------------------------------------------
 
 
 def test_the_files_that_the_rules_speak_of_are_there():
     assert set(READING_PATH) <= set(FILES) and {"metrics.py", "eval.py"} <= set(FILES)
-    assert {"model", "lora", "data", "machine"} <= OURS
+    assert {room for room in ORDER if room in OURS} == set(ORDER)
+
+
+@pytest.mark.parametrize("name", [name for name in PRODUCT if name.removesuffix(".py") not in VERBS])
+def test_a_room_imports_only_what_lies_below_it(name):
+    room = name.removesuffix(".py").split("/")[0]
+    for imported in top_level(name) & OURS - {room}:
+        assert imported in ORDER and ORDER.index(imported) < ORDER.index(room), f"{name} imports {imported}"
+
+
+def test_no_circle_of_imports_and_none_hidden_in_a_function():
+    modules = {name.removesuffix(".py").replace("/", ".").removesuffix(".__init__"): name for name in FILES}
+    graph = {module: imports(name) & set(modules) - {module} for module, name in modules.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_modules_of_ours_are_imported_at_the_top_of_a_file(name):
+    inside = [node for node in ast.walk(TREES[name]) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    hidden = [ast.unparse(node) for node in inside if node not in TREES[name].body]
+    assert not [line for line in hidden if line.split()[1].split(".")[0] in OURS]
+
+
+def test_the_loop_imports_at_most_fifteen_modules_of_ours():
+    statements = [node for node in TREES["train.py"].body if isinstance(node, ast.ImportFrom)]
+    assert len({node.module for node in statements if node.module.split(".")[0] in OURS}) <= 15
 
 
 @pytest.mark.parametrize("name", in_room("model", "lora"))
@@ -88,7 +116,7 @@ def test_the_metrics_import_numpy_and_scikit_learn_only():
 
 
 @pytest.mark.parametrize("name", in_room("data"))
-def test_data_never_imports_model_lora_or_loss(name):
+def test_data_never_imports_model_lora_loss_or_machine(name):
     assert not top_level(name) & {"model", "lora", "loss", "machine", *VERBS}
 
 
@@ -98,7 +126,7 @@ def test_nothing_imports_a_verb_bench_or_tests(name):
 
 
 @pytest.mark.parametrize("name", [name for name in PRODUCT if not name.startswith("machine/")])
-def test_only_runtime_touches_torch_distributed(name):
+def test_only_machine_touches_torch_distributed(name):
     assert not any(module.startswith("torch.distributed") for module in imports(name))
     used = [ast.unparse(node) for node in ast.walk(TREES[name]) if isinstance(node, ast.Attribute)]
     assert "torch.distributed" not in used
@@ -183,7 +211,12 @@ def test_what_the_checks_install_lies_within_the_requirements():
 
 # ---- budgets ------------------------------------------------------------------------------------
 
-BUDGETS = {"model/llama.py": 350, "train.py": 350, "loss.py": 150}
+BUDGETS = {"model/llama.py": 260, "train.py": 300, "loss.py": 200}
+NOT_TESTS = [name for name in FILES if not name.startswith("tests/")]
+
+
+def functions(name):
+    return [node for node in ast.walk(TREES[name]) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -191,14 +224,31 @@ def test_a_file_is_at_most_400_lines_and_the_central_ones_less(name):
     assert LINES[name] <= BUDGETS.get(name, 400)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_function_is_at_most_60_lines(name):
-    functions = (node for node in ast.walk(TREES[name]) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
-    assert {node.name: length for node in functions if (length := node.end_lineno - node.lineno + 1) > 60} == {}
+@pytest.mark.parametrize("name", NOT_TESTS)
+def test_a_function_is_at_most_50_lines(name):
+    lengths = {node.name: node.end_lineno - node.lineno + 1 for node in functions(name)}
+    assert {function: length for function, length in lengths.items() if length > 50} == {}
 
 
-def test_the_reading_path_is_at_most_1400_lines():
-    assert sum(LINES[name] for name in READING_PATH) <= 1400
+@pytest.mark.parametrize("name", PRODUCT)
+def test_a_function_has_at_most_6_parameters(name):
+    for node in functions(name):
+        parameters = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        assert len([a for a in parameters if a not in ("self", "cls")]) <= 6, node.name
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_public_functions_have_complete_type_hints(name):
+    for node in functions(name):
+        if not node.name.startswith("_") or node.name == "__init__":
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            bare = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
+            assert not bare, f"{name}:{node.lineno} {node.name}: {bare}"
+            assert node.returns or node.name == "__init__", f"{name}:{node.lineno} {node.name}: returns?"
+
+
+def test_the_reading_path_is_at_most_1500_lines():
+    assert sum(LINES[name] for name in READING_PATH) <= 1500
 
 
 # ---- what an import may do ----------------------------------------------------------------------

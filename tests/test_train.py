@@ -71,7 +71,7 @@ OBJECTIVES = {
     "own": ("--kl-weight", "0.1"),
     "shared": ("--kl-weight", "0.1", "--kl-forcing", "shared"),
     "first": ("--kl-weight", "0.1", "--kl-tokens", "first"),
-    # In float32: in bf16 the KL of an untrained adapter is all rounding, below 0 for some pairs, which no cap holds then.
+    # In float32: in bf16 the KL of an untrained adapter is all rounding; where it is below 0, no cap applies.
     "cap": ("--kl-weight", "0.1", "--kl-cap", "0", "--precision", "fp32"),
     "control": ("--kl-weight", "0", "--precision", "fp32"),
     "tallrec": ("--objective", "tallrec"),

@@ -74,7 +74,7 @@ def tallrec_loss(model, batch, flags) -> tuple[torch.Tensor, dict[str, torch.Ten
 
 
 def released_kl(model, pairs) -> torch.Tensor:
-    """KL(q || p) summed over the positions that both rows of a pair have, aligned at their ends; the mean over pairs."""
+    """KL(q || p), summed over the positions that both rows of a pair have, aligned at their ends; mean over pairs."""
     total = 0.0
     for pair in pairs:
         z_pos = logits_of(model, pair.positive.prompt + pair.positive.answer)
@@ -143,7 +143,7 @@ def train_by_hand(model, pairs, flags, rates: list[float]) -> list[dict[str, flo
 
 
 def adamw(parameter, gradient, mean, square, step: int, lr: float, weight_decay: float) -> None:
-    """Loshchilov & Hutter 2019, algorithm 2: the decay is not part of the gradient. Changes its first, third and fourth."""
+    """Loshchilov & Hutter 2019, algorithm 2: decay is not part of the gradient. Changes arguments 1, 3 and 4."""
     mean.mul_(BETA1).add_((1 - BETA1) * gradient)
     square.mul_(BETA2).add_((1 - BETA2) * gradient**2)
     mean_hat, square_hat = mean / (1 - BETA1**step), square / (1 - BETA2**step)

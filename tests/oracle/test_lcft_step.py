@@ -1,4 +1,4 @@
-"""One training step of every objective against transformers + peft + autograd: gradients, loss, terms, A and B afterwards."""
+"""One step of every objective against transformers + peft + autograd: gradients, loss, terms, A and B afterwards."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Ten steps of fine_tune against the same ten by hand on transformers + peft: the loss of each, and the adapter left behind."""
+"""Ten steps of fine_tune against ten by hand on transformers + peft: the loss of each, and the adapter at the end."""
 
 import pytest
 import torch
