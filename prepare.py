@@ -116,7 +116,7 @@ class ShowFlags(DataFlags):
     sample: int = flag(1, "samples to print", low=0)
     seed: int = flag(0, "draws the samples", low=0, high=2**32 - 1)
     template: str = flag("paper", "wording of the prompts", choices=TEMPLATES)
-    model: str = flag("demo", "whose tokenizer counts: a folder with tokenizer.model, or demo")
+    model: str = flag("demo", "whose tokenizer counts: a folder with a tokenizer, or demo")
     max_len: int = flag(512, "tokens; how many prompts are longer is counted", low=8)
     rows: int = flag(20_000, "rows of a split whose tokens are counted, at most", low=1)
     plot: str = flag(None, "picture file for the histograms: .png, .pdf or .svg")

@@ -83,7 +83,7 @@ def read_adapter(folder: Path, out: Path) -> None:
     adapter_settings(parse_flags(TrainFlags, argv, "", presets, check_flags)[0])
     model, tokenizer = restore_model(
         replace(RunDataFlags(), adapter=str(folder), device="cpu"),
-        {"model": base, "precision": "fp32", "base_dtype": "same"},
+        TrainFlags(model=base, precision="fp32"),
     )
     ask(model, tokenizer, some_rows())
 
@@ -92,7 +92,7 @@ def read_and_merge(folder: Path, out: Path) -> None:
     refuse_merging_twice(folder, World.folder / "adapter")
     model, _ = restore_model(
         replace(RunDataFlags(), adapter=str(World.folder / "adapter"), device="cpu"),
-        {"model": str(folder), "precision": "fp32", "base_dtype": "same"},
+        TrainFlags(model=str(folder), precision="fp32"),
     )
     write_merged(folder, model, World.folder / "adapter", out / "merged")
 
@@ -164,7 +164,7 @@ def resume(folder: Path, out: Path) -> None:
     config_of_resumed(folder, made.config_of(resolved))
     model, optimizer = made.tuned()
     progress = run.restore_state(model, optimizer) or {"step": 0, "best_auc": -1.0, "best_step": 0, "since_best": 0}
-    progress["step"] < 60 and progress["since_best"] < flags.patience and progress["best_auc"] < 0.5
+    progress.step < 60 and progress.since_best < flags.patience and progress.best_auc < 0.5
     made.step_once(model, optimizer)
     [f"{record[name]:.3f}" for record in run.history() for name in ("step", "ce_pos", "ce_neg", "kl")]
 

@@ -322,7 +322,7 @@ def test_a_finished_run_gives_its_results_again_or_is_made_longer(run, capsys):
     )
     train.main(["--resume", "--out", str(folder), "--json", "--max-steps", "3", "--micro-batch-size", "1"])
     shown = capsys.readouterr()
-    assert json.loads(shown.out)["steps"] == 3 and "Going on after step 1" in shown.err
+    assert json.loads(shown.out)["steps"] == 3 and "Resuming after step 1" in shown.err
     assert "--max-steps was 1, is 3 (the learning rate" in shown.err and "--micro-batch-size was 8, is 1 (" in shown.err
     assert json.loads((folder / "config.json").read_text())["flags"]["max_steps"] == {"value": 3, "source": "resume"}
 
@@ -361,7 +361,7 @@ def test_a_process_told_to_stop_says_how_to_go_on_and_ends_with_status_75(rows, 
     steps = len((out / "metrics.jsonl").read_text().splitlines())
     assert (
         shown.splitlines()[-1]
-        == f"train.py: SIGTERM: saved after step {steps}; go on with: python train.py --out {out} --resume"
+        == f"train.py: SIGTERM: saved after step {steps}; resume with: python train.py --out {out} --resume"
     )
     assert [path.name for path in (out / "last").glob("step-*")] == [f"step-{steps:08d}"]
 

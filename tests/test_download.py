@@ -319,12 +319,12 @@ def test_the_stand_in_is_refused_when_a_folder_was_named(tmp_path, notices, no_n
 
 def test_a_real_model_is_never_given_the_stand_in(tmp_path, monkeypatch, no_network):
     from cli.data import load_data
-    from run.restore import FALLBACKS
+    from cli.train import TrainFlags
 
     monkeypatch.setenv("LCFT_DATA", str(tmp_path))
-    assert load_data(FALLBACKS).source == "stand-in"
+    assert load_data(vars(TrainFlags())).source == "stand-in"
     with pytest.raises(DataError, match="no MovieLens-100K"):
-        load_data(FALLBACKS | {"model": "llama-7b"})
+        load_data(vars(TrainFlags()) | {"model": "llama-7b"})
 
 
 def test_a_wrong_archive_is_an_error_and_no_reason_for_the_stand_in(tmp_path, monkeypatch, notices, serve):

@@ -187,7 +187,7 @@ def test_a_folder_that_vanishes_is_said_and_not_made_again(tmp_path, replaced):
     if replaced:
         shutil.rmtree(out)
     (tmp_path / "elsewhere").rename(out)
-    assert small_run(out)["steps"] == 3
+    assert small_run(out).step == 3
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
@@ -217,7 +217,7 @@ def test_two_runs_in_one_folder_are_refused_until_the_first_is_killed(tmp_path):
     ) as holder:
         assert holder.stdout.readline() == b"locked\n"
         for refused in (refuse_unusable, RunFolder):
-            with pytest.raises(RunError, match="another process is at work there .process 7 on another.; wait for it"):
+            with pytest.raises(RunError, match="another process is working there .process 7 on another.; wait for it"):
                 refused(tmp_path / "run", True)
         holder.kill()
     refuse_unusable(tmp_path / "run", True)

@@ -28,6 +28,7 @@ from objectives import TERMS
 from run.checkpoint import load_state, save_state
 from run.folder import read_run_config as read_run
 from run.merge import refuse_merging_twice
+from run.progress import Progress
 from run.validate import recorded_flags, step_lines
 from tensors import put_tensors, trainable_parameters
 from tests.test_hostile_files import refused
@@ -224,7 +225,7 @@ def state(tiny_llama, tmp_path):
     optimizer = torch.optim.AdamW(list(trainable_parameters(model).values()), lr=1e-3)
     model(torch.tensor([[1, 2]])).sum().backward()
     optimizer.step()
-    save_state(tmp_path / "last", model, optimizer, {"step": 1, "best_auc": 0.5, "best_step": 1, "since_best": 0})
+    save_state(tmp_path / "last", model, optimizer, Progress(step=1, best_auc=0.5, best_step=1))
     return next((tmp_path / "last").glob("step-*")), lambda: load_state(tmp_path / "last", model, optimizer)
 
 
@@ -248,7 +249,7 @@ STATES = {
 @pytest.mark.parametrize("name, content", STATES.values(), ids=STATES)
 def test_a_state_with_other_content_is_refused(state, name, content):
     folder, load = state
-    assert load()["step"] == 1
+    assert load().step == 1
     (folder / name).write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_bytes())
     manifest[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 import audit
 import eval as eval_verb
+import objectives
 import predict
 import train
 from cli.data import load_data
@@ -35,6 +36,7 @@ from errors import FlagError, RunError
 from lora.inject import add_lora, lora_layers
 from machine import ranks
 from machine.sharding import equal_forward_passes, shard
+from run import outcome
 from run.base import load_base
 from scoring import splits as evaluation
 
@@ -177,7 +179,7 @@ def test_there_is_one_set_of_files_under_a_name_of_its_own(folder, done):
 
 def test_fsdp_makes_the_same_run(folder, done):
     plain, sharded = folder / "runs/rows-12-paper-seed0", folder / "runs/rows-12-paper-seed0-2"
-    for part in ("adapter", "optimizer", "rng"):
+    for part in ("trained", "optimizer", "rng"):
         assert last(plain, part) == last(sharded, part)
     assert (plain / "predictions.csv").read_bytes() == (sharded / "predictions.csv").read_bytes()
 
@@ -185,8 +187,8 @@ def test_fsdp_makes_the_same_run(folder, done):
 @pytest.mark.parametrize("kind", ["plain", "fsdp"])
 def test_a_broken_run_goes_on_bitwise_with_dropout_of_each_rank(folder, done, kind):
     whole, resumed = folder / "runs/rows-12-paper-seed0", folder / f"broken-{kind}"
-    assert "Going on after step 2\n" in done.stderr
-    for part in ("adapter", "optimizer", "rng"):
+    assert "Resuming after step 2\n" in done.stderr
+    for part in ("trained", "optimizer", "rng"):
         assert last(whole, part) == last(resumed, part)
     assert [record["loss"] for record in records(whole)] == [record["loss"] for record in records(resumed)]
     states = load_file(resumed / "last/step-00000004/rng.safetensors")["cpu"]
@@ -333,9 +335,9 @@ def kill_rank_1(real, args):
 
 
 def poison_rank_1(real, args):
-    terms_of = train.answer_terms
+    terms_of = objectives.answer_terms
     if ranks.index() == 1:
-        train.answer_terms = lambda *a, **k: (terms := terms_of(*a, **k))._replace(kl=terms.kl + float("inf"))
+        objectives.answer_terms = lambda *a, **k: (terms := terms_of(*a, **k))._replace(kl=terms.kl + float("inf"))
     return real(*args)
 
 
@@ -358,7 +360,7 @@ def program(argv):
                 save_file(found, f"{kind}.safetensors")
             extra = ["--fsdp"] if kind == "fsdp" else []
             train.main([*run, *extra])
-            train.draw_curves = lambda *args: None  # takes its time
+            outcome.draw_curves = lambda *args: None  # takes its time
             out = ["--out", f"broken-{kind}"]
             with pytest.raises(KeyboardInterrupt):
                 breaking(3, interrupt, [*run, *extra, *out])

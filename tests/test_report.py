@@ -10,6 +10,7 @@ from cli.train import TrainFlags, presets
 from data.interactions import Dataset, Interaction, Item
 from machine.device import pick_device
 from metrics import Scored, evaluate, paired_change, ranking_metrics
+from objectives import make_objective
 from report.curves import draw_curves
 from report.plan import step_plan
 from report.tables import next_commands, provenance, result_table, score_table, tuning
@@ -162,7 +163,7 @@ def test_tuning_names_lambda_only_where_there_is_one(results):
 )
 def test_the_plan_of_a_step_counts_pairs_and_rows(argv, pairs, expected):
     given = flags("--model", "DIR", *argv.split())
-    assert expected in step_plan(pairs, -(-pairs // given.batch_size), 50, given)
+    assert expected in step_plan(pairs, 50, make_objective(vars(given)), given)
 
 
 def test_the_next_commands_are_ones_that_train_py_accepts(tmp_path):
@@ -173,7 +174,7 @@ def test_the_next_commands_are_ones_that_train_py_accepts(tmp_path):
     assert len(commands) == 3
     again = [flags(*words[2:]) for words in commands]
     assert {(f.model, f.data_dir, f.shots, f.data) for f in again} == {("DIR", "D", "16", "movie")}
-    assert [(f.objective, f.kl_weight) for f in again] == [("tallrec", 0.0), ("paper", 0.0), ("released", 1e-4)]
+    assert [(f.objective, f.kl_weight) for f in again] == [("paper", 0.0), ("released", 1e-4), ("tallrec", 0.0)]
 
 
 ROWS = [Interaction(1, ((1, True),), 2, True), Interaction(1, (), 2, False)]
