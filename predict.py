@@ -15,7 +15,6 @@ import csv
 import io
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +24,9 @@ from cli.verb import run_verb
 from data.interactions import DEFAULT_WORDING, Dataset, Interaction, Item
 from data.sources.stand_in import STAND_IN
 from data.splits import encode_split
-from errors import DataError, FlagError, notice
-from files import read_whole, write_text
+from data.users import TITLES, UNPRINTABLE, read_users, title_problems, user_rows
+from errors import FlagError, notice
+from files import write_text
 from machine import ranks
 from metrics import Scored, rankings, row_metrics
 from model.demo import is_demo
@@ -34,12 +34,7 @@ from report.tables import batch_summary, prediction_table
 from run.restore import resolve_settings, restore_model
 from scoring.splits import score_split
 
-TITLES = ("liked", "disliked", "target")
-COLUMNS = ("user", *TITLES)
 SCORES = ("target", "p_yes_positive", "p_yes_negative", "score", "rank", "contradiction")
-UNFIT = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
-)  # line breaks, other control characters, unpaired surrogates
 DEMO_NOTICE = (
     "DEMO MODEL: small, untuned, taught by simulated viewers, a stand-in. For a run of train.py say --run runs/NAME"
 )
@@ -62,7 +57,7 @@ def check_flags(flags: PredictFlags, resolved: Resolved) -> None:
     problems = model_contradictions(flags)
     if flags.adapter and not flags.run and not flags.model:
         problems.append("--adapter: say which base it belongs to with --model DIR (or --model demo)")
-    if flags.noun is not None and (not flags.noun.strip() or UNFIT.search(flags.noun)):
+    if flags.noun is not None and (not flags.noun.strip() or UNPRINTABLE.search(flags.noun)):
         problems.append(f"--noun {flags.noun!r}: expected a word, such as book")
     if flags.input is not None:
         given = [f"--{name}" for name in TITLES if getattr(flags, name)]
@@ -95,101 +90,6 @@ def _output_problems(output: str | None, source: str) -> list[str]:
     return []
 
 
-def title_problems(titles: dict[str, tuple[str, ...]], where: str) -> list[str]:
-    """A line for every title of one user that no prompt can hold or that stands in two places.
-
-    titles: by "liked", "disliked" and "target"; where: how a line begins, in front of one of these.
-    """
-    problems = []
-    for name, found in titles.items():
-        for title in dict.fromkeys(found):
-            others = [other for other in TITLES[: TITLES.index(name)] if title in titles[other]]
-            if not title.strip():
-                problems.append(f"{where}{name}: a title is empty; leave it out")
-            elif UNFIT.search(title):
-                problems.append(
-                    f"{where}{name} {title[:80]!r}: has a line break or another control character; take it out"
-                )
-            elif '", "' in f'"{title}"':  # other quotes are as good as in the published prompts
-                problems.append(
-                    f'{where}{name} {title[:80]!r}: has `", "`, which separates titles in the prompts; '
-                    "write it differently"
-                )
-            elif others:
-                problems.append(f"{where}{name} {title[:80]!r}: is among those {others[0]}, too; leave one of them out")
-            elif name == "target" and found.count(title) > 1:
-                problems.append(f"{where}target {title[:80]!r}: is named twice; leave one of them out")
-    return problems
-
-
-def read_users(path: Path) -> list[Interaction]:
-    """A row for every target in a CSV file, in its order. Raises DataError naming file, line and column."""
-    content, rows, line = read_whole(path), {}, 0
-    try:
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8").removeprefix("\ufeff"), newline=""), strict=True)
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        line, wrong = reader.line_num, [name for name in COLUMNS if reader.fieldnames.count(name) != 1]
-        if wrong:
-            raise DataError(
-                f"{path} line 1: expected the columns {','.join(COLUMNS)}, each once; look at {', '.join(wrong)}"
-            )
-        for cells in reader:
-            line = reader.line_num
-            if None in cells or None in cells.values():  # surplus and missing cells
-                raise DataError(
-                    f"{path} line {line}: expected {len(reader.fieldnames)} cells, as in the header; "
-                    "quote a cell that has commas"
-                )
-            for row in _rows_of_line(cells, f"{path} line {line}, column "):
-                first, _ = rows.setdefault((row.user, row.target), (line, row))
-                if first != line:
-                    raise DataError(
-                        f"{path} line {line}, column target {row.target[:80]!r}: "
-                        f"user {row.user[:80]!r} has it in line {first} already"
-                    )
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(f"{path} line {line}: not UTF-8; save the file with that encoding") from None
-    except csv.Error as error:
-        raise DataError(
-            f"{path} line {line + 1}: not CSV ({error}); write a double quote twice within a quoted cell"
-        ) from None
-    if not rows:
-        raise DataError(f"{path}: has no line below its header; add one for each user")
-    return [row for _, row in rows.values()]
-
-
-def _rows_of_line(cells: dict[str, str], where: str) -> list[Interaction]:
-    user = cells["user"].strip()
-    titles = {name: tuple(title.strip() for title in cells[name].split("|") if cells[name].strip()) for name in TITLES}
-    problems = [] if user else [f"{where}user: is empty; name the user, within whom targets are ranked"]
-    problems += (
-        []
-        if titles["target"]
-        else [f'{where}target: is empty; name at least one title to score, several joined by "|"']
-    )
-    problems += title_problems(titles, where)
-    if problems:
-        raise DataError("\n".join(problems))
-    return user_rows(user, **titles)
-
-
-def user_rows(
-    user: str | None, liked: tuple[str, ...], disliked: tuple[str, ...], target: tuple[str, ...]
-) -> list[Interaction]:
-    """A row per target, with titles for item ids; the label is unknown: False holds its place and is never looked at.
-
-    The newest likes and dislikes come last, so a prompt that must shrink first loses the oldest of the longer list.
-    """
-    history = [
-        (i - len(titles), title, likes)
-        for likes, titles in ((True, liked), (False, disliked))
-        for i, title in enumerate(titles)
-    ]
-    history = tuple((title, likes) for _, title, likes in sorted(history, key=lambda entry: entry[0]))
-    return [Interaction(user, history, title, label=False) for title in target]
-
-
 def predictions(rows: list[Interaction], scored: Scored) -> list[dict]:
     """What is shown of every row, in their order; rank 1 is the user's best, equal scores keep their order."""
     scores, columns = rankings(scored)["auc_combined"], row_metrics(scored)
@@ -203,12 +103,12 @@ def predictions(rows: list[Interaction], scored: Scored) -> list[dict]:
     return [dict(zip(SCORES, of_row)) for of_row in zip([row.target for row in rows], *values)]
 
 
-def scores_csv(rows: list[Interaction], found: list[dict]) -> str:
+def scores_csv(rows: list[Interaction], scores: list[dict]) -> str:
     """A line per row, in their order, below the header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, ["user", *SCORES], lineterminator="\n")
     writer.writeheader()
-    for row, values in zip(rows, found):
+    for row, values in zip(rows, scores):
         rounded = {name: f"{value:.6f}" if isinstance(value, float) else value for name, value in values.items()}
         writer.writerow({"user": row.user, **rounded})
     return text.getvalue()
@@ -232,7 +132,7 @@ def main(argv: list[str]) -> None:
         notice("disliked titles have no place in the prompts that this run was trained on, and are left out")
     model, tokenizer = restore_model(flags, settings)
     split = encode_split(rows, data, tokenizer, settings.template, settings.max_len)
-    found = predictions(rows, score_split(model, split, "titles" if flags.input is not None else None))
+    scores = predictions(rows, score_split(model, split, "titles" if flags.input is not None else None))
     results = {
         "run": flags.run,
         "model": settings.model,
@@ -243,7 +143,7 @@ def main(argv: list[str]) -> None:
     results["demo_model"] = is_demo(settings.model)
     results["stand_in"] = results["demo_model"] or config.get("data_source") == STAND_IN
     if flags.input is not None:
-        write_text(Path(os.path.realpath(flags.output)), scores_csv(rows, found))
+        write_text(Path(os.path.realpath(flags.output)), scores_csv(rows, scores))
         results |= {
             "input": flags.input,
             "output": flags.output,
@@ -251,14 +151,14 @@ def main(argv: list[str]) -> None:
             "targets": len(rows),
         }
         results["contradictions"] = {
-            both: sum(values["contradiction"] == both for values in found) for both in ("Yes/Yes", "No/No")
+            both: sum(values["contradiction"] == both for values in scores) for both in ("Yes/Yes", "No/No")
         }
         notice(batch_summary(results))
     else:
         results |= {
             "liked": flags.liked,
             "disliked": flags.disliked,
-            "predictions": sorted(found, key=lambda values: values["rank"]),
+            "predictions": sorted(scores, key=lambda values: values["rank"]),
         }
         notice(prediction_table(results))
     if flags.json:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from bench import fuzz
 from data import cache as prepare
 from data.sources import amazon_book, book, collm, custom, ml_1m, movie, movielens, tallrec
+from data.users import read_users
 from errors import AdapterError, CheckpointError, DataError, RunError
 from lora.adapter import read_adapter_config, read_tensors
 from model.weights import read_llama_config
 from objectives import TERMS
-from predict import read_users
 from run.folder import read_run_config as read_run
 from run.validate import step_lines
 

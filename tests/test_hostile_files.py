@@ -17,10 +17,10 @@ from data import cache as prepare
 from data.interactions import Dataset, Interaction, Item
 from data.pairs import encode_pairs
 from data.sources import amazon_book, book, collm, custom, ml_1m, movie, tallrec
+from data.users import read_users
 from errors import CheckpointError, DataError
 from model.tokenizer import load_tokenizer
 from model.weights import read_json
-from predict import read_users
 
 
 def refused(error, call, *args):

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import predict
+from data.users import user_rows
 from lora.adapter import save_adapter
 from lora.inject import add_lora
 from metrics import Scored
@@ -224,7 +225,7 @@ def test_a_prompt_that_lost_history_is_reported(call, checkpoint, by_hand, token
 
 
 def test_the_longer_list_loses_its_oldest_item_first_and_each_list_keeps_its_order():
-    (row,) = predict.user_rows("u", ("1", "2", "3"), ("x", "y"), ("T",))
+    (row,) = user_rows("u", ("1", "2", "3"), ("x", "y"), ("T",))
     assert row.history == (("1", True), ("2", True), ("x", False), ("3", True), ("y", False))
     assert (row.user, row.target) == ("u", "T")
 
@@ -237,7 +238,7 @@ def scored(z_pos, z_neg, users):
 
 def test_ranks_are_per_user_in_any_row_order_and_equal_scores_keep_their_order():
     users = ["a", "b", "a", "a", "b", "a"]
-    rows = [row for i, user in enumerate(users) for row in predict.user_rows(user, (), (), (f"T{i}",))]
+    rows = [row for i, user in enumerate(users) for row in user_rows(user, (), (), (f"T{i}",))]
     found = predict.predictions(rows, scored([1, 3, 2, -1, 1, 3], [1, -1, 0, 1, -3, 1], users))
     assert [row["score"] for row in found] == [0, 4, 2, -2, 4, 2]
     assert [row["rank"] for row in found] == [3, 1, 1, 4, 2, 2]
@@ -247,7 +248,7 @@ def test_ranks_are_per_user_in_any_row_order_and_equal_scores_keep_their_order()
 
 
 def test_the_table_names_both_kinds_of_contradiction():
-    rows = [row for name in ("A", "B", "C") for row in predict.user_rows(None, (), (), (name,))]
+    rows = [row for name in ("A", "B", "C") for row in user_rows(None, (), (), (name,))]
     found = predict.predictions(rows, scored([2, -2, 1], [1, -1, -1], [None] * 3))
     table = prediction_table(
         {"run": None, "adapter": None, "model": "DIR", "demo_model": False, "stand_in": False, "predictions": found}
