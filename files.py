@@ -198,10 +198,10 @@ def lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
 
 
 def refuse_unencodable(text: str, where: str) -> None:
-    """Raises DataError, starting with `where`, for half a character, which JSON can hold and no other text."""
+    """Raises DataError, starting with `where`, for an unpaired surrogate, which JSON can hold and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{where}: {text[:40]!r} has half a character ({text[error.start]!r}) in it; write the character whole"
+            f"{where}: {text[:40]!r} has an unpaired surrogate ({text[error.start]!r}) in it; write the whole character"
         ) from None

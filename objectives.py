@@ -1,7 +1,7 @@
-"""What each --objective feeds the model and makes of its logits: pairs in; loss, named terms and tokens out.
+"""What each --objective feeds to the model, and the loss that it computes from the logits.
 
-An objective is a small frozen dataclass. Its fields are the flags that it uses; every other flag of the loss is refused
-beside it. The loop, the plan, the tables and resuming ask the objective and name none.
+An objective is a small frozen dataclass. Its fields are the flags that it uses; the command line refuses every other
+flag of the loss together with it. The loop, the plan, the tables and resuming ask the objective; none names one.
 
 To add one: its equation in loss.py, a class here, a line in OBJECTIVES, its row in docs/method.md, and a test.
 

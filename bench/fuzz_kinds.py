@@ -164,7 +164,7 @@ def resume(folder: Path, out: Path) -> None:
     config_of_resumed(folder, made.config_of(resolved))
     model, optimizer = made.tuned()
     progress = run.restore_state(model, optimizer)
-    progress.step < 60 and progress.since_best < flags.patience and progress.best_auc < 0.5
+    progress.is_over(60, flags.patience)
     made.step_once(model, optimizer)
     [f"{record[name]:.3f}" for record in run.history() for name in ("step", "ce_pos", "ce_neg", "kl")]
 

@@ -1,4 +1,4 @@
-"""Command lines: one dataclass per verb becomes its flags; whatever is wrong is said all at once.
+"""Command lines: one dataclass per verb becomes its flags; all problems are reported at once.
 
 Order of precedence, each value's source recorded: default < preset < flag.
 """

@@ -145,7 +145,7 @@ def _md5(path: Path) -> str:
 
 def _unpack(archive: Archive, path: Path, folder: Path) -> None:
     """Unpack the members, by exact name and with a size limit: no path from within the archive is used on disk."""
-    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         try:
             with zipfile.ZipFile(path) as file:
                 for member, name in archive.members.items():
@@ -153,11 +153,11 @@ def _unpack(archive: Archive, path: Path, folder: Path) -> None:
                     content = file.open(member).read(LARGEST_MEMBER + 1)
                     if len(content) > LARGEST_MEMBER:
                         raise ValueError(f"{member} has more than {LARGEST_MEMBER:,} bytes")
-                    (Path(aside) / name).write_bytes(content)
+                    (Path(temporary) / name).write_bytes(content)
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, ValueError) as error:
             raise DataError(
                 f"{archive.url}: its archive cannot be unpacked ({str(error)[:60]}); download it by hand"
             ) from None
         folder.mkdir(exist_ok=True)
         for name in archive.members.values():
-            os.replace(Path(aside) / name, folder / name)
+            os.replace(Path(temporary) / name, folder / name)

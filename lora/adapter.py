@@ -62,9 +62,7 @@ def save_adapter(model: nn.Module, folder: Path, settings: dict) -> None:
     written = read_tensors(folder)
     same = written.keys() == tensors.keys() and all(torch.equal(written[name], tensors[name]) for name in tensors)
     if not same or _read_config(folder) != config:
-        raise AdapterError(
-            f"{folder / WEIGHTS}: reads back otherwise than it was written; is the disk full or failing?"
-        )
+        raise AdapterError(f"{folder / WEIGHTS}: does not read back as it was written; is the disk full or failing?")
 
 
 def read_adapter_config(folder: Path) -> dict:
@@ -191,7 +189,7 @@ def _weights(folder: Path) -> Path:
 
 
 def _in_fixed_order(content: bytes) -> bytes:
-    """The safetensors file with its header sorted: the library writes metadata in an order drawn anew each
+    """The safetensors file with its header sorted: the library writes metadata in another order each
     time, and the same adapter should give the same bytes.
     """
     start = 8 + int.from_bytes(content[:8], "little")

@@ -19,7 +19,7 @@ def draw_curves(path: Path, history: list[dict], results: dict) -> None:
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{provenance(results)}; {tuning(results)}", fontsize=9)
-    write_file(path, lambda aside: figure.savefig(aside, format="png", dpi=130))
+    write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
 
 
 def _draw_cross_entropy(axes: Axes, history: list[dict]) -> None:

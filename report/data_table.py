@@ -109,7 +109,7 @@ def draw_histograms(path: str, figures: dict) -> None:
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(heading(figures), fontsize=9)
-    write_file(Path(path), lambda aside: figure.savefig(aside, format=Path(path).suffix[1:], dpi=130))
+    write_file(Path(path), lambda temporary: figure.savefig(temporary, format=Path(path).suffix[1:], dpi=130))
 
 
 def _draw_lengths(axes: Axes, counts_of: dict[str, dict]) -> None:

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from cli.flags import Resolved
+from cli.flags import Resolved, flag_name
 from cli.train import TrainFlags
 from errors import FlagError, RunError, notice
 from objectives import make_objective
@@ -62,14 +62,14 @@ def _refusal(name: str, then: dict, now: dict, out: str) -> str | None:
     return None
 
 
-def _given(name: str, value) -> str:
-    return f"--{name.replace('_', '-')} {value}"
+def _given(name: str, value: object) -> str:
+    return f"{flag_name(name)} {value}"
 
 
 def config_of_resumed(path: Path, now: dict) -> dict:
-    """config.json of a run that goes on: as it was, with what changed, in `changes` too. Says what changed.
+    """config.json of a resumed run: the old one with what changed, listed in `changes`, too. Reports what changed.
 
-    now: what run.config.run_config gives. Raises RunError with a line for every fingerprint that is another.
+    now: what run.config.run_config gives. Raises RunError with a line for every fingerprint that differs.
     """
     then = read_run_config(path)
     differences = _differences(then.get("fingerprints"), now["fingerprints"])
@@ -83,7 +83,7 @@ def config_of_resumed(path: Path, now: dict) -> dict:
     changes = {}
     for name, entry in now["flags"].items():
         if name in MAY_CHANGE and then["flags"][name]["value"] != entry["value"]:
-            changes[_given(name, "").strip()] = [then["flags"][name]["value"], entry["value"], MAY_CHANGE[name]]
+            changes[flag_name(name)] = [then["flags"][name]["value"], entry["value"], MAY_CHANGE[name]]
     for name, (old, new) in _software(then, now).items():
         changes[name] = [old, new, "what follows may not be the same to the last bit"]
     for name, (old, new, meaning) in changes.items():
@@ -97,17 +97,17 @@ def config_of_resumed(path: Path, now: dict) -> dict:
 
 
 def _differences(then: dict | None, now: dict) -> list[str]:
-    """A line for everything that the run depends on and that is no longer what it was."""
+    """A line for everything that the run depends on and that has changed."""
     if not isinstance(then, dict) or set(then) != set(now):
         return ["config.json is from another version of train.py"]
     return [
-        f"{name}: not what the run was started with (then {_short(then[name])}, now {_short(now[name])})"
+        f"{name}: not what the run was started with (then {_abbreviated(then[name])}, now {_abbreviated(now[name])})"
         for name in now
         if then[name] != now[name]
     ]
 
 
-def _short(fingerprint: object) -> str:
+def _abbreviated(fingerprint: object) -> str:
     """A sha256 by its first digits, and the words after it."""
     return shown(str(fingerprint)[:12] + str(fingerprint)[64:])
 

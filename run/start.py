@@ -34,7 +34,7 @@ class Start:
 
 
 def start_run(argv: list[str], description: str) -> Start | None:
-    """Parse the flags, load everything, and open the run folder; None if --plan asks for the plan alone.
+    """Parse the flags, load everything, and open the run folder; None if --plan asks for the plan only.
 
     Raises UserError for whatever is unusable, as early as it can be known.
     """

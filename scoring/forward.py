@@ -31,9 +31,9 @@ PAIRS_PER_BATCH = 256  # at lm_head: two times this many distributions over the 
 def score(model: Llama, split: Split, negatives: bool = True, progress: str | None = None) -> Scored:
     """The answer to every pair's positive prompt and, unless told otherwise, to its negative one.
 
-    Without negatives the log-probabilities are those among the two answers alone: all that an AUC looks at. Of each
-    answer the first token counts. progress: the name of the progress bar; none if None. The model is left in evaluation
-    mode.
+    Without negatives the log-probabilities are those among the two answers only, which is all that an AUC needs. The
+    first token of each answer counts. progress: the name of the progress bar; none if None. The model is left in
+    evaluation mode.
     """
     model.eval()
     pairs, (yes, no) = split.pairs, (split.answers[liked][0] for liked in (True, False))

@@ -20,7 +20,7 @@ def score_split(model: Llama, split: Split, progress: str | None = None) -> Scor
 
 
 def positive_auc(model: Llama, split: Split) -> float:
-    """AUC of the positive prompts alone: what the best state is chosen by."""
+    """AUC of the positive prompts, which chooses the best state."""
     scored = _score_on_all_ranks(model, split, negatives=False)
     return auc(scored.labels, scored.z_pos)
 
