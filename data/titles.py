@@ -1,8 +1,8 @@
 """The one rule for titles and authors: what a prompt can show so that it has one reading.
 
 Prompts put each title between quotes and `, ` between titles: `"Dune", "Emma" written by Jane Austen`. A title that
-holds such a separator reads as several. It is refused, not escaped: models never saw an escape, and the prompt must show
-the title as its owner writes it. Published rows are not checked; they stay as they were published.
+holds such a separator reads as several. It is refused, not escaped: models never saw an escape, and the prompt must
+show the title as its owner writes it. Published rows are not checked; they stay as they were published.
 """
 
 import re
