@@ -36,6 +36,14 @@ def notice(line: str) -> None:
 
 
 def quoted(value: object, limit: int = 60) -> str:
-    """A value from outside as it may stand in a message: as Python writes it, at most `limit` characters."""
+    """A value from outside as it may stand in a message: as Python writes it, at most `limit` characters.
+
+    What is longer ends after a word, if there is one, and with "...".
+    """
     text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    if len(text) <= limit:
+        return text
+    cut = text[: limit - 3]
+    if text[limit - 3] != " " and " " in cut.rstrip():
+        cut = cut.rstrip()[: cut.rstrip().rindex(" ")]
+    return cut.rstrip() + "..."

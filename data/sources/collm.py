@@ -8,6 +8,8 @@ import csv
 import gzip
 import io
 import json
+import math
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +22,12 @@ COLUMNS = ["row", "uid", "iid", "label", "timestamp", "his", "his_title", "title
 
 
 class Rating(NamedTuple):
-    """One rating; timestamp: unix seconds."""
+    """One rating; timestamp: unix seconds, with a fraction where the source has one."""
 
     user: int
     item: int
     liked: bool
-    timestamp: int
+    timestamp: int | Fraction
     split: str
 
 
@@ -40,7 +42,7 @@ def with_histories(ratings: list[Rating]) -> dict[str, list[Interaction]]:
     entries: dict[int, tuple[int, bool]] = {}  # one (item, True) shared by all histories
     for user, item, liked, timestamp, split in ratings:
         history = liked_so_far.setdefault(user, [])
-        splits[split].append(Interaction(user, tuple(history), item, liked, timestamp))
+        splits[split].append(Interaction(user, tuple(history), item, liked, math.floor(timestamp)))
         if liked:
             history.append(entries.setdefault(item, (item, True)))
     return splits

@@ -9,8 +9,10 @@ ties. Users and items are numbered from 1 by first appearance in that order.
 `python prepare.py ml-1m --raw DIR --out DIR` prepares it; --published adds CoLLM's columns as CSV.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,8 @@ from data.download import Archive
 from data.interactions import SPLITS, Dataset, Interaction, Item
 from data.sources import collm
 from data.sources.base import Source
-from data.sources.movielens import parse_ratings
-from errors import DataError
+from data.sources.movielens import PUBLISHED_ENCODING, encoding_of, parse_ratings
+from errors import DataError, quoted
 from files import read_gzip, read_whole
 
 NAME = "ml-1m"
@@ -42,7 +44,8 @@ def raw_files(folder: Path) -> list[Path]:
 def build(files: list[Path], notice: Callable[[str], None]) -> Dataset:
     """The data set from raw_files. Raises DataError naming the file and line of anything malformed."""
     ratings_path, movies_path = files
-    titles = parse_movies(read_whole(movies_path), movies_path)
+    movies = read_whole(movies_path)
+    titles = parse_movies(movies, movies_path, encoding_of(movies, movies_path, notice))
     content = read_gzip(ratings_path, LARGEST_RATINGS) if ratings_path.suffix == ".gz" else read_whole(ratings_path)
     kept = in_window(parse_ratings(content, ratings_path, "::", titles, "movies.dat"))
     ratings, numbered = number(kept)
@@ -72,27 +75,25 @@ def selection(valid: list[Interaction]) -> list[Interaction]:
     return [valid[i] for i in order[: round(0.5 * len(valid))]]
 
 
-def parse_movies(content: bytes, path: Path) -> dict[int, str]:
-    """movies.dat: `id::title::genres` per line, ISO-8859-1; {id: title}."""
+def parse_movies(content: bytes, path: Path, encoding: str = PUBLISHED_ENCODING) -> dict[int, str]:
+    """movies.dat: `id::title::genres` per line; {id: title}."""
     titles = {}
     for number, raw in enumerate(content.splitlines(), start=1):
-        fields = raw.decode("iso-8859-1").split("::")
+        fields = raw.decode(encoding).split("::")
         if len(fields) != 3 or not fields[0].isdecimal() or len(fields[0]) > 10 or not fields[1]:
-            raise DataError(
-                f"{path} line {number}: expected `id::title::genres`, found {raw[:60].decode('iso-8859-1')!r}"
-            )
+            raise DataError(f"{path} line {number}: expected `id::title::genres`, found {quoted(raw.decode(encoding))}")
         titles[int(fields[0])] = fields[1]
     return titles
 
 
-def in_window(ratings: Iterable[tuple[int, int, int, int]]) -> list[collm.Rating]:
+def in_window(ratings: Iterable[tuple[int, int, int, int | Fraction]]) -> list[collm.Rating]:
     """The ratings of the twenty months, with the raw ids, in the order that decides ties."""
     starts = [int(datetime(year, month, 1, tzinfo=timezone.utc).timestamp()) for _, year, month in FIRST_MONTHS]
     by_item: dict[int, list] = {}
     for user, item, rating, time in ratings:
         of_item = by_item.setdefault(item, [])  # by first appearance in the whole file, not in the window
         if starts[0] <= time < starts[-1]:
-            split = FIRST_MONTHS[np.searchsorted(starts, time, side="right") - 1][0]
+            split = FIRST_MONTHS[np.searchsorted(starts, math.floor(time), side="right") - 1][0]
             of_item.append(collm.Rating(user, item, rating >= LIKED_FROM, time, split))
     grouped = [rating for of_item in by_item.values() for rating in of_item]
     one_after_the_other = [rating for split in SPLITS for rating in grouped if rating.split == split]

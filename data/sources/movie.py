@@ -10,16 +10,18 @@ result is a split by users: no test user occurs in train.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from pathlib import Path
 
 from data.download import Archive
 from data.interactions import HISTORY, Dataset, Interaction, Item
 from data.sources import tallrec
 from data.sources.base import Source
-from data.sources.movielens import parse_ratings
+from data.sources.movielens import PUBLISHED_ENCODING, encoding_of, parse_ratings
 from data.sources.stand_in import stand_in
-from errors import DataError
+from errors import DataError, quoted
 from files import read_whole
 
 NAME = "movie"
@@ -47,7 +49,8 @@ def build(files: list[Path], notice: Callable[[str], None]) -> Dataset:
     contents = {path.name: read_whole(path) for path in files}
     folder = files[0].parent
     published = all(hashlib.md5(contents[name]).hexdigest() == md5 for name, md5 in PUBLISHED_MD5.items())
-    catalogue = parse_items(contents["u.item"], folder / "u.item")
+    encoding = encoding_of(contents["u.item"], folder / "u.item", notice)
+    catalogue = parse_items(contents["u.item"], folder / "u.item", encoding)
     samples = build_samples(by_user(parse_ratings(contents["u.data"], folder / "u.data", "\t", catalogue, "u.item")))
     kept = sum(SPLIT_SIZES)
     if len(samples) < kept:
@@ -72,29 +75,31 @@ def read_published(folder: Path) -> Dataset | None:
     return tallrec.read_folder(folder, NAME) if (folder / "train.json").exists() else None
 
 
-def parse_items(content: bytes, path: Path) -> dict[int, Item]:
-    """u.item: `id|title|...` per line, ISO-8859-1."""
+def parse_items(content: bytes, path: Path, encoding: str = PUBLISHED_ENCODING) -> dict[int, Item]:
+    """u.item: `id|title|...` per line."""
     catalogue = {}
     for number, raw in enumerate(content.splitlines(), start=1):
-        line = raw.decode("iso-8859-1")
+        line = raw.decode(encoding)
         fields = line.split("|")
         if len(fields) < 2 or not fields[0].isdecimal() or len(fields[0]) > 10 or not fields[1]:
-            raise DataError(f"{path} line {number}: expected `id|title|...`, found {line[:60]!r}")
+            raise DataError(f"{path} line {number}: expected `id|title|...`, found {quoted(line)}")
         if int(fields[0]) in catalogue:
             raise DataError(f"{path} line {number}: item {fields[0]} is listed twice")
         catalogue[int(fields[0])] = Item(fields[1])
     return catalogue
 
 
-def by_user(ratings: Iterable[tuple[int, int, int, int]]) -> dict[int, list[tuple[int, int, int]]]:
+def by_user(
+    ratings: Iterable[tuple[int, int, int, int | Fraction]],
+) -> dict[int, list[tuple[int | Fraction, int, int]]]:
     """{user: [(time, item, rating)]}, users and their ratings in order of the file."""
-    of_user: dict[int, list[tuple[int, int, int]]] = {}
+    of_user: dict[int, list[tuple[int | Fraction, int, int]]] = {}
     for user, item, rating, time in ratings:
         of_user.setdefault(user, []).append((time, item, rating))
     return of_user
 
 
-def build_samples(ratings: dict[int, list[tuple[int, int, int]]]) -> list[Interaction]:
+def build_samples(ratings: dict[int, list[tuple[int | Fraction, int, int]]]) -> list[Interaction]:
     """Every rating after a user's first ten, with the ten before it as history."""
     samples = []
     for user, rows in ratings.items():
@@ -103,7 +108,9 @@ def build_samples(ratings: dict[int, list[tuple[int, int, int]]]) -> list[Intera
         history = [(item, rating > LIKED_ABOVE) for _, item, rating in rows]
         for i in range(HISTORY, len(rows)):
             time, item, rating = rows[i]
-            samples.append(Interaction(user, tuple(history[i - HISTORY : i]), item, rating > LIKED_ABOVE, time))
+            samples.append(
+                Interaction(user, tuple(history[i - HISTORY : i]), item, rating > LIKED_ABOVE, math.floor(time))
+            )
     return samples
 
 
