@@ -1,36 +1,47 @@
-"""Score titles for one user, or for many from a CSV file; the titles need not be of any data set.
+"""Score titles for one user, or for many from a file; the titles need not be of any data set.
 
     python predict.py --liked "Alien (1979)" --liked "Heat (1995)" --disliked "Clueless (1995)" \\
                       --target "Aliens (1986)" --target "Emma (1996)"       the demo model, for a first look
     python predict.py --run runs/NAME --liked ... --target ...              a finished run
     python predict.py --model DIR --liked ... --target ... --noun book      the base alone, asked about books
+    python predict.py --run runs/NAME --liked ... --catalogue run --top 10  the best of all items of the run
     python predict.py --run runs/NAME --input users.csv --output scores.csv
+    python predict.py --run runs/NAME --liked ... --target ... --show-prompt
 
-users.csv has the columns user,liked,disliked,target; titles in a cell are joined by "|". scores.csv has a line per
-target. Both "will like?" and "will dislike?" are asked: a user's targets are ranked by the log-odds of Yes to the
-first less those to the second, and the same answer to both is a contradiction.
+A title may have an author: "Emma::Jane Austen". users.csv has the columns user,liked,disliked,target; titles in a cell
+are joined by "|". users.jsonl has the same as lists. scores.csv has a line per target. Both "will like?" and "will
+dislike?" are asked: a user's targets are ranked by the log-odds of Yes to the first less those to the second, and the
+same answer to both is a contradiction. Results go to standard output, everything else to standard error.
 """
 
 import csv
 import io
 import json
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import replace
 from pathlib import Path
 
-from cli.flags import Resolved, flag, parse_flags
-from cli.model import ModelFlags, model_contradictions
+from cli.flags import parse_flags
+from cli.predict import TOP, PredictFlags, check_flags, skipped_file
+from cli.train import TrainFlags
 from cli.verb import run_verb
-from data.interactions import DEFAULT_WORDING, Dataset, Interaction, Item
+from data.interactions import Interaction
+from data.pairs import encode_pairs
+from data.prompts import prompt_pair
 from data.sources.stand_in import STAND_IN
-from data.splits import encode_split
-from data.users import TITLES, UNPRINTABLE, read_users, title_problems, user_rows
-from errors import FlagError, notice
+from data.splits import Split, answers_in_context
+from data.users import BadRow
+from errors import notice
 from files import write_text
 from machine import ranks
 from metrics import Scored, rankings, row_metrics
 from model.demo import is_demo
-from report.tables import batch_summary, prediction_table
+from model.llama import Llama
+from protocols import Tokenizer
+from report.predictions import batch_summary, prediction_table, shown_prompts
+from run.asked import Asked, what_is_asked
+from run.base import base_tokenizer
 from run.restore import resolve_settings, restore_model
 from scoring.splits import score_split
 
@@ -40,54 +51,80 @@ DEMO_NOTICE = (
 )
 
 
-@dataclass(frozen=True)
-class PredictFlags(ModelFlags):
-    """Titles and output."""
-
-    liked: tuple = flag((), "a title that the user liked; once for each, oldest first")
-    disliked: tuple = flag((), "a title that the user disliked; once for each, oldest first")
-    target: tuple = flag((), "a title to score; once for each")
-    input: str = flag(None, "CSV file of many users, in the place of --liked, --disliked and --target")
-    output: str = flag(None, "CSV file to write the scores of --input to; replaced if it is there")
-    noun: str = flag(None, "what the prompts call a title; default: the run's, or movie")
-
-
-def check_flags(flags: PredictFlags, resolved: Resolved) -> None:
-    """Raises FlagError with a line for every flag that is missing, unused or would overwrite the input."""
-    problems = model_contradictions(flags)
-    if flags.adapter and not flags.run and not flags.model:
-        problems.append("--adapter: say which base it belongs to with --model DIR (or --model demo)")
-    if flags.noun is not None and (not flags.noun.strip() or UNPRINTABLE.search(flags.noun)):
-        problems.append(f"--noun {flags.noun!r}: expected a word, such as book")
+def main(argv: list[str]) -> None:
+    """Ask both questions about every title, and show or write the answers."""
+    flags, resolved = parse_flags(PredictFlags, argv, __doc__, check=check_flags)
+    settings, config = resolve_settings(flags, resolved)
+    if not flags.run and not flags.model:
+        notice(DEMO_NOTICE)
+    asked = what_is_asked(flags, settings, config)
+    if flags.show_prompt:
+        prompts = first_prompts(asked, base_tokenizer(settings.model), settings)
+        print(json.dumps(prompts) if flags.json else shown_prompts(prompts))
+        return
+    model, tokenizer = restore_model(flags, settings)
+    rows, scores, counts = score_groups(model, tokenizer, asked, settings, flags)
+    results = {
+        "run": flags.run,
+        "model": settings.model,
+        "adapter": flags.adapter,
+        "template": settings.template,
+        "noun": asked.data.noun,
+        "demo_model": is_demo(settings.model),
+        "stand_in": is_demo(settings.model) or config.get("data_source") == STAND_IN,
+    }
+    if flags.catalogue is not None:
+        results |= {"catalogue": flags.catalogue, "top": flags.top or TOP}
     if flags.input is not None:
-        given = [f"--{name}" for name in TITLES if getattr(flags, name)]
-        problems += [f"{name}: contradicts --input, whose columns say it; leave one of them out" for name in given]
-        problems += _output_problems(flags.output, flags.input)
-    elif flags.output is not None:
-        problems.append(
-            "--output: is for the scores of --input; name that file too, or leave it out (--json prints the scores)"
-        )
-    elif not flags.target:
-        problems.append(
-            "--target: say which title to score with --target TITLE, or name a file with --input FILE --output FILE"
-        )
-    problems += title_problems({name: getattr(flags, name) for name in TITLES}, "--")
-    if problems:
-        raise FlagError("\n".join(problems))
+        results |= write_scores(flags, asked, rows, scores) | counts
+        shown = batch_summary(results)
+    else:
+        results |= {"liked": flags.liked, "disliked": flags.disliked, "scored": counts["scored"]}
+        results["predictions"] = sorted(scores, key=lambda values: values["rank"])
+        shown = prediction_table(results)
+    print(json.dumps(results, allow_nan=False) if flags.json else shown)
 
 
-def _output_problems(output: str | None, source: str) -> list[str]:
-    if not output:
-        return [f"--input {source}: say where its scores go with --output FILE"]
-    path = Path(os.path.realpath(output))
-    if path.exists() and not path.is_file():
-        return [f"--output {output}: is there and is not a plain file; name the CSV file to write"]
-    if path.exists() and Path(source).exists() and path.samefile(source):
-        return [f"--output {output}: is the --input itself; name another file"]
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        why = "not writable" if path.parent.is_dir() else "not a folder"
-        return [f"--output {output}: cannot be written ({path.parent} is {why})"]
-    return []
+# ---- scores -------------------------------------------------------------------------------------
+
+
+def score_groups(
+    model: Llama, tokenizer: Tokenizer, asked: Asked, settings: TrainFlags, flags: PredictFlags
+) -> tuple[list[Interaction], list[dict], dict]:
+    """(rows, what is shown of each, counts over all that was scored). Of a catalogue only the best of each user stay.
+
+    A user's rows follow each other, so the history goes through the model once for many of them (scoring/forward.py).
+    """
+    kept, shown, scored_rows, truncated, begin = [], [], 0, 0, time.perf_counter()
+    contradictions = dict.fromkeys(("Yes/Yes", "No/No"), 0)
+    answers = answers_in_context(asked.data, tokenizer, settings.template)
+    for rows in asked.groups():
+        if not rows:  # the history has the whole catalogue
+            continue
+        pairs, lost = encode_pairs(rows, asked.data, tokenizer, settings.template, settings.max_len)
+        split = Split(rows, pairs, lost, answers)
+        scores = predictions(rows, score_split(model, split, "titles" if flags.input or flags.catalogue else None))
+        for both in contradictions:
+            contradictions[both] += sum(values["contradiction"] == both for values in scores)
+        scored_rows, truncated = scored_rows + len(rows), truncated + lost
+        order = range(len(rows))
+        if flags.catalogue is not None:
+            order = sorted(order, key=lambda i: scores[i]["rank"])[: flags.top or TOP]
+        for i in order:
+            item = asked.data.catalogue[rows[i].target]
+            kept.append(rows[i])
+            shown.append({**scores[i], "target": item.title, "author": item.author})
+    if truncated:
+        notice(
+            f"--max-len {settings.max_len}: {truncated:,} of {scored_rows:,} prompts lost their oldest history items"
+        )
+    if flags.catalogue is not None:
+        seconds = time.perf_counter() - begin
+        notice(
+            f"{scored_rows:,} titles for {len(asked.users):,} users, both questions, in {seconds:.1f} s: "
+            f"{scored_rows / seconds:.1f} titles a second"
+        )
+    return kept, shown, {"scored": scored_rows, "contradictions": contradictions}
 
 
 def predictions(rows: list[Interaction], scored: Scored) -> list[dict]:
@@ -103,10 +140,47 @@ def predictions(rows: list[Interaction], scored: Scored) -> list[dict]:
     return [dict(zip(SCORES, of_row)) for of_row in zip([row.target for row in rows], *values)]
 
 
+def first_prompts(asked: Asked, tokenizer: Tokenizer, settings: TrainFlags) -> dict:
+    """Both prompts of the first target, without the titles that --max-len has no room for."""
+    row, dropped = asked.data.test[0], 0
+    while encode_pairs([row], asked.data, tokenizer, settings.template, settings.max_len)[1]:
+        row, dropped = replace(row, history=row.history[1:]), dropped + 1
+    if dropped:
+        notice(f"--max-len {settings.max_len}: the oldest {dropped:,} titles of the history are left out")
+    pair, item = prompt_pair(row, asked.data, settings.template), asked.data.catalogue[row.target]
+    return {
+        "user": row.user,
+        "target": item.title,
+        "author": item.author,
+        "positive": pair.positive,
+        "negative": pair.negative,
+    }
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def write_scores(flags: PredictFlags, asked: Asked, rows: list[Interaction], scores: list[dict]) -> dict:
+    """Write --output, and what --skip-bad left out; returns what the results say of it."""
+    write_text(Path(os.path.realpath(flags.output)), scores_csv(rows, scores))
+    results = {
+        "input": flags.input,
+        "output": flags.output,
+        "users": len({user.name for user in asked.users}),
+        "targets": len(rows),
+    }
+    if flags.skip_bad:
+        path = skipped_file(flags.output)
+        write_text(path, skipped_csv(asked.bad))
+        results["skipped"] = {"rows": len(asked.bad), "file": str(path)}
+    return results
+
+
 def scores_csv(rows: list[Interaction], scores: list[dict]) -> str:
-    """A line per row, in their order, below the header."""
+    """A line per row, in their order, below the header; with authors if any target has one."""
+    author = ["author"] if any(values.get("author") for values in scores) else []
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["user", *SCORES], lineterminator="\n")
+    writer = csv.DictWriter(text, ["user", "target", *author, *SCORES[1:]], lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for row, values in zip(rows, scores):
         rounded = {name: f"{value:.6f}" if isinstance(value, float) else value for name, value in values.items()}
@@ -114,55 +188,13 @@ def scores_csv(rows: list[Interaction], scores: list[dict]) -> str:
     return text.getvalue()
 
 
-def main(argv: list[str]) -> None:
-    """Ask both questions about every title, and show or write the answers."""
-    flags, resolved = parse_flags(PredictFlags, argv, __doc__, check=check_flags)
-    settings, config = resolve_settings(flags, resolved)
-    rows = (
-        read_users(Path(flags.input))
-        if flags.input is not None
-        else user_rows(None, flags.liked, flags.disliked, flags.target)
-    )
-    if not flags.run and not flags.model:
-        notice(DEMO_NOTICE)
-    catalogue = {title: Item(title) for row in rows for title in (row.target, *(title for title, _ in row.history))}
-    noun, wording = flags.noun or config.get("noun") or "movie", config.get("wording", DEFAULT_WORDING)
-    data = Dataset("titles", "given by the user", noun, catalogue, [], [], rows, wording)
-    if wording == "collm" and any(not liked for row in rows for _, liked in row.history):
-        notice("disliked titles have no place in the prompts that this run was trained on, and are left out")
-    model, tokenizer = restore_model(flags, settings)
-    split = encode_split(rows, data, tokenizer, settings.template, settings.max_len)
-    scores = predictions(rows, score_split(model, split, "titles" if flags.input is not None else None))
-    results = {
-        "run": flags.run,
-        "model": settings.model,
-        "adapter": flags.adapter,
-        "template": settings.template,
-        "noun": data.noun,
-    }
-    results["demo_model"] = is_demo(settings.model)
-    results["stand_in"] = results["demo_model"] or config.get("data_source") == STAND_IN
-    if flags.input is not None:
-        write_text(Path(os.path.realpath(flags.output)), scores_csv(rows, scores))
-        results |= {
-            "input": flags.input,
-            "output": flags.output,
-            "users": len({row.user for row in rows}),
-            "targets": len(rows),
-        }
-        results["contradictions"] = {
-            both: sum(values["contradiction"] == both for values in scores) for both in ("Yes/Yes", "No/No")
-        }
-        notice(batch_summary(results))
-    else:
-        results |= {
-            "liked": flags.liked,
-            "disliked": flags.disliked,
-            "predictions": sorted(scores, key=lambda values: values["rank"]),
-        }
-        notice(prediction_table(results))
-    if flags.json:
-        print(json.dumps(results, allow_nan=False))
+def skipped_csv(bad: list[BadRow]) -> str:
+    """A line per row that was left out: its line in the input, every reason, and the row as it is there."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["line", "problem", "row"])
+    writer.writerows([row.line, "; ".join(row.problems), row.text] for row in bad)
+    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ METRICS = (  # (name in results.json, label)
 def provenance(results: dict) -> str:
     """Data and base model in a few words; simulated data and the demo model are always named."""
     data = "SIMULATED stand-in data" if results["data_source"] == STAND_IN else results["data_source"]
-    return f"{results['data']} ({data}), {_model(results)}"
+    return f"{results['data']} ({data}), {model_in_words(results)}"
 
 
 def tuning(results: dict) -> str:
@@ -45,7 +45,7 @@ def score_table(results: dict) -> str:
     """The metrics of eval.py with 95 % intervals over users; below, the rows without learning."""
     lines = [
         "",
-        f"{provenance(results)}; {_adapter(results)}",
+        f"{provenance(results)}; {adapter_in_words(results)}",
         *_table(results["split"], {"value": results}, results["rules"]),
     ]
     return "\n".join(lines + _caution(results))
@@ -63,52 +63,15 @@ def wording_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def prediction_table(results: dict) -> str:
-    """What predict.py says of one user: a line per target, best first."""
-    rows = results["predictions"]
-    width = max(len(row["target"]) for row in [{"target": "target"}, *rows])
-    lines = ["", _subject(results), ""]
-    lines.append(
-        f"rank  {'target':{width}}{'P(Yes | will like?)':>22}{'P(Yes | will dislike?)':>25}{'score':>10}  contradiction"
-    )
-    for row in rows:
-        numbers = f"{row['p_yes_positive']:22.3f}{row['p_yes_negative']:25.3f}{row['score']:+10.3f}"
-        lines.append(f"{row['rank']:4}  {row['target']:{width}}{numbers}  {row['contradiction'] or '-'}")
-    lines += [
-        "",
-        "P(Yes | ...) is P(Yes) / (P(Yes) + P(No)) at the answer's first token; score is the log-odds of Yes to",
-    ]
-    lines += ['"will like?" less those to "will dislike?"; a contradiction is the same answer to both.']
-    if results["stand_in"]:
-        lines += [
-            "",
-            "Stand-in: taught by simulated viewers. These figures show how the method works, not what people like.",
-        ]
-    return "\n".join(lines)
-
-
-def batch_summary(results: dict) -> str:
-    """What predict.py says of many users: how much was scored, by what, and where the scores are."""
-    both = results["contradictions"]
-    lines = [
-        _subject(results),
-        f"{results['targets']:,} targets of {results['users']:,} users; the same answer to both questions:",
-    ]
-    lines[-1] += f" {both['Yes/Yes']:,} Yes/Yes, {both['No/No']:,} No/No"
-    return "\n".join([*lines, f"Written to {results['output']}"])
-
-
-def _subject(results: dict) -> str:
-    return f"{'STAND-IN (simulated viewers): ' if results['stand_in'] else ''}{_model(results)}; {_adapter(results)}"
-
-
-def _model(results: dict) -> str:
+def model_in_words(results: dict) -> str:
+    """The base model; the demo model is always named."""
     if results["model"] == "demo":
         return "built-in demo model"
     return f"{results['model']} (made from the built-in demo model)" if results["demo_model"] else results["model"]
 
 
-def _adapter(results: dict) -> str:
+def adapter_in_words(results: dict) -> str:
+    """Whose adapter it is."""
     folder = results["run"] or results["adapter"]
     return f"adapter of {folder}" if folder else "no adapter"
 

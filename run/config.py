@@ -16,6 +16,7 @@ from data.splits import Split
 from machine import ranks
 from model.demo import is_demo, model_folder
 from model.weights import read_llama_config
+from run.catalogue import history_lengths
 from run.inputs import Inputs
 from run.merge import digest_of
 
@@ -29,6 +30,7 @@ def run_config(resolved: Resolved, data: Dataset, device: torch.device, fingerpr
         "data_source": data.source,
         "noun": data.noun,
         "wording": data.wording,
+        "history": history_lengths(data),
         "rows": {
             "train": len(data.train),
             "valid": len(data.valid),

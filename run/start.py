@@ -11,6 +11,7 @@ from errors import notice
 from machine import ranks
 from objectives import Objective, make_objective
 from report.plan import plan_table, step_plan
+from run.catalogue import write_catalogue
 from run.config import chosen_flags, fingerprints, run_config
 from run.folder import RunFolder, fresh_name, refuse_unusable
 from run.inputs import Inputs, load_inputs
@@ -70,6 +71,7 @@ def open_run(out: Path, flags: TrainFlags, resolved: Resolved, inputs: Inputs) -
     config = run_config(resolved, data, inputs.device, fingerprints(inputs, flags.model, flags.init_adapter))
     run = RunFolder(out, flags.resume, inputs.adapter)
     run.write_config(config_of_resumed(out, config) if flags.resume else config)
+    write_catalogue(run, data)
     trainable = sum(parameter.numel() for parameter in trainable_parameters(inputs.model).values())
     notice(
         f"{run.path}: {data.name} from {data.source}; base {flags.model}, {flags.precision} on {inputs.device}; "

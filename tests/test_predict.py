@@ -15,7 +15,7 @@ from lora.inject import add_lora
 from metrics import Scored
 from model.demo import DEMO_FOLDER
 from model.weights import load_llama
-from report.tables import prediction_table
+from report.predictions import prediction_table
 from tensors import trainable_parameters
 
 PROMPT = """\
@@ -45,11 +45,15 @@ def with_a_tokenizer(make_checkpoint, tokenizer_bytes):
 
 
 def predict_json(capsys, *argv):
-    """(the JSON line of standard output, standard error) of predict.py under these flags."""
-    predict.main([*map(str, argv), "--device", "cpu", "--precision", "fp32", "--json"])
+    """(the JSON line, all that a terminal shows without --json) of predict.py under these flags."""
+    argv = [*map(str, argv), "--device", "cpu", "--precision", "fp32"]
+    predict.main(argv)
+    text = capsys.readouterr()
+    predict.main([*argv, "--json"])
     shown = capsys.readouterr()
-    assert shown.out.count("\n") == 1
-    return json.loads(shown.out), shown.err
+    assert shown.out.count("\n") == 1 and shown.err == text.err  # the table goes where the JSON goes
+    assert all(len(line) <= 80 for line in text.out.splitlines() if "/" not in line)  # but for names of files
+    return json.loads(shown.out), text.err + text.out
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ BAD_FILES = {
     HEADER: "users.csv: has no line below its header",
     b"user,liked,target\n1,A,B\n": f"{COLUMNS}, each once; look at disliked",
     b"user,liked,liked,disliked,target\n": f"{COLUMNS}, each once; look at liked",
-    b"user;liked;disliked;target\n1;A;;B\n": COLUMNS,
+    b"user|liked|disliked|target\n1|A||B\n": COLUMNS,
     HEADER + b"1,A,,T\n2,Lantern, The,,T\n": (
         "users.csv line 3: expected 4 cells, as in the header; quote a cell that has commas"
     ),
@@ -118,7 +118,7 @@ BAD_FILES = {
     HEADER + b"1,A||B,,T\n": "users.csv line 2, column liked: a title is empty",
     HEADER + b"1,A,B|,T\n": "users.csv line 2, column disliked: a title is empty",
     HEADER + b"1,A,,T| \n": "users.csv line 2, column target: a title is empty",
-    HEADER + b'1,A,,"T\nU"\n': "users.csv line 3, column target 'T\\nU': has a line break",
+    HEADER + b'1,A,,"T\nU"\n': "users.csv line 2, column target 'T\\nU': has a line break",
     HEADER + b'1,"A"", ""B",,T\n': 'users.csv line 2, column liked \'A", "B\': has `", "`',
     HEADER + b"1,A|B,C|B,T\n": "users.csv line 2, column disliked 'B': is among those liked, too",
     HEADER + b"1,A,B,T|B\n": "users.csv line 2, column target 'B': is among those disliked, too",
@@ -135,8 +135,9 @@ BAD_FILES = {
 def test_a_malformed_file_is_reported_with_line_and_column(refuse, tmp_path, content):
     (tmp_path / "users.csv").write_bytes(content)
     (tmp_path / "scores.csv").write_text("from before")
-    (line,) = refuse("--input", tmp_path / "users.csv", "--output", tmp_path / "scores.csv")
+    line, *others = refuse("--input", tmp_path / "users.csv", "--output", tmp_path / "scores.csv")
     assert line.startswith(f"{tmp_path}/{BAD_FILES[content]}")
+    assert all(line.endswith("rows cannot be scored; --skip-bad scores the others") for line in others)
 
 
 def test_a_missing_file_is_reported_by_name(refuse, tmp_path):

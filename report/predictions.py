@@ -1,0 +1,66 @@
+"""What predict.py shows of its scores: at most 80 columns, each table saying which model answered."""
+
+import textwrap
+
+from report.tables import adapter_in_words, model_in_words
+
+WIDTH = 80
+NUMBERS = "P(like)  P(dislike)    score  same to both"
+LONGEST_TITLE = WIDTH - len("rank  ") - len(NUMBERS) - 2  # a longer one goes on in the next line
+EXPLANATION = """
+P(like) is P(Yes) / (P(Yes) + P(No)) at the answer's first token to "will
+like?", P(dislike) the same to "will dislike?"; score is the log-odds of Yes to
+the first less those to the second; the same answer to both is a contradiction."""
+STAND_IN_CAUTION = """
+Stand-in: taught by simulated viewers. These figures show how the method works,
+not what people like."""
+
+
+def prediction_table(results: dict) -> str:
+    """What predict.py says of one user: a line per target, best first."""
+    rows = results["predictions"]
+    cells = [textwrap.wrap(shown_title(row), LONGEST_TITLE) for row in rows]
+    width = max(len(line) for lines in [["target"], *cells] for line in lines)
+    lines = [_subject(results), "", f"rank  {'target':{width}}  {NUMBERS}"]
+    for row, (first, *others) in zip(rows, cells):
+        numbers = f"{row['p_yes_positive']:9.3f}{row['p_yes_negative']:12.3f}{row['score']:+9.3f}"
+        lines.append(f"{row['rank']:4}  {first:{width}}{numbers}  {row['contradiction'] or '-'}")
+        lines += [f"      {line}" for line in others]
+    lines.append(EXPLANATION)
+    if results["stand_in"]:
+        lines.append(STAND_IN_CAUTION)
+    return "\n".join(lines)
+
+
+def shown_title(row: dict) -> str:
+    """The title of a prediction, with its author if it has one."""
+    return f"{row['target']} by {row['author']}" if row.get("author") else row["target"]
+
+
+def batch_summary(results: dict) -> str:
+    """What predict.py says of many users: how much was scored, by what, and where the scores are."""
+    both = results["contradictions"]
+    lines = [
+        _subject(results),
+        textwrap.fill(
+            f"{results['targets']:,} targets of {results['users']:,} users; the same answer to both questions: "
+            f"{both['Yes/Yes']:,} Yes/Yes, {both['No/No']:,} No/No",
+            WIDTH,
+        ),
+        f"Written to {results['output']}",
+    ]
+    if results.get("skipped"):
+        lines.append(f"{results['skipped']['rows']:,} rows were skipped; see {results['skipped']['file']}")
+    return "\n".join(lines)
+
+
+def shown_prompts(prompts: dict) -> str:
+    """Both prompts of one target, letter by letter, each between lines that are not part of it."""
+    heading = f"prompts of {shown_title(prompts)}"
+    parts = [("will like?", prompts["positive"]), ("will dislike?", prompts["negative"])]
+    return "\n".join(f"---- {heading}: {name} ----\n{text}\n---- end ----" for name, text in parts)
+
+
+def _subject(results: dict) -> str:
+    stand_in = "STAND-IN (simulated viewers): " if results["stand_in"] else ""
+    return f"{stand_in}{model_in_words(results)}; {adapter_in_words(results)}"
