@@ -11,6 +11,8 @@ computes. The values of loss.py are compared with a float64 implementation that 
 the stated tolerance is shown in red, and the command ends with exit status 1.
 """
 
+import installed  # noqa: F401
+
 import json
 import sys
 from dataclasses import dataclass

@@ -11,6 +11,8 @@ target. Both "will like?" and "will dislike?" are asked: a user's targets are ra
 first less those to the second, and the same answer to both is a contradiction.
 """
 
+import installed  # noqa: F401
+
 import csv
 import io
 import json

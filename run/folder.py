@@ -1,7 +1,6 @@
 """The folder of one run: what was asked for, what happened, what came out."""
 
 import errno
-import fcntl
 import json
 import os
 import shlex
@@ -20,6 +19,7 @@ from files import (
     PART,
     clear_leftovers,
     flush,
+    lock_file,
     naming_errors,
     read_whole,
     refuse_unwritable,
@@ -70,7 +70,7 @@ def _lock(folder: Path) -> TextIO:
     """
     file = open(folder / LOCK, "a+", encoding="utf-8")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(file)
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             notice(
