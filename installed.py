@@ -12,7 +12,7 @@ PACKAGES = ("torch", "numpy", "safetensors", "sentencepiece", "sklearn", "tqdm",
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
-def require():
+def require() -> tuple:
     """The version of Python; ends with one line and exit status 2 if it is too old, or lacks a package."""
     missing = [name for name in PACKAGES if not is_there(name)]
     if sys.version_info < OLDEST:
@@ -26,7 +26,7 @@ def require():
     raise SystemExit(2)
 
 
-def is_there(name):
+def is_there(name: str) -> bool:
     """Whether a package can be imported; it is not."""
     try:
         return importlib.util.find_spec(name) is not None
@@ -34,7 +34,7 @@ def is_there(name):
         return False
 
 
-def advice(program):
+def advice(program: str) -> str:
     """What to type: the Python of .venv if it is set up, else the commands that set it up."""
     scripts = ".venv/Scripts" if os.name == "nt" else ".venv/bin"
     if os.path.exists(os.path.join(FOLDER, scripts)) and not os.path.abspath(sys.prefix).startswith(FOLDER):

@@ -44,7 +44,7 @@ def run_verb(main: Callable[[list[str]], None]) -> None:
 
 
 def print_what_it_can() -> None:
-    """Let a console that has not all letters, as cp1252 of Windows, show the others as escapes: no title stops a verb."""
+    """Let a console that lacks letters, as cp1252 of Windows, show escapes in their place: no title stops a verb."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

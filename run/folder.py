@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shlex
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import TextIO
 import torch
 from torch import nn
 
+from cli.typed import resume_command
 from errors import RunError, notice
 from files import (
     PART,
@@ -89,11 +89,6 @@ def _lock(folder: Path) -> TextIO:
 
 def _this_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
-
-
-def resume_command(path: Path) -> str:
-    """What to type to resume the run in this folder."""
-    return f"{'python' if ranks.count() == 1 else 'torchrun ...'} train.py --out {shlex.quote(str(path))} --resume"
 
 
 class RunFolder:
