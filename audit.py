@@ -11,7 +11,10 @@ computes. The values of loss.py are compared with a float64 implementation that 
 the stated tolerance is shown in red, and the command ends with exit status 1.
 """
 
+import installed  # noqa: F401
+
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +38,7 @@ from machine import ranks
 from model.demo import is_demo
 from model.llama import Llama
 from protocols import Tokenizer
-from report.audit_page import audit_page
+from report.audit_page import LONGEST_STYLE, PAGE_HEADING, audit_page
 from report.audit_text import audit_text
 from run.restore import resolve_settings, restore_model
 from tensors import trainable_parameters
@@ -56,8 +59,22 @@ def check_flags(flags: AuditFlags, resolved: Resolved) -> None:
     problems = model_problems(flags) + data_problems(flags.data, resolved)
     if flags.html and (Path(flags.html).is_dir() or not Path(flags.html).absolute().parent.is_dir()):
         problems.append(f"--html {flags.html}: must name a file in a folder that exists")
+    elif flags.html and not is_replaceable(Path(flags.html)):
+        problems.append(
+            f"--html {flags.html}: is there and is no page of audit.py; choose another name, such as a.html"
+        )
     if problems:
         raise FlagError("\n".join(problems))
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether nothing is lost by writing a page there: there is nothing, or a page of this program."""
+    if not os.path.lexists(path):
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return PAGE_HEADING.encode() in file.read(LONGEST_STYLE)
 
 
 def main(argv: list[str]) -> None:

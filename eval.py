@@ -11,6 +11,8 @@
 One forward pass per prompt: the logits of "Yes" and "No" are read at the prompt's last token.
 """
 
+import installed  # noqa: F401
+
 import json
 from dataclasses import dataclass
 from pathlib import Path

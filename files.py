@@ -7,6 +7,7 @@ read without end, and a few kilobytes of gzip can hold gigabytes.
 
 import errno
 import gzip
+import importlib
 import json
 import os
 import shutil
@@ -15,10 +16,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from types import ModuleType
+from typing import IO, BinaryIO
 
 from errors import DataError
 
+WINDOWS = os.name == "nt"
+BEYOND = 2**30  # of a lock file: Windows lets nobody read the byte that is locked
 PART = ".part"  # how a temporary name ends; it begins with a dot
 NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # what file systems answer that cannot flush a folder
 LARGEST = 2**30  # bytes of a file that is read whole; the largest prepared one, Amazon's rows, has less than half
@@ -103,8 +107,12 @@ def naming_errors(path: Path) -> Iterator[None]:
 
 
 def flush(path: Path) -> None:
-    """Wait until the disk has this file, or the names in this folder."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until the disk has this file, or the names in this folder. Windows opens no folder, and flushes only what
+    may be written.
+    """
+    if WINDOWS and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
@@ -144,6 +152,31 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+# ---- locks --------------------------------------------------------------------------------------
+
+
+def optional_module(name: str) -> ModuleType | None:
+    """A module of the standard library that some systems lack, such as fcntl on Windows; None there."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def lock_file(file: IO) -> None:
+    """Lock an open file until it is closed or this process ends in any way.
+
+    Raises OSError: EAGAIN or EACCES if another process has it, another number if there are no locks here.
+    """
+    if fcntl := optional_module("fcntl"):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    elif msvcrt := optional_module("msvcrt"):  # Windows
+        os.lseek(file.fileno(), BEYOND, os.SEEK_SET)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
 
 # ---- reading ------------------------------------------------------------------------------------

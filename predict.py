@@ -14,6 +14,8 @@ dislike?" are asked: a user's targets are ranked by the log-odds of Yes to the f
 same answer to both is a contradiction. Results go to standard output, everything else to standard error.
 """
 
+import installed  # noqa: F401
+
 import csv
 import io
 import json

@@ -10,6 +10,8 @@
 Data sets are also prepared when they are first used; what prepare.py writes can be kept and copied.
 """
 
+import installed  # noqa: F401
+
 import json
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path

@@ -11,6 +11,8 @@ Exit status: 0 done; 2 something to mend, said in a line; 75 stopped by SIGINT o
 resumed; 130 and 143 stopped at once by these two; 1 a bug. docs/reliability.md says what is kept.
 """
 
+import installed  # noqa: F401
+
 import time
 
 import numpy as np

@@ -18,6 +18,7 @@ def run_verb(main: Callable[[list[str]], None]) -> None:
     """
     program = Path(sys.argv[0]).name
     keep_freed_memory()
+    print_what_it_can()
     signal.signal(signal.SIGTERM, end_at_once)
     try:
         main(sys.argv[1:])
@@ -40,3 +41,10 @@ def run_verb(main: Callable[[list[str]], None]) -> None:
     for line in lines:
         print(f"{program}: {line}", file=sys.stderr)
     raise SystemExit(int(status))
+
+
+def print_what_it_can() -> None:
+    """Let a console that lacks letters, as cp1252 of Windows, show escapes in their place: no title stops a verb."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

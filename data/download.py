@@ -1,7 +1,6 @@
 """Download an archive of raw data: resume an interrupted download, and keep only the published archive."""
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from errors import DataError
+from files import optional_module
 
 TIMEOUT = 10  # seconds without an answer
 ATTEMPTS = 3  # connections; each resumes where the one before was cut
@@ -72,12 +72,19 @@ def fetch(archive: Archive, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[Path]:
-    """The file, created if it is not there, locked for this process; removed at the end if it is empty."""
+    """The file, created if it is not there, locked for this process; removed at the end if it is empty.
+
+    Windows has no such lock, nor does it remove a file that is open: there the file is not locked.
+    """
+    fcntl = optional_module("fcntl")
     while True:
         with path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if fcntl is None:
+                file.close()
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX)
             # The process that had the lock before may have removed the file: then nobody else can find this one.
-            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            if fcntl and (not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno()))):
                 continue
             try:
                 yield path

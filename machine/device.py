@@ -2,13 +2,13 @@
 
 import importlib.util
 import os
-import resource
 import shutil
 
 import torch
 
 from errors import FlagError
 from machine import ranks
+from machine.memory import peak_resident_memory
 from model.llama import Llama
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -58,4 +58,4 @@ def wait_for(device: torch.device) -> None:
 def peak_memory() -> int:
     """Bytes: the most so far that was allocated on the current GPU, or that was resident if the GPU is not used."""
     on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return on_gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return on_gpu or peak_resident_memory()

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from machine import ranks
+from files import optional_module
+from machine import ranks, windows
 
 # How torch, its CPU allocator, CUDA's libraries and C++ report a lack of memory.
 WORDS = (
@@ -67,12 +68,26 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return _kilobytes("/proc/meminfo", "MemAvailable") // ranks.count_on_node()
+    free = _kilobytes("/proc/meminfo", "MemAvailable") or windows.free_memory() or _physical_memory()
+    return free // ranks.count_on_node()
 
 
 def resident_memory() -> int:
-    """Bytes of this process that are in memory."""
-    return _kilobytes("/proc/self/status", "VmRSS")
+    """Bytes of this process that are in memory; macOS tells only the most so far."""
+    return _kilobytes("/proc/self/status", "VmRSS") or windows.process_memory()[0] or peak_resident_memory()
+
+
+def peak_resident_memory() -> int:
+    """Bytes of this process that were in memory, at most so far."""
+    resource = optional_module("resource")
+    if resource is None:  # Windows
+        return windows.process_memory()[1]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _physical_memory() -> int:
+    """Bytes of the machine, whoever has them: macOS does not say how many are free."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
 
 def _kilobytes(path: str, name: str) -> int:

@@ -5,6 +5,8 @@ params.json. A pickle can contain code, so PyTorch is told to load tensors and n
 memory-mapped, so checking all names and shapes costs no memory.
 """
 
+import installed  # noqa: F401
+
 import argparse
 import json
 import math

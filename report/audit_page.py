@@ -5,6 +5,8 @@ from html import escape
 from report.audit_text import READING_LABELS, check_summary, heading, reading_rows
 from report.tables import STAND_IN
 
+PAGE_HEADING = "<h1>One pair, every term of the loss</h1>"  # by which a page is known as one of these
+LONGEST_STYLE = 2**16  # bytes; the heading stands within them
 CLASS_BAD = ' class="bad"'
 STYLE = """
 :root { color-scheme: light dark; --page: #fdfdfc; --text: #1d1f21; --faint: #6b7075; --line: #d9dbde;
@@ -34,7 +36,7 @@ def audit_page(report: dict) -> str:
     title, *rest = heading(report)
     caution = "<p><strong>Simulated viewers or the demo model: these figures show only how the loss works.</strong></p>"
     parts = [
-        f"<h1>One pair, every term of the loss</h1><p>{escape(title)}</p>",
+        f"{PAGE_HEADING}<p>{escape(title)}</p>",
         *(f'<p class="note">{escape(line)}</p>' for line in rest),
         caution if report["data_source"] == STAND_IN or report["demo_model"] else "",
         _verdict(report),

@@ -5,14 +5,14 @@ import textwrap
 from report.tables import provenance
 
 READING_LABELS = {"own": "paper, own", "shared": "paper, shared", "first": "paper, first", "released": "released"}
-WIDTH = 110
+WIDTH = 80
 RED, GREEN, INVERSE, RESET = "\x1b[1;31m", "\x1b[32m", "\x1b[7m", "\x1b[0m"
 
 
 def audit_text(report: dict, colour: bool) -> str:
-    """The whole report, in lines of about WIDTH characters. colour: use ANSI escape sequences."""
+    """The whole report, in lines of at most WIDTH characters, but for long names. colour: use ANSI escape sequences."""
     parts = (
-        heading(report),
+        [line for text in heading(report) for line in _wrapped(text)],
         prompts(report, colour),
         answer_table(report),
         vocabulary_tables(report),
@@ -64,44 +64,52 @@ def prompts(report: dict, colour: bool) -> list[str]:
     ids = " and ".join(
         ", ".join(f"{t['piece']} = {t['id']}" for t in _answer(report, side)) for side in ("positive", "negative")
     )
-    return [*lines, f"The answers, tokenised after these prompts: {ids}"]
+    return [*lines, *_wrapped(f"The answers, tokenised after these prompts: {ids}")]
 
 
 def answer_table(report: dict) -> list[str]:
     """Eq. 1 and Eq. 2: one line per answer token, and the sums."""
-    columns = ("log_p_pos", "log_q_pos_own", "log_q_pos_shared", "ce_pos", "log_q_neg", "ce_neg", "kl_own", "kl_shared")
-    names = ("log p(Y+)", "log q(Y+)", "log q(Y+)", "CE+", "log q(Y-)", "CE-", "KL", "KL")
-    under = ("", "own", "shared", "", "", "", "own", "shared")
-    lines = [
-        "Answer tokens: p = P(.|X+, Y+ before), q own = P(.|X-, Y- before), q shared = P(.|X-, Y+ before)",
-        "  t  Y+        Y-       " + "".join(f"{name:>11}" for name in names),
-        " " * 25 + "".join(f"{name:>11}" for name in under),
+    logs = {
+        "log_p_pos": ("log p(Y+)", ""),
+        "log_q_pos_own": ("log q(Y+)", "own"),
+        "log_q_pos_shared": ("log q(Y+)", "shared"),
+        "log_q_neg": ("log q(Y-)", ""),
+    }
+    terms = {"ce_pos": ("CE+", ""), "ce_neg": ("CE-", ""), "kl_own": ("KL", "own"), "kl_shared": ("KL", "shared")}
+    total = "".join(f"{sum(row[name] for row in report['answer_tokens']):>11.4f}" for name in terms)
+    return [
+        *_wrapped("Answer tokens: p = P(.|X+, Y+ before), q own = P(.|X-, Y- before), q shared = P(.|X-, Y+ before)"),
+        *_token_lines(report, logs),
+        "",
+        *_token_lines(report, terms),
+        f"  sum{'':20}{total}",
     ]
+
+
+def _token_lines(report: dict, columns: dict[str, tuple[str, str]]) -> list[str]:
+    """A line per answer token. columns: {name: both lines of its heading}."""
+    lines = ["  t  Y+        Y-       " + "".join(f"{name:>11}" for name, _ in columns.values())]
+    lines.append((" " * 24 + "".join(f"{under:>11}" for _, under in columns.values())).rstrip())
     for row in report["answer_tokens"]:
         cells = "".join(f"{row[name]:>11.4f}" for name in columns)
         lines.append(f"  {row['t']}  {row['target_pos']['piece'][:8]:10}{row['target_neg']['piece'][:8]:9}{cells}")
-    sums = ("", "", "", "ce_pos", "", "ce_neg", "kl_own", "kl_shared")
-    total = "".join(
-        f"{sum(row[name] for row in report['answer_tokens']):>11.4f}" if name else " " * 11 for name in sums
-    )
-    return [*lines, f"  sum{'':20}{total}"]
+    return lines
 
 
 def vocabulary_tables(report: dict) -> list[str]:
     """The vocabulary entries that contribute most to the KL of each answer token, for own, shared and released."""
     lines = [
-        "The vocabulary entries that make up the KL: a(v) [log a(v) - log b(v)]; a, b = p, q (paper) or q, p (released)"
+        "The vocabulary entries that make up the KL: a(v) [log a(v) - log b(v)];",
+        "a, b = p, q (paper) or q, p (released)",
     ]
     for row in report["answer_tokens"]:
-        titles = (f"t = {row['t']}, {name}: {row['kl_' + name]:.4f}" for name in row["top"])
-        lines.append("  " + "".join(f"{title:36}" for title in titles))
-        lines.append("  " + f"{'piece':11}{'a':>8}{'b':>8}{'nats':>8} " * len(row["top"]))
-        for entries in zip(*row["top"].values()):
-            cells = (
-                f"{e['piece'][:10]:11}{_compact(e['a']):>8}{_compact(e['b']):>8}{_compact(e['nats']):>8} "
+        for name, entries in row["top"].items():
+            title = f"t = {row['t']}, {name}: {row['kl_' + name]:.4f}"
+            lines.append(f"  {title:36}{'a':>10}{'b':>10}{'nats':>10}")
+            lines += [
+                f"    {e['piece'][:32]:34}{_compact(e['a']):>10}{_compact(e['b']):>10}{_compact(e['nats']):>10}"
                 for e in entries
-            )
-            lines.append("  " + "".join(cells))
+            ]
     return lines
 
 
@@ -127,13 +135,14 @@ def reading_rows(report: dict) -> list[tuple[str, list[str]]]:
 def reading_table(report: dict) -> list[str]:
     """L under every reading, in columns."""
     lines = ["L of this pair alone, and its gradients over all LoRA parameters"]
-    lines.append(f"{'':26}" + "".join(f"{READING_LABELS[name]:>16}" for name in report["readings"]))
-    lines += [f"  {label:24}" + "".join(f"{cell:>16}" for cell in cells) for label, cells in reading_rows(report)]
+    lines.append(f"{'':24}" + "".join(f"{READING_LABELS[name]:>14}" for name in report["readings"]))
+    lines += [f"{label:24}" + "".join(f"{cell:>14}" for cell in cells) for label, cells in reading_rows(report)]
     return [
         *lines,
         "  paper: CE+ + CE- summed over the answer tokens, and KL(p || q).",
-        "  released: CE+ only, the mean over all tokens of the row, and KL(q || p) summed over positions, q detached.",
-        "  L subtracts the KL, so a cosine above 0 means that the two terms pull in opposite directions.",
+        "  released: CE+ only, the mean over all tokens of the row, and KL(q || p) summed",
+        "  over positions, q detached. L subtracts the KL, so a cosine above 0 means that",
+        "  the two terms pull in opposite directions.",
     ]
 
 
@@ -178,26 +187,32 @@ def check_summary(report: dict) -> list[str]:
 
 def check_lines(report: dict, colour: bool) -> list[str]:
     """The summary, every value that disagrees, and every gradient."""
-    lines = [
-        _paint(line, RED if "DISAGREE" in line else GREEN, colour) if "agree" in line.lower() else line
-        for line in check_summary(report)
-    ]
+    lines = []
+    for line in check_summary(report):
+        colour_of_line = (RED if "DISAGREE" in line else GREEN) if "agree" in line.lower() else ""
+        lines += [_paint(part, colour_of_line, colour and bool(colour_of_line)) for part in _wrapped(line)]
     for check in report["value_checks"]:
         if not check["ok"]:
             values = ", ".join(
                 f"{name} {check[name]:.9g}" for name in ("float64", "float32", "naive") if check[name] is not None
             )
             lines.append(_paint(f"  {check['what']}: {values}  DISAGREES", RED, colour))
-    lines.append(f"  {'':40}{'autograd':>17}{'difference':>17}{'as trained':>17}")
+    lines.append(f"  {'':24}{'autograd':>17}{'difference':>17}{'as trained':>17}")
     entry = None
     for check in report["gradient_checks"]:
         if check["entry"] != entry:
             entry = check["entry"]
             lines.append(f"  {entry}")
         numbers = "".join(f"{check[name]:>17.8e}" for name in ("autograd", "central_difference", "trained"))
-        line = f"    {check['what']:38}{numbers}"
+        line = f"    {check['what']:22}{numbers}"
         lines.append(line if check["ok"] else _paint(line + "  DISAGREES", RED, colour))
     return lines
+
+
+def _wrapped(text: str) -> list[str]:
+    """Lines of at most WIDTH characters; each keeps the indentation of the text."""
+    indent = " " * (len(text) - len(text.lstrip()))
+    return textwrap.wrap(text.strip(), WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _paint(text: str, escape: str, colour: bool) -> str:

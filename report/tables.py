@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from cli.train import TrainFlags
-from data.load import default_options
+from cli.typed import train_command, verb_as_typed
 from data.sources.stand_in import STAND_IN
 from objectives import OBJECTIVES, flags_of
 
@@ -110,18 +110,14 @@ def _cell(values: dict, name: str, sign: str = "") -> str:
 
 
 def next_commands(run: Path, flags: TrainFlags) -> str:
-    """What to try next, ready to be typed."""
-    same = f"python train.py --data {flags.data} --shots {flags.shots}"
-    same += "" if flags.data_dir is None else f" --data-dir {flags.data_dir}"
-    for name, default in default_options().items():
-        if getattr(flags, name) != default:
-            same += f" --{name.replace('_', '-')} {shlex.quote(str(getattr(flags, name)))}"
-    same += "" if flags.model == "demo" else f" --model {flags.model}"
-    lines = ["", f"Written to {run}: results.json, predictions.csv, curves.png, adapter_model.safetensors. Next:"]
-    lines.append(f"  python eval.py --run {run} --split valid")
+    """What to try next, ready to be typed: runs that differ from this one in lambda or in the objective alone."""
+    lines = ["", f"Written to {run}: results.json, predictions.csv, curves.png, adapter_model.safetensors", "", "Next:"]
+    lines.append(f"  {verb_as_typed('eval.py')} --run {shlex.quote(str(run))} --split valid")
     if flags.kl_weight > 0:
-        lines.append(f"  {same} --kl-weight 0              # the control: both prompts, no KL")
+        lines += ["  # the control: both prompts, no KL", f"  {train_command(flags, kl_weight=0.0)}"]
     for name, objective in OBJECTIVES.items():
         if name != flags.objective:
-            lines.append(f"  {same} --objective {name:14} # {objective.about}")
+            # A run without the KL says nothing about lambda.
+            weight = {} if flags.kl_weight else {"kl_weight": TrainFlags.kl_weight}
+            lines += [f"  # {objective.about}", f"  {train_command(flags, objective=name, **weight)}"]
     return "\n".join(lines)

@@ -1,10 +1,8 @@
 """The folder of one run: what was asked for, what happened, what came out."""
 
 import errno
-import fcntl
 import json
 import os
-import shlex
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -15,11 +13,13 @@ from typing import TextIO
 import torch
 from torch import nn
 
+from cli.typed import resume_command
 from errors import RunError, notice
 from files import (
     PART,
     clear_leftovers,
     flush,
+    lock_file,
     naming_errors,
     read_whole,
     refuse_unwritable,
@@ -70,7 +70,7 @@ def _lock(folder: Path) -> TextIO:
     """
     file = open(folder / LOCK, "a+", encoding="utf-8")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(file)
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             notice(
@@ -89,11 +89,6 @@ def _lock(folder: Path) -> TextIO:
 
 def _this_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
-
-
-def resume_command(path: Path) -> str:
-    """What to type to resume the run in this folder."""
-    return f"{'python' if ranks.count() == 1 else 'torchrun ...'} train.py --out {shlex.quote(str(path))} --resume"
 
 
 class RunFolder:

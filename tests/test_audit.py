@@ -1,6 +1,7 @@
 """The audit agrees with the training loop, detects a wrong loss, and shows every figure."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from data.pairs import EncodedPair, Row
 from errors import RunError
 from lora.inject import add_lora, lora_layers
 from objectives import make_objective
-from report.audit_page import audit_page
+from report.audit_page import PAGE_HEADING, audit_page
 from report.audit_text import RED, audit_text
 from tensors import trainable_parameters
 
@@ -297,6 +298,15 @@ def test_the_demo_model_with_a_fresh_adapter_end_to_end(tmp_path):
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
+def test_a_page_replaces_a_page_and_nothing_else(tmp_path):
+    page, config = tmp_path / "audit.html", tmp_path / "config.json"
+    page.write_text(f"<style>{'x' * 5000}</style>{PAGE_HEADING}", encoding="utf-8")
+    config.write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    found = {path.name: audit.is_replaceable(path) for path in (*tmp_path.iterdir(), tmp_path / "new.html")}
+    assert found == {"audit.html": True, "config.json": False, "link": False, "new.html": True}
+
+
 def test_a_disagreement_ends_with_exit_status_1(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["audit.py", "--model", "demo", "--data", "demo", "--precision", "fp32"])
     monkeypatch.setattr(auditing.naive, "naive_released", lambda pair, *args: (0.0, [0.0] * len(pair.positive.ids)))
@@ -318,6 +328,11 @@ def test_a_disagreement_ends_with_exit_status_1(monkeypatch, capsys):
             ("--model", "demo", "--data", "demo", "--html", "nowhere/a.html"),
             "--html nowhere/a.html: must name a file in a folder that exists",
         ),
+        (
+            ("--model", "demo", "--data", "demo", "--html", "README.md"),
+            "--html README.md: is there and is no page of audit.py; choose another name",
+        ),
+        (("--model", "demo", "--data", "demo", "--html", os.devnull), f"--html {os.devnull}: is there and is no page"),
         (("--model", "demo", "--sample", "-1"), "--sample -1: must be at least 0"),
     ],
 )

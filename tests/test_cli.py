@@ -360,8 +360,8 @@ def test_a_process_told_to_stop_says_how_to_go_on_and_ends_with_status_75(rows, 
     assert process.returncode == 75
     steps = len((out / "metrics.jsonl").read_text().splitlines())
     assert (
-        shown.splitlines()[-1]
-        == f"train.py: SIGTERM: saved after step {steps}; resume with: python train.py --out {out} --resume"
+        shown.splitlines()[-1] == f"train.py: SIGTERM: saved after step {steps}; "
+        f"resume with: {sys.executable} {ROOT / 'train.py'} --out {out} --resume"
     )
     assert [path.name for path in (out / "last").glob("step-*")] == [f"step-{steps:08d}"]
 

@@ -1,12 +1,17 @@
 """Tables and pictures: the right number in the right column, and never without saying where it was measured."""
 
 import json
+import os
+import shlex
+import sys
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cli.flags import parse_flags
-from cli.train import TrainFlags, presets
+from cli.train import ObjectiveFlags, TrainFlags, check_flags, presets
 from data.interactions import Dataset, Interaction, Item
 from machine.device import pick_device
 from metrics import Scored, evaluate, paired_change, ranking_metrics
@@ -16,6 +21,8 @@ from report.plan import step_plan
 from report.tables import next_commands, provenance, result_table, score_table, tuning
 from run.config import results_heading, run_config
 from run.folder import RunFolder
+
+ROOT = Path(__file__).parent.parent
 
 
 def flags(*argv):
@@ -168,13 +175,44 @@ def test_the_plan_of_a_step_counts_pairs_and_rows(argv, pairs, expected):
 
 def test_the_next_commands_are_ones_that_train_py_accepts(tmp_path):
     given = flags("--model", "DIR", "--data-dir", "D", "--shots", "16")
-    commands = [
-        line.split("#")[0].split() for line in next_commands(tmp_path, given).splitlines() if "python train.py" in line
-    ]
+    commands = [shlex.split(line) for line in next_commands(tmp_path, given).splitlines() if "train.py" in line]
     assert len(commands) == 3
     again = [flags(*words[2:]) for words in commands]
     assert {(f.model, f.data_dir, f.shots, f.data) for f in again} == {("DIR", "D", "16", "movie")}
     assert [(f.objective, f.kl_weight) for f in again] == [("paper", 0.0), ("released", 1e-4), ("tallrec", 0.0)]
+
+
+RUNS = {
+    "all that is typed": "--data demo --seed 3 --lr 0.01 --max-steps 7 --template released --precision fp32 --lora-r 4 "
+    "--lora-dropout 0 --kl-forcing shared --batch-size 8 --micro-batch-size 2 --device cpu --out X --merge-out Y",
+    "preset of a book": "--data book --model 'a folder' --data-dir 'it''s here' --book-zeros drop",
+    "from an adapter": "--init-adapter 'old run' --weight-decay 0",
+    "the baseline": "--objective tallrec --train-on-prompt --micro-batch-size 4",
+    "published": "--objective released --kl-weight 0.5 --data movie --real-data",
+}
+
+
+@pytest.mark.parametrize("argv", RUNS.values(), ids=RUNS)
+def test_a_suggested_run_differs_from_this_one_in_lambda_or_objective_alone(argv, tmp_path):
+    given = flags(*shlex.split(argv))
+    commands = [shlex.split(line) for line in next_commands(tmp_path, given).splitlines() if "train.py" in line]
+    for words in commands:
+        other = parse_flags(TrainFlags, words[2:], "", presets, check_flags)[0]
+        different = {name for name in vars(given) if getattr(given, name) != getattr(other, name)}
+        of_the_objective = {field.name for field in fields(ObjectiveFlags)}
+        allowed = of_the_objective if other.objective != given.objective else {"kl_weight"}
+        assert different and different - {"out", "merge_out"} <= allowed
+        assert other.objective in ("tallrec", given.objective) or other.kl_weight > 0
+
+
+def test_a_suggested_command_begins_as_the_one_that_was_typed(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "orig_argv", [".venv/bin/python", "../lcft from scratch/train.py"])
+    monkeypatch.setattr(sys, "argv", ["../lcft from scratch/train.py"])
+    assert next_commands(tmp_path / "my run", flags()).count(".venv/bin/python train.py ") == 3  # no such folder here
+    monkeypatch.setattr(sys, "argv", [os.path.relpath(ROOT / "train.py")])
+    text = next_commands(tmp_path / "my run", flags())
+    assert f".venv/bin/python {os.path.relpath(ROOT)}/eval.py".replace("./", "") in text.replace("./", "")
+    assert f"--run '{tmp_path}/my run' --split valid" in text
 
 
 ROWS = [Interaction(1, ((1, True),), 2, True), Interaction(1, (), 2, False)]

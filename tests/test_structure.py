@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-GROUND_FLOOR = {"errors", "files", "protocols", "tensors"}
+GROUND_FLOOR = {"installed", "errors", "files", "protocols", "tensors"}
 VERBS = {"train", "eval", "predict", "audit", "prepare", "compare", "baseline", "reproduce"}
 # From the bottom to the top: a room imports rooms that come before it, never one that comes after it.
 ORDER = (
-    *("errors", "files", "protocols", "tensors"),
+    *("installed", "errors", "files", "protocols", "tensors"),
     *("loss", "metrics", "model", "lora", "demo", "data", "baselines", "objectives"),
     *("machine", "cli", "scoring", "report", "run", "auditing"),
 )
