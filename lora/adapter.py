@@ -10,37 +10,41 @@ from torch import nn
 
 from errors import AdapterError, quoted
 from lora.inject import lora_state
+from lora.select import CONFIG, LARGEST_RANK, as_selection, read_selection
 from tensors import is_plain, put_tensors
 
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"  # PEFT's older form, as of alpaca-lora
-CONFIG = "adapter_config.json"
 LARGEST_CONFIG = 2**26  # bytes
 FINGERPRINT = "base_fingerprint"  # in the header of WEIGHTS, where PEFT does not mind it
 
-# What LoRALinear computes. A field that is absent or null counts as supported.
+# What LoRALinear computes. A field that is absent, null, false or empty counts as supported.
 SUPPORTED = {
     "peft_type": "LORA",
     "bias": "none",
     "use_dora": False,
     "fan_in_fan_out": False,
     "modules_to_save": None,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "layers_to_transform": None,
+    "trainable_token_indices": None,
+    "layer_replication": None,
     "alora_invocation_tokens": None,
     "enable_lora": None,
     "lora_bias": False,
-    "exclude_modules": None,
     "target_parameters": None,
+    "use_qalora": False,
+    "use_bdlora": False,
+    "arrow_config": None,
+    "kasa_config": None,
+    "velora_config": None,
+    "monteclora_config": None,
 }
 
 
 def save_adapter(model: nn.Module, folder: Path, settings: dict) -> None:
     """Write the adapter of `model` into an existing folder, then read it back and compare.
 
-    settings: r, alpha, dropout, rslora, targets, base (the checkpoint's name) and base_fingerprint,
-    as train.py has them. Raises AdapterError if what was read is not what was written.
+    settings: r, alpha, dropout, rslora, targets (names or a Selection), base (the checkpoint's name) and
+    base_fingerprint, as train.py has them. Raises AdapterError if what was read is not what was written.
     """
     tensors = {name: tensor.cpu().contiguous() for name, tensor in lora_state(model).items()}
     metadata = {"format": "pt", FINGERPRINT: settings[FINGERPRINT]}
@@ -53,7 +57,7 @@ def save_adapter(model: nn.Module, folder: Path, settings: dict) -> None:
         "lora_alpha": settings["alpha"],
         "lora_dropout": settings["dropout"],
         "use_rslora": settings["rslora"],
-        "target_modules": sorted(settings["targets"]),
+        **as_selection(settings["targets"]).fields(),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -66,38 +70,34 @@ def save_adapter(model: nn.Module, folder: Path, settings: dict) -> None:
 
 
 def read_adapter_config(folder: Path) -> dict:
-    """r, alpha, dropout, rslora and targets of a saved adapter.
+    """r, alpha, dropout, rslora and targets of a saved adapter. targets: names, or a Selection if it says more.
 
     Raises AdapterError if the file is missing, is not a LoRA adapter, or uses a variant that
     LoRALinear does not compute.
     """
     config, path = _read_config(folder), Path(folder) / CONFIG
     for name, supported in SUPPORTED.items():
-        if config.get(name, supported) not in (supported, None):
+        if config.get(name) and config[name] != supported:
             raise AdapterError(f"{path}: {name} is {quoted(config[name])}; only {supported!r} is supported")
     # The other ways to start (pissa, olora, corda, loftq, ...) change the base as well.
     if config.get("init_lora_weights") not in (None, True, False, "gaussian", "orthogonal", "eva"):
         raise AdapterError(
             f"{path}: init_lora_weights is {quoted(config['init_lora_weights'])}, which changes the base too"
         )
-    targets, r, alpha = config.get("target_modules"), config.get("r"), config.get("lora_alpha")
+    targets, r, alpha = read_selection(config, str(path)), config.get("r"), config.get("lora_alpha")
     if (
-        not isinstance(targets, list)
-        or not 0 < len(targets) <= 1000
-        or not all(isinstance(name, str) for name in targets)
+        type(r) is not int
+        or not 0 < r <= LARGEST_RANK
+        or type(alpha) not in (int, float)
+        or not 0 < alpha < LARGEST_RANK
     ):
-        raise AdapterError(f"{path}: target_modules must be a list of layer names")
-    for name in targets:
-        if not name.isprintable() or len(name) > 200:
-            raise AdapterError(f"{path}: target_modules has {quoted(name)}, which no layer is called")
-    if type(r) is not int or not 0 < r <= 2**16 or type(alpha) not in (int, float) or not 0 < alpha < 2**16:
         raise AdapterError(f"{path}: r and lora_alpha must be positive numbers, r a whole one")
-    dropout, rslora = config.get("lora_dropout", 0.0), config.get("use_rslora") or False
+    dropout, rslora = config.get("lora_dropout") or 0.0, config.get("use_rslora") or False
     if type(dropout) not in (int, float) or not 0 <= dropout < 1:
         raise AdapterError(f"{path}: lora_dropout must lie in [0, 1)")
     if type(rslora) is not bool:
         raise AdapterError(f"{path}: use_rslora must be true or false")
-    return {"r": r, "alpha": alpha, "dropout": dropout, "rslora": rslora, "targets": tuple(targets)}
+    return {"r": r, "alpha": alpha, "dropout": dropout, "rslora": rslora, "targets": targets}
 
 
 def targets_named_in(folder: Path) -> str:

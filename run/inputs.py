@@ -12,6 +12,7 @@ from data.splits import Split, encode_split
 from errors import DataError
 from lora.adapter import load_adapter, read_adapter_config, targets_named_in
 from lora.inject import add_lora, refuse_unknown_targets
+from lora.select import parse_targets
 from machine import ranks
 from machine.device import compile_layers, pick_device
 from model.llama import Llama
@@ -60,7 +61,7 @@ def adapter_settings(flags: TrainFlags) -> dict:
         "r": flags.lora_r,
         "alpha": flags.lora_alpha,
         "rslora": False,
-        "targets": tuple(flags.lora_targets.split(",")),
+        "targets": parse_targets(flags.lora_targets),
     }
     if flags.init_adapter:
         settings |= read_adapter_config(Path(flags.init_adapter))

@@ -1,13 +1,15 @@
 """Adapter files: the names and fields that PEFT reads and writes, and what is refused."""
 
 import json
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from lora.adapter import CONFIG, PICKLED, WEIGHTS, adapter_warnings, load_adapter, read_adapter_config, save_adapter
-from lora.inject import add_lora, lora_state
+from lora.inject import add_lora, lora_state, refuse_unknown_targets
+from lora.select import Selection, parse_targets
 from tests.test_lora import IDS, LINEARS, SETTINGS, adapted, refusal
 
 
@@ -103,12 +105,18 @@ def test_truncated_adapter_file_is_refused(tiny_llama, tmp_path):
         ({"peft_type": "IA3"}, "peft_type"),
         ({"bias": "all"}, "bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
-        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
-        ({"layers_to_transform": [0]}, "layers_to_transform"),
+        ({"rank_pattern": {"q_proj": 2.5}}, "rank_pattern"),
+        ({"rank_pattern": {"(q": 2}}, "rank_pattern"),
+        ({"alpha_pattern": {"q_proj": 0}}, "alpha_pattern"),
+        ({"alpha_pattern": ["q_proj"]}, "alpha_pattern"),
+        ({"layers_to_transform": ["0"]}, "layers_to_transform"),
+        ({"layers_to_transform": [0], "layers_pattern": "lay(ers"}, "layers_pattern"),
+        ({"exclude_modules": {"q_proj": 1}}, "exclude_modules"),
+        ({"trainable_token_indices": [5, 6]}, "trainable_token_indices"),
         ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
-        ({"target_modules": "all-linear"}, "target_modules"),
+        ({"target_modules": "q_proj)"}, "target_modules"),
+        ({"target_modules": ""}, "target_modules"),
         ({"target_modules": [1]}, "target_modules"),
         ({"r": 0}, "r and lora_alpha"),
         ({"r": 4.0}, "r and lora_alpha"),
@@ -121,6 +129,43 @@ def test_adapter_config_of_another_variant_is_refused(tiny_llama, tmp_path, chan
     config = json.loads((tmp_path / CONFIG).read_text()) | changes
     (tmp_path / CONFIG).write_text(json.dumps(config))
     refusal(lambda: read_adapter_config(tmp_path), CONFIG, word)
+
+
+@pytest.mark.parametrize("name", ["modules_to_save", "exclude_modules", "layers_to_transform", "rank_pattern"])
+@pytest.mark.parametrize("empty", [None, []])
+def test_a_field_that_is_empty_or_null_counts_as_absent(tiny_llama, tmp_path, name, empty):
+    save_adapter(adapted(tiny_llama()), tmp_path, SETTINGS)
+    expected = read_adapter_config(tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text()) | {name: empty}
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    assert read_adapter_config(tmp_path) == expected
+    (tmp_path / CONFIG).write_text(json.dumps(config | {"lora_dropout": None}))
+    assert read_adapter_config(tmp_path) == expected | {"dropout": 0.0}
+
+
+def test_a_regular_expression_that_never_ends_is_stopped(tiny_llama, monkeypatch):
+    monkeypatch.setattr("lora.select.SECONDS", 0.5)
+    begun = time.monotonic()
+    refusal(lambda: add_lora(tiny_llama(), Selection(r"(\w+\.?)+!")), CONFIG, "0.5 s", "list the names")
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("text", ["q_proj,v_proj", " q_proj , v_proj", "q_proj,v_proj,q_proj,", "q_proj,,v_proj"])
+def test_targets_are_read_without_spaces_and_doubles(text):
+    assert parse_targets(text) == ("q_proj", "v_proj")
+
+
+@pytest.mark.parametrize(
+    "targets, words",
+    [
+        (("q_proj", "lm_head"), ["LoRA on lm_head is not computed", "q_proj"]),
+        (("embed_tokens",), ["LoRA on embed_tokens is not computed"]),
+        (Selection("q_proj"), ["must match a whole name", "model.layers.0.self_attn.q_proj"]),
+        (("q_prj",), ["no linear layer is called q_prj"]),
+    ],
+)
+def test_targets_that_are_not_wrapped_are_named(tiny_llama, targets, words):
+    refusal(lambda: refuse_unknown_targets(tiny_llama(), targets, "--lora-targets"), "--lora-targets", *words)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +213,7 @@ def test_a_save_that_reads_back_differently_is_an_error(tiny_llama, tmp_path, mo
         path.open("wb").write(content[:-1] + bytes([content[-1] ^ 1]))
 
     monkeypatch.setattr("pathlib.Path.write_bytes", flip_a_bit)
-    refusal(lambda: save_adapter(adapted(tiny_llama()), tmp_path, SETTINGS), WEIGHTS, "reads back")
+    refusal(lambda: save_adapter(adapted(tiny_llama()), tmp_path, SETTINGS), WEIGHTS, "read back")
 
 
 def test_the_same_adapter_gives_the_same_bytes(tiny_llama, tmp_path):

@@ -89,21 +89,38 @@ SAME = {
     "orthogonal": {"init_lora_weights": "orthogonal"},
     "not initialised": {"init_lora_weights": False},
     "dropout": {"lora_dropout": 0.3},
+    "nothing saved": {"modules_to_save": []},
+    "nothing excluded": {"exclude_modules": ["lm_head", "no_such_layer"]},
+    "all layers": {"layers_to_transform": [0, 1]},
+    "some layers": {"layers_to_transform": [1], "layers_pattern": "layers"},
+    "one layer": {"layers_to_transform": 0},
+    "exclusion": {"exclude_modules": ["layers.0.self_attn.q_proj"]},
+    "exclusion by regex": {"target_modules": "all-linear", "exclude_modules": r".*mlp\.(up|down)_proj"},
+    "regex": {"target_modules": r".*self_attn\.(q_proj|v_proj)"},
+    "regex of one": {"target_modules": r"model\.layers\.1\..*o_proj"},
+    "unsloth's regex": {
+        "target_modules": r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|up_proj).*?)"
+        r"|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|mlp)\.(?:(?:q_proj|o_proj|up_proj)))"
+    },
+    "rank_pattern": {"rank_pattern": {"v_proj": 2}},
+    "alpha_pattern": {"alpha_pattern": {"layers.1.self_attn.v_proj": 20.5}},
+    "patterns": {
+        "target_modules": ["q_proj", "v_proj", "up_proj"],
+        "rank_pattern": {r".*mlp.*": 3, r"^model.layers.0.self_attn.q_proj": 1, "q_proj": 7},
+        "alpha_pattern": {r"layers\.[01]\..*": 9, "up_proj": 2},
+        "use_rslora": True,
+    },
 }
 REFUSED = {  # what peft is asked for: what the message must name
     "use_dora": ({"use_dora": True}, "use_dora"),
-    "rank_pattern": ({"rank_pattern": {"v_proj": 2}}, "rank_pattern"),
-    "alpha_pattern": ({"alpha_pattern": {"v_proj": 2}}, "alpha_pattern"),
-    "some layers": ({"layers_to_transform": [1]}, "layers_to_transform"),
-    "more layers": ({"layer_replication": [(0, 2), (1, 2)]}, "unexpected .*layers.2"),
+    "more layers": ({"layer_replication": [(0, 2), (1, 2)]}, "layer_replication"),
     "bias": ({"bias": "all"}, "bias is 'all'"),
     "bias of B": ({"lora_bias": True}, "lora_bias"),
     "saved module": ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-    "trained tokens": ({"trainable_token_indices": [1, 2]}, "unexpected .*embed_tokens"),
-    "exclusion": ({"exclude_modules": ["layers.0.self_attn.q_proj"]}, "exclude_modules"),
-    "regex": ({"target_modules": r".*layers\.1.*q_proj"}, "target_modules"),
-    "lm_head": ({"target_modules": ["q_proj", "lm_head"]}, "no linear layer is called lm_head"),
-    "embedding": ({"target_modules": ["q_proj", "embed_tokens"]}, "no linear layer is called embed_tokens"),
+    "trained tokens": ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
+    "lm_head": ({"target_modules": ["q_proj", "lm_head"]}, "LoRA on lm_head is not computed"),
+    "embedding": ({"target_modules": ["q_proj", "embed_tokens"]}, "LoRA on embed_tokens is not computed"),
+    "lm_head by regex": ({"target_modules": r".*(q_proj|lm_head)"}, "LoRA on lm_head is not computed"),
     "target_parameters": ({"target_parameters": ["self_attn.k_proj.weight"]}, "target_parameters"),
     "activated": ({"alora_invocation_tokens": [5, 22], "task_type": "CAUSAL_LM"}, "alora_invocation_tokens"),
     "pissa": ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
@@ -141,3 +158,16 @@ def test_adapters_of_another_kind_are_refused_not_computed_wrongly(make_checkpoi
     written_by_peft(folder, tmp_path, changes)
     with pytest.raises(AdapterError, match=message):
         load_in_ours(folder, tmp_path)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["patterns", "some layers", "exclusion by regex", "regex"])
+def test_what_chooses_layers_is_saved_as_peft_reads_it(make_checkpoint, tmp_path, name):
+    """A run that starts with such an adapter saves one that PEFT loads to the same logits."""
+    folder, (given, saved) = make_checkpoint(), (tmp_path / "given", tmp_path / "saved")
+    theirs = written_by_peft(folder, given, SAME[name])
+    saved.mkdir()
+    settings = read_adapter_config(given) | {"base": "tiny", "base_fingerprint": "0"}
+    save_adapter(load_in_ours(folder, given), saved, settings)
+    again = peft.PeftModel.from_pretrained(load_theirs(folder), saved).eval()
+    torch.testing.assert_close(again(IDS).logits, theirs(IDS).logits, rtol=0, atol=1e-5)
