@@ -114,7 +114,7 @@ def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored)
         out = Path(flags.out) if flags.out else Path(flags.run) / f"eval-{results['data']}-{flags.split}"
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "results.json", results)
-        write_predictions(out / "predictions.csv", [row.target for row in split.rows], scored)
+        write_predictions(out / "predictions.csv", split, scored)
         notice(f"\nWritten to {out}: results.json, predictions.csv")
 
 

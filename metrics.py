@@ -21,7 +21,7 @@ class Scored:
 
     users: N hashable values, None where the user is unknown. kl, js: KL and Jensen-Shannon divergence, in
     nats, between the distributions that the positive and the negative prompt give to the first answer
-    token. The arrays of the negative prompt, kl and js may be None.
+    token. The arrays of the negative prompt, kl and js may be None; their metrics are left out then.
     """
 
     users: list
@@ -179,7 +179,7 @@ def row_metrics(scored: Scored) -> dict[str, np.ndarray]:
             "kl": scored.kl,
             "js": scored.js,
         }
-    return {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+    return {name: np.asarray(column, dtype=np.float64) for name, column in columns.items() if column is not None}
 
 
 def expected_calibration_error(
@@ -230,11 +230,33 @@ def bootstrap_metrics(scored: Scored, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def paired_change(before: Scored, after: Scored, seed: int = 0) -> dict:
-    """after - before for every metric, with 95 % intervals from the same resamples of the users."""
+    """after - before for every metric that both have, with 95 % intervals from the same resamples of the users."""
     values_before, values_after = metric_values(before), metric_values(after)
     draws_before, draws_after = bootstrap_metrics(before, seed), bootstrap_metrics(after, seed)
-    changes = {name: values_after[name] - values_before[name] for name in values_after}
+    changes = {name: values_after[name] - values_before[name] for name in values_after if name in values_before}
     return with_intervals(changes, {name: draws_after[name] - draws_before[name] for name in changes})
+
+
+def mcnemar(before: np.ndarray, after: np.ndarray) -> dict:
+    """McNemar's exact test of two yes-or-no outcomes on the same rows, (N,) bool each.
+
+    only_before, only_after: the discordant rows, in which one outcome is true. p: two-sided, of the binomial test with
+    probability 1/2 that a discordant row is of one kind. The test takes rows as independent of each other.
+    """
+    only_before, only_after = int((before & ~after).sum()), int((after & ~before).sum())
+    n, fewer = only_before + only_after, min(only_before, only_after)
+    term = below = 1  # C(n, 0), and the sum of C(n, k) for k up to `fewer`, as whole numbers of any size
+    for k in range(fewer):
+        term = term * (n - k) // (k + 1)
+        below += term
+    return {"only_before": only_before, "only_after": only_after, "p": min(1.0, 2 * below / 2**n)}
+
+
+def share_of(column: np.ndarray, users: list, seed: int = 0) -> tuple[float, list[float]]:
+    """The share of rows that are true, (N,) bool, with its interval from resampling users."""
+    weights, _ = user_resamples(users, seed)  # (S, N)
+    found = with_intervals({"share": float(column.mean())}, {"share": weights @ column / weights.sum(1)})
+    return found["share"], found["interval_95"]["share"]
 
 
 def ranking_metrics(labels: np.ndarray, scores: np.ndarray, users: list, seed: int = 0) -> dict:

@@ -1,25 +1,70 @@
 """One split of a data set as token ids, ready for training or scoring."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from data.interactions import Dataset, Interaction
 from data.pairs import EncodedPair, answer_ids, encode_pairs
 from data.prompts import prompt_pair
-from errors import notice
+from errors import DataError, notice
 from protocols import Tokenizer
+
+SUBSET_SEED = 0  # not --seed: runs with different seeds are scored on the same rows
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which rows of a whole split are used.
+
+    numbers: theirs, from 0, in the order of the split; of: rows of the whole split; too_long: rows that do not fit.
+    """
+
+    numbers: list[int]
+    of: int
+    too_long: int = 0
+
+    def as_dict(self) -> dict:
+        """For results.json."""
+        return {"rows": len(self.numbers), "of": self.of, "too_long": self.too_long, "subset_seed": SUBSET_SEED}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to take of a split, and how.
+
+    split: what messages call it; count: rows of a seeded subset, None for all; flag: which flag says so; drop_long:
+    leave out rows that are too long even without history; questions: held-out questions that must fit, too.
+    """
+
+    split: str
+    template: str
+    max_len: int
+    drop_long: bool = False
+    count: int | None = None
+    flag: str = "--rows"
+    questions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Split:
     """The interactions of one split, and the same as token ids.
 
-    truncated: how many of them lost history to fit; answers: the token ids of both answers, see answers_in_context.
+    truncated: how many of them lost history to fit; answers: the token ids of both answers, see answers_in_context;
+    chosen: which rows of the whole split they are, None for all.
     """
 
     rows: list[Interaction]
     pairs: list[EncodedPair]
     truncated: int
     answers: dict[bool, list[int]]
+    chosen: Chosen | None = None
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The number of each row in the whole split, from 0."""
+        return self.chosen.numbers if self.chosen else range(len(self.rows))
 
 
 def answers_in_context(data: Dataset, tokenizer: Tokenizer, template: str) -> dict[bool, list[int]]:
@@ -43,3 +88,41 @@ def encode_split(
     if truncated:
         notice(f"--max-len {max_len}: {truncated:,} of {len(rows):,} prompts lost their oldest history items")
     return Split(rows, pairs, truncated, answers)
+
+
+def encode_wanted(rows: list[Interaction], data: Dataset, tokenizer: Tokenizer, wanted: Wanted) -> Split:
+    """The wanted rows of a whole split as token ids.
+
+    The same count chooses the same rows in every run, and a smaller count chooses some of them. Raises DataError if
+    there are fewer rows than wanted, or none.
+    """
+    fits = rows_that_fit(rows, data, tokenizer, wanted) if wanted.drop_long else [True] * len(rows)
+    order = range(len(rows)) if wanted.count is None else np.random.default_rng(SUBSET_SEED).permutation(len(rows))
+    usable = [int(i) for i in order if fits[i]]
+    if not usable or len(usable) < (wanted.count or 0):
+        raise DataError(
+            f"{wanted.flag} {wanted.count}: the {wanted.split} split has {len(usable):,} rows; choose at most that many"
+            if usable
+            else f"--max-len {wanted.max_len}: no row of the {wanted.split} split fits; choose a larger one"
+        )
+    numbers = sorted(usable[: wanted.count])
+    split = encode_split([rows[i] for i in numbers], data, tokenizer, wanted.template, wanted.max_len)
+    return replace(split, chosen=Chosen(numbers, len(rows), fits.count(False)) if len(numbers) < len(rows) else None)
+
+
+def rows_that_fit(rows: list[Interaction], data: Dataset, tokenizer: Tokenizer, wanted: Wanted) -> list[bool]:
+    """Whether each row has at most max_len tokens without its history, with a notice of how many have more."""
+    bare = {(row.target, row.label): replace(row, history=()) for row in rows}
+    fits = dict.fromkeys(bare, True)
+    for question in (None, *wanted.questions):
+        pairs, _ = encode_pairs(list(bare.values()), data, tokenizer, wanted.template, 2**62, question)
+        fits |= {key: fits[key] and pair.length <= wanted.max_len for key, pair in zip(bare, pairs)}
+    found = [fits[row.target, row.label] for row in rows]
+    if not all(found):
+        first = found.index(False)
+        notice(
+            f"--drop-long: {found.count(False):,} of {len(rows):,} rows of the {wanted.split} split have more than "
+            f"--max-len {wanted.max_len} tokens without any history; they are left out, first row {first} "
+            f"({data.catalogue[rows[first].target].title[:60]!r})"
+        )
+    return found

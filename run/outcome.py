@@ -62,7 +62,7 @@ def finish(
     splits = _scored_splits(inputs).items()
     results = heading | {name: measure(inputs.data, split, before[name], after[name]) for name, split in splits}
     with run.writing():
-        write_predictions(run.path / "predictions.csv", [row.target for row in inputs.test.rows], after["test"])
+        write_predictions(run.path / "predictions.csv", inputs.test, after["test"])
         draw_curves(run.path / "curves.png", run.history(), results)
         write_json(run.path / "results.json", results)  # last: the run is complete once it is there
     notice(result_table(results, "test"))

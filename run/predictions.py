@@ -1,32 +1,118 @@
-"""predictions.csv: the answers to every row of a split."""
+"""predictions.csv: the answers to every row of a split, written and read again."""
 
 import csv
+import io
+from dataclasses import dataclass
 from pathlib import Path
 
-from files import write_file
+import numpy as np
+
+from data.splits import Split
+from errors import DataError, quoted
+from files import read_whole, write_file
 from metrics import Scored
 
-PREDICTION_COLUMNS = ["user", "item", "label", "p_yes_positive", "p_yes_negative", "contradiction"]
+FIRST_COLUMNS = ("user", "item", "label", "p_yes_positive", "p_yes_negative", "contradiction")  # all, in version 0.1.0
+LOGS = {  # column: field of Scored
+    "log_yes_positive": "log_yes_pos",
+    "log_no_positive": "log_no_pos",
+    "log_yes_negative": "log_yes_neg",
+    "log_no_negative": "log_no_neg",
+    "kl": "kl",
+    "js": "js",
+}
+COLUMNS = (*FIRST_COLUMNS, "row", "timestamp", *LOGS)
+TEXTS = ("user", "item", "row", "timestamp")
+HALF_DIGIT = 5e-7  # what rounding to 6 digits, as in version 0.1.0, may have changed
 
 
-def write_predictions(path: Path, items: list, scored: Scored) -> None:
-    """predictions.csv: one line per row of the split, in its order."""
-    said_yes, said_yes_neg = scored.p_pos > 0.5, scored.p_neg > 0.5
+@dataclass(frozen=True)
+class Predictions:
+    """What a predictions.csv holds.
+
+    rows: (user, item, label) of each line; numbers: their numbers in the whole split, and timestamps, both as text;
+    None in a file of version 0.1.0. exact: whether the log-odds are those of the model to the last digit.
+    """
+
+    path: Path
+    rows: list[tuple[str, str, str]]
+    numbers: list[str] | None
+    timestamps: list[str] | None
+    scored: Scored
+    exact: bool
+
+
+def write_predictions(path: Path, split: Split, scored: Scored) -> None:
+    """predictions.csv: one line per row of the split, in its order; every float has all its digits."""
+    same = ((scored.p_pos > 0.5) == (scored.p_neg > 0.5)).astype(int)
+    figures = [getattr(scored, field).tolist() for field in LOGS.values()]
+    lines = []
+    for i, (row, number) in enumerate(zip(split.rows, split.numbers, strict=True)):
+        answers = [float(scored.p_pos[i]), float(scored.p_neg[i]), int(same[i])]
+        known = [row.user, row.target, int(row.label), *answers, number, row.timestamp]
+        lines.append(["" if value is None else value for value in known] + [column[i] for column in figures])
 
     def write(temporary: Path) -> None:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(PREDICTION_COLUMNS)
-            for i, (user, item) in enumerate(zip(scored.users, items)):
-                writer.writerow(
-                    [
-                        "" if user is None else user,
-                        item,
-                        int(scored.labels[i]),
-                        f"{scored.p_pos[i]:.6f}",
-                        f"{scored.p_neg[i]:.6f}",
-                        int(said_yes[i] == said_yes_neg[i]),
-                    ]
-                )
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *lines])
 
     write_file(path, write)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """What write_predictions wrote, of this version or of 0.1.0. Raises DataError naming the line that is malformed."""
+    try:
+        table = list(csv.reader(io.StringIO(read_whole(path).decode()), strict=True))
+    except (UnicodeDecodeError, csv.Error):
+        table = []
+    if not table or tuple(table[0]) not in (COLUMNS, FIRST_COLUMNS):
+        raise DataError(f"{path}: not a predictions.csv of train.py or eval.py, which begins {','.join(FIRST_COLUMNS)}")
+    header, lines = table[0], table[1:]
+    if not lines:
+        raise DataError(f"{path}: has no rows; score the run again with eval.py")
+    figures = np.empty((len(lines), len(header)))  # (N, columns); 0 where a column is text
+    for number, line in enumerate(lines, start=1):
+        try:
+            known = dict(zip(header, line, strict=True))
+            values = [0.0 if name in TEXTS else float(text) for name, text in known.items()]
+            answers = (float(known["p_yes_positive"]), float(known["p_yes_negative"]))
+            if (
+                known["label"] not in ("0", "1")
+                or not np.isfinite(values).all()
+                or not 0 <= min(answers) <= max(answers) <= 1
+            ):
+                raise ValueError
+        except ValueError:
+            raise DataError(f"{path} row {number}: malformed ({quoted(','.join(line))}); score the run again") from None
+        figures[number - 1] = values
+    column = dict(zip(header, figures.T))
+    exact = tuple(header) == COLUMNS
+    logs = {field: column[name] for name, field in LOGS.items()} if exact else _rounded_logs(column)
+    known = [dict(zip(header, line)) for line in lines]
+    users = [line["user"] or None for line in known]
+    return Predictions(
+        path,
+        [(line["user"], line["item"], line["label"]) for line in known],
+        [line["row"] for line in known] if exact else None,
+        [line["timestamp"] for line in known] if exact else None,
+        Scored(users, column["label"] == 1, **logs),
+        exact,
+    )
+
+
+def _rounded_logs(column: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The logarithms of probabilities among both answers that have 6 digits; what rounding hid stays hidden.
+
+    Of a probability printed as 0.500000 the column `contradiction` tells on which side it was.
+    """
+    p_pos, p_neg = column["p_yes_positive"].copy(), column["p_yes_negative"].copy()
+    hidden = ((p_pos > 0.5) == (p_neg > 0.5)) != (column["contradiction"] == 1)
+    for p in (p_pos, p_neg):
+        up = hidden & (p == 0.5)
+        p[up] += HALF_DIGIT / 2
+        hidden &= ~up
+    logs = {}
+    for name, p in (("pos", p_pos), ("neg", p_neg)):
+        p = p.clip(HALF_DIGIT, 1 - HALF_DIGIT)
+        logs |= {f"log_yes_{name}": np.log(p), f"log_no_{name}": np.log1p(-p)}
+    return logs

@@ -1,6 +1,5 @@
-"""Run folders: files that are whole or absent, no run written over another, predictions as they are read."""
+"""Run folders: files that are whole or absent, no run written over another."""
 
-import csv
 import json
 import os
 import signal
@@ -8,16 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from errors import RunError
 from files import write_file, write_json, write_text
 from lora.adapter import load_adapter, read_adapter_config
 from lora.inject import add_lora, lora_state
-from metrics import Scored
 from run.folder import RunFolder, fresh_name, read_run_config
-from run.predictions import write_predictions
 from tensors import trainable_parameters
 
 ROOT = Path(__file__).parent.parent
@@ -219,22 +215,3 @@ def test_an_adapter_that_cannot_be_written_leaves_the_one_before(tiny_llama, tmp
         run.adapter = {"r": 2}
         run.save_best(adapted(tiny_llama, 3.0))  # fails after the weights are written
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
-
-
-# ---- predictions.csv ----------------------------------------------------------------------------
-
-
-def test_predictions_have_a_line_per_row_with_both_answers_and_the_contradiction(tmp_path):
-    z_pos, z_neg = np.array([2.0, -1.0, 0.5]), np.array([1.0, -3.0, -0.5])
-    zero = np.zeros(3)
-    scored = Scored([7, None, "u, 8"], np.array([True, False, True]), z_pos, zero, z_neg, zero)
-    write_predictions(tmp_path / "p.csv", [3, 'The "Quoted" Man, A (1984)', "Nîmes (1966)"], scored)
-    with open(tmp_path / "p.csv", newline="", encoding="utf-8") as file:
-        assert list(csv.reader(file)) == [
-            ["user", "item", "label", "p_yes_positive", "p_yes_negative", "contradiction"],
-            ["7", "3", "1", "0.880797", "0.731059", "1"],
-            ["", 'The "Quoted" Man, A (1984)', "0", "0.268941", "0.047426", "1"],
-            ["u, 8", "Nîmes (1966)", "1", "0.622459", "0.377541", "0"],
-        ]
-    assert b"\r" not in (tmp_path / "p.csv").read_bytes()
-    assert names(tmp_path) == ["p.csv"]

@@ -1,0 +1,154 @@
+"""Compare runs on the rows that all of them scored.
+
+    python compare.py runs/A runs/B                      metrics side by side, B against A with intervals
+    python compare.py runs/A runs/B runs/C --rows 20     each against the first, and 20 rows on which they disagree most
+    python compare.py runs/A/eval-movie-valid runs/B/eval-movie-valid --json
+
+A RUN is a folder that train.py or eval.py wrote, or a predictions.csv. Intervals of differences come from the same
+resamples of the users for both runs; McNemar's exact test says whether one contradicts itself on more rows.
+docs/compare.md explains every figure.
+"""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from cli.flags import flag, flag_name, parse_flags
+from cli.verb import run_verb
+from errors import DataError, FlagError, RunError, notice
+from files import read_whole
+from metrics import evaluate, mcnemar, paired_change, row_metrics, share_of
+from report.comparison import about, comparison_text
+from run.predictions import Predictions, read_predictions
+
+LARGEST_RESULTS = 2**26  # bytes
+YES_OR_NO = ("contradiction_rate", "group_accuracy")  # the metrics that McNemar's test compares
+
+
+@dataclass(frozen=True)
+class CompareFlags:
+    """Output."""
+
+    rows: int = flag(5, "rows to list on which a run disagrees most with the first", low=0, high=10**6)
+    json: bool = flag(False, "print the results as one JSON line on standard output, and the tables on standard error")
+
+
+def main(argv: list[str]) -> None:
+    """Compare the runs and print the result."""
+    folders, rest = split_arguments(argv)
+    flags, _ = parse_flags(CompareFlags, rest, __doc__, command="RUN RUN ...")
+    if len(folders) < 2:
+        raise FlagError("compare.py: say which runs, two or more: python compare.py RUN RUN ...")
+    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+        raise FlagError(f"{twice}: is given twice; name each run once")
+    found = [find_predictions(folder) for folder in folders]
+    for predictions in found[1:]:
+        refuse_other_rows(found[0], predictions)
+    results = comparison(folders, found, flags.rows)
+    text = comparison_text(results)
+    if flags.json:
+        notice(text)
+        print(json.dumps(results, allow_nan=False))
+    else:
+        print(text)
+
+
+def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
+    """(the runs, the flags with their values)."""
+    with_value = {flag_name(f.name) for f in fields(CompareFlags) if f.type is not bool}
+    runs, rest = [], []
+    for i, word in enumerate(argv):
+        is_run = not word.startswith("-") and not (i and argv[i - 1] in with_value)
+        (runs if is_run else rest).append(word)
+    return runs, rest
+
+
+def find_predictions(folder: str) -> Predictions:
+    """The predictions of a run, of an output folder of eval.py, or of a file. Raises RunError if there are none."""
+    path = Path(folder)
+    if path.is_dir():
+        if not (path / "predictions.csv").is_file():
+            unfinished = (path / "config.json").is_file() and (path / "metrics.jsonl").is_file()
+            raise RunError(
+                f"{folder}: has no predictions.csv; "
+                + ("the run is not finished: resume it with train.py --out DIR --resume" if unfinished else "")
+                + ("" if unfinished else "give a folder that train.py or eval.py wrote")
+            )
+        path = path / "predictions.csv"
+    if not path.is_file():
+        raise RunError(f"{folder}: no such folder or file; give a folder that train.py or eval.py wrote")
+    predictions = read_predictions(path)
+    if not predictions.exact:
+        notice(f"{path}: is of version 0.1.0, with 6 digits; its last digits may differ from those of its results.json")
+    return predictions
+
+
+def refuse_other_rows(first: Predictions, other: Predictions) -> None:
+    """Raises DataError, naming the first difference, unless both are of the same rows in the same order."""
+    fix = "compare runs on the same rows: same data, same split, same --test-rows or --rows"
+    if len(first.rows) != len(other.rows):
+        raise DataError(f"{other.path}: has {len(other.rows):,} rows, {first.path} has {len(first.rows):,}; {fix}")
+    for i, (mine, theirs) in enumerate(zip(first.rows, other.rows)):
+        if mine != theirs:
+            a, b = (f"user {user or 'unknown'}, item {item}, label {label}" for user, item, label in (mine, theirs))
+            raise DataError(f"{other.path} row {i + 1}: is {b}; in {first.path} it is {a}; {fix}")
+    for name in ("numbers", "timestamps"):
+        mine, theirs = getattr(first, name), getattr(other, name)
+        if mine and theirs and mine != theirs:
+            i = next(i for i in range(len(mine)) if mine[i] != theirs[i])
+            shown = f"{name[:-1]} of row {i + 1} is {theirs[i] or 'missing'}, in {first.path} {mine[i] or 'missing'}"
+            raise DataError(f"{other.path}: the {shown}; {fix}")
+
+
+def comparison(names: list[str], found: list[Predictions], rows: int) -> dict:
+    """All figures: of each run, of each run against the first, and of a constant that never contradicts itself."""
+    first = found[0]
+    likes, interval = share_of(first.scored.labels, first.scored.users)
+    constant = {"contradiction_rate": 0.0, "group_accuracy": likes, "interval_95": {"group_accuracy": interval}}
+    runs = [
+        {"run": name, "exact": one.exact, **about(_results_beside(one.path)), **evaluate(one.scored)}
+        for name, one in zip(names, found)
+    ]
+    differences = [
+        {
+            "run": name,
+            "against": names[0],
+            **paired_change(first.scored, other.scored),
+            "mcnemar": _mcnemar(first, other),
+            "rows": disagreements(first, other, rows),
+        }
+        for name, other in zip(names[1:], found[1:])
+    ]
+    return {"runs": runs, "differences": differences, "constant": constant}
+
+
+def _mcnemar(first: Predictions, other: Predictions) -> dict:
+    before, after = row_metrics(first.scored), row_metrics(other.scored)
+    return {name: mcnemar(before[name] == 1, after[name] == 1) for name in YES_OR_NO}
+
+
+def disagreements(first: Predictions, other: Predictions, count: int) -> list[dict]:
+    """The rows with the largest sum of both differences in P(Yes), largest first."""
+    a, b = first.scored, other.scored
+    distance = abs(a.p_pos - b.p_pos) + abs(a.p_neg - b.p_neg)
+    rows = []
+    for i in (-distance).argsort(kind="stable")[:count]:
+        user, item, label = first.rows[i]
+        answers = {"first": [float(a.p_pos[i]), float(a.p_neg[i])], "second": [float(b.p_pos[i]), float(b.p_neg[i])]}
+        number = int(first.numbers[i]) if first.numbers else int(i)
+        rows.append({"row": number, "user": user or None, "item": item, "label": int(label), **answers})
+    return rows
+
+
+def _results_beside(predictions: Path) -> dict:
+    """results.json of the same folder; empty if it is not there or holds something else."""
+    path = predictions.parent / "results.json"
+    try:
+        results = json.loads(read_whole(path, LARGEST_RESULTS)) if path.is_file() else {}
+    except (ValueError, RecursionError):
+        return {}
+    return results if isinstance(results, dict) else {}
+
+
+if __name__ == "__main__":
+    run_verb(main)

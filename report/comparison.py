@@ -1,0 +1,143 @@
+"""What compare.py shows of several runs on the same rows, within 80 columns."""
+
+import string
+import textwrap
+
+from data.sources.stand_in import STAND_IN
+from report.tables import METRICS
+
+WIDTH = 80
+ANSWERS = ("contradiction_rate", "group_accuracy")
+PER_BLOCK = 2  # columns with intervals that fit beside the labels
+KNOWN = ("data", "data_source", "model", "demo_model", "objective", "kl_weight", "shots", "seed", "run", "adapter")
+
+
+def about(results: dict) -> dict:
+    """What results.json of a run or of eval.py says of the model and the rows; {} for each value that is no plain one.
+
+    Returns {"about": {name: value}, "chosen": the subset of rows or None}.
+    """
+    plain = {name: results[name] for name in KNOWN if isinstance(results.get(name), str | int | float)}
+    test = results.get("test")
+    chosen = (test if isinstance(test, dict) else results).get("chosen")
+    return {"about": plain, "chosen": chosen if isinstance(chosen, dict) else None}
+
+
+def comparison_text(results: dict) -> str:
+    """A sentence per run for a person, then every table. results: of compare.py."""
+    runs, differences = results["runs"], results["differences"]
+    names = _letters(len(runs))
+    lines = [line for name, run in zip(names[1:], differences) for line in _wrapped(_sentence(name, run))]
+    lines += [""] + [line for name, run in zip(names, runs) for line in _wrapped(f"{name}  {_described(run)}", "   ")]
+    lines += ["", *_rows_line(runs[0])]
+    shown = [(key, label) for key, label in METRICS if any(run.get(key) is not None for run in runs)]
+    lines += _blocks(shown, dict(zip(names, runs)), "")
+    changes = {f"{name} - A": change for name, change in zip(names[1:], differences)}
+    lines += _blocks(shown, changes, "+")
+    lines += ["", *_answers_table(names, runs, results["constant"])]
+    lines += ["", *_mcnemar_table(names, differences)]
+    for name, change in zip(names[1:], differences):
+        lines += _disagreements(name, change["rows"])
+    if any(run["about"].get("data_source") == STAND_IN for run in runs):
+        lines += ["", *_wrapped("Simulated viewers: these figures show how the method works, and say nothing else.")]
+    return "\n".join(lines)
+
+
+def _letters(count: int) -> list[str]:
+    letters = string.ascii_uppercase
+    return [letters[i] if i < 26 else f"{letters[i // 26 - 1]}{letters[i % 26]}" for i in range(count)]
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _sentence(name: str, change: dict) -> str:
+    parts = []
+    for key, what, more, less in (
+        ("auc", "ranks", "better", "worse"),
+        ("contradiction_rate", "contradicts itself", "more often", "less often"),
+        ("group_accuracy", "answers both questions right", "more often", "less often"),
+    ):
+        if change.get(key) is not None:
+            low, high = change["interval_95"][key]
+            verdict = (more if change[key] > 0 else less) if low > 0 or high < 0 else "about as well or as often"
+            parts.append(f"{what} {verdict} ({change[key]:+.3f})")
+    return f"{name} against A: {', '.join(parts)}."
+
+
+def _described(run: dict) -> str:
+    """A run in words; what its results.json does not say is left out."""
+    known = run["about"]
+    data = "SIMULATED stand-in data" if known.get("data_source") == STAND_IN else known.get("data_source")
+    model = "built-in demo model" if known.get("demo_model") is True else known.get("model")
+    parts = [f"{known['data']} ({data})" if "data" in known else "data unknown", model]
+    if "objective" in known:
+        parts.append(f"objective {known['objective']}, lambda {known.get('kl_weight')}")
+        parts.append(f"{known.get('shots')} shots, seed {known.get('seed')}")
+    elif adapter := known.get("run") or known.get("adapter"):
+        parts.append(f"adapter of {adapter}")
+    return f"{run['run']}: {'; '.join(str(part) for part in parts if part)}"
+
+
+def _rows_line(run: dict) -> list[str]:
+    counts, chosen = run["counts"], run["chosen"]
+    whole = f" of {chosen['of']:,} (a seeded subset)" if chosen and type(chosen.get("of")) is int else ""
+    unit = f"{counts['users']:,} users" if counts["users"] else "users unknown"
+    resampled = "users" if counts["users"] else "rows"
+    return _wrapped(f"{counts['rows']:,} rows{whole}, {unit}; 95 % intervals from resampling {resampled}")
+
+
+def _blocks(shown: list[tuple[str, str]], columns: dict[str, dict], sign: str) -> list[str]:
+    """The metrics as rows, two columns at a time."""
+    names, lines = list(columns), []
+    for start in range(0, len(names), PER_BLOCK):
+        block = names[start : start + PER_BLOCK]
+        lines += ["", " " * 28 + "".join(f"{name:>25}" for name in block)]
+        for key, label in shown:
+            lines.append(f"{label:28}" + "".join(f"{_cell(columns[name], key, sign):>25}" for name in block))
+    return lines
+
+
+def _answers_table(names: list[str], runs: list[dict], constant: dict) -> list[str]:
+    """Contradictions beside what is right, and beside a constant that never contradicts itself."""
+    lines = [" " * 28 + f"{'contradiction rate':>25}{'both answers right':>25}"]
+    for name, values in zip([*names, "constant"], [*runs, constant]):
+        lines.append(f"{name:28}" + "".join(f"{_cell(values, key):>25}" for key in ANSWERS))
+    return [*lines, 'constant: Yes to "will like?", No to "will dislike?", whoever asks']
+
+
+def _mcnemar_table(names: list[str], differences: list[dict]) -> list[str]:
+    lines = [f"{'McNemar, exact':28}{'only A':>10}{'only other':>12}{'p':>12}"]
+    for name, change in zip(names[1:], differences):
+        for key, label in zip(ANSWERS, ("contradicts itself", "both right")):
+            found = change["mcnemar"][key]
+            p = f"{found['p']:.3g}" if found["p"] else "< 1e-300"
+            lines.append(f"{f'{name}: {label}':28}{found['only_before']:10,}{found['only_after']:12,}{p:>12}")
+    return lines
+
+
+def _disagreements(name: str, rows: list[dict]) -> list[str]:
+    if not rows:
+        return []
+    lines = ["", f"Rows on which A and {name} disagree most; P(Yes) to like / dislike", ""]
+    lines.append(f"{'row':>8} {'user':>14} {'item':>20} {'liked':>5}{'A':>15}{name:>15}")
+    for row in rows:
+        user, item = _short(str(row["user"] or "-"), 14), _short(row["item"], 20)
+        answers = "".join(f"{'{:.3f} {:.3f}'.format(*row[side]):>15}" for side in ("first", "second"))
+        lines.append(f"{row['row']:8} {user:>14} {item:>20} {'yes' if row['label'] else 'no':>5}{answers}")
+    return lines
+
+
+def _short(text: str, width: int) -> str:
+    plain = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return plain if len(plain) <= width else plain[: width - 1] + "…"
+
+
+def _cell(values: dict, name: str, sign: str = "") -> str:
+    """A value with its interval, all with the same digits and sign; a dash where there is none."""
+    if values.get(name) is None:
+        return "-"
+    numbers = [values[name], *values["interval_95"].get(name, [])]
+    first, *bounds = (f"{round(number, 3) + 0.0:{sign}.3f}" for number in numbers)
+    return f"{first} [{', '.join(bounds)}]" if bounds else first
