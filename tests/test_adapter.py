@@ -168,7 +168,7 @@ def test_a_save_that_reads_back_differently_is_an_error(tiny_llama, tmp_path, mo
         path.open("wb").write(content[:-1] + bytes([content[-1] ^ 1]))
 
     monkeypatch.setattr("pathlib.Path.write_bytes", flip_a_bit)
-    refusal(lambda: save_adapter(adapted(tiny_llama()), tmp_path, SETTINGS), WEIGHTS, "reads back")
+    refusal(lambda: save_adapter(adapted(tiny_llama()), tmp_path, SETTINGS), WEIGHTS, "does not read back")
 
 
 def test_the_same_adapter_gives_the_same_bytes(tiny_llama, tmp_path):
