@@ -151,8 +151,8 @@ def next_commands(run: Path, flags: TrainFlags) -> str:
     same = f"python train.py --data {flags.data} --shots {flags.shots}"
     same += "" if flags.data_dir is None else f" --data-dir {flags.data_dir}"
     for name, default in default_options().items():
-        if getattr(flags, name) != default:
-            same += f" --{name.replace('_', '-')} {shlex.quote(str(getattr(flags, name)))}"
+        if (value := getattr(flags, name)) != default:
+            same += f" --{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
     same += "" if flags.model == "demo" else f" --model {flags.model}"
     lines = ["", f"Written to {run}: results.json, predictions.csv, curves.png, adapter_model.safetensors. Next:"]
     lines.append(f"  python eval.py --run {run} --split valid")
