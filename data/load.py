@@ -102,7 +102,7 @@ def _load_folder(name: str, notice: Callable[[str], None], options: Mapping) -> 
     """A folder of the user's: prepared by this project, with two files of own data, or in TALLRec's JSON form."""
     folder = Path(name)
     if not folder.is_dir():
-        kind = "a file; give the folder that it is in" if folder.exists() else "no folder of that name is here"
+        kind = "it is a file; give the folder that it is in" if folder.exists() else "no folder of that name is here"
         raise DataError(f"--data {name}: neither {', '.join(NAMES)} nor demo, and {kind}")
     if (folder / MANIFEST).is_file():
         data = read_prepared(folder)
@@ -120,7 +120,9 @@ def _load_folder(name: str, notice: Callable[[str], None], options: Mapping) -> 
 def _no_form(name: str, folder: Path) -> str:
     """The message about a folder that has none of the three forms: what is there, and what is read."""
     there = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
-    shown = ", ".join(quoted(entry, 40)[1:-1] for entry in there[:LISTED]) + (", ..." if len(there) > LISTED else "")
+    shown = ", ".join(quoted(entry, 40)[1:-1] for entry in there[:LISTED]) + f" and {len(there) - LISTED} more" * (
+        len(there) > LISTED
+    )
     message = f"--data {name}: the folder has {shown or 'no files'}. "
     inside = [entry for entry in there if entry.endswith("/") and is_own_folder(str(folder / entry))]
     if inside:
@@ -130,6 +132,6 @@ def _no_form(name: str, folder: Path) -> str:
             return message + f"These are the files of {source.name}: write --data {source.name} --data-dir {name}"
     own = " or ".join(f"{first} and {second}" for first, second in LAYOUTS)
     return message + (
-        f"Three forms are read: (1) {own}; (2) TALLRec's {', '.join(TALLREC_FILES)}; "
+        f"Three forms are read: (1) {own}, gzipped or not; (2) TALLRec's {', '.join(TALLREC_FILES)}; "
         f"(3) a folder that prepare.py wrote, with {MANIFEST}. See docs/own-data.md"
     )

@@ -218,3 +218,15 @@ def test_data_without_leaks_says_nothing(tmp_path):
     notices = []
     load_dataset(str(write(tmp_path, GOOD)), None, True, notices.append, {"like_threshold": 3, "split_by": "user"})
     assert len(notices) == 2 and not any(line.startswith("LEAK") for line in notices)  # about the times alone
+
+
+def test_items_are_compared_by_what_prompts_show():
+    catalogue = {1: Item("Dune", "Fay"), 2: Item("Dune", "Fay"), 3: Item("Dune"), 4: Item(""), 5: Item("")}
+    train = [Interaction("a", ((1, True),), 2, True), Interaction("b", ((1, True), (4, True)), 3, True)]
+    valid, test = [Interaction("a", (), 1, True)], [Interaction("b", ((4, True),), 5, False)]
+    assert leaks(Dataset("x", "x", "item", catalogue, train, valid, test)) == [
+        "1 rows of train have their target in their own history (1 under another id with the same title and author), "
+        "first user a, 'Dune'",
+        "1 rows of valid are also asked in train (1 under another id with the same title and author), "
+        "first user a, 'Dune'",
+    ]

@@ -78,8 +78,10 @@ def read_items(path: Path, bad: BadLines, notice: Callable[[str], None]) -> dict
             bad.add(path, line, ", column item", f"{quoted(item)} is listed twice", "an item that is listed twice")
         elif problem := title_problem(title):
             bad.add(path, line, ", column title", problem, "a title that prompts cannot show")
+            bad.items.add(item)
         elif author and (problem := author_problem(author)):
             bad.add(path, line, ", column author", problem, "an author that prompts cannot show")
+            bad.items.add(item)
         else:
             catalogue[item] = Item(title, author or None)
     _say_of_items(path, catalogue, notice)
@@ -119,7 +121,11 @@ def read_interactions(
     missing: dict[str, None] = {}
     for (line, fields), value, tick in zip(records, values, times.ticks):
         item = fields["item"].strip()
-        if item not in catalogue:
+        if item in bad.items and item not in catalogue:
+            if bad.skip:
+                problem = f"{quoted(item)} is left out of {items_path.name}"
+                bad.add(path, line, ", column item", problem, f"an item that is left out of {items_path.name}")
+        elif item not in catalogue:
             missing[item] = None
             problem = f"{quoted(item)} is not in {items_path.name}"
             bad.add(path, line, ", column item", problem, f"an item that {items_path.name} does not have")
@@ -178,9 +184,9 @@ def _say_of_times(path: Path, entries: list[Entry], times: Times, notice: Callab
     for entry in entries:
         count[entry.user, entry.tick] = count.get((entry.user, entry.tick), 0) + 1
     equal = sum(number for number in count.values() if number > 1)
-    if len(set(kept.ticks)) == 1:
+    if len(entries) > 1 and len(set(kept.ticks)) == 1:
         notice(
-            f"{path}: all {equal or len(entries):,} times are equal, so the order of the file decides histories, "
+            f"{path}: all {len(entries):,} times are equal, so the order of the file decides histories, "
             "and --split-by time has nothing to go by; --split-by user splits the users"
         )
     elif equal:
