@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
-from cli.data import OPTIONS, DataFlags, data_problems, load_data
+from cli.data import OPTIONS, DataFlags, alias_problems, data_problems, load_data
 from cli.flags import Resolved, flag, parse_flags
 from cli.verb import run_verb
 from data.cache import prepare
@@ -101,10 +101,11 @@ def prepare_problems(source: Source, flags: PrepareFlags, resolved: Resolved) ->
     if flags.published and source.write_published is None:
         problems.append(f"--published: {source.name} has no published form; leave it out")
     for owner, option in OPTIONS:
-        if owner is not source and resolved.sources[option.name] == "flag":
+        is_alias = any(option.name == own.alias for own in source.options)
+        if owner is not source and not is_alias and resolved.sources[option.name] == "flag":
             name = option.name.replace("_", "-")
             problems.append(f"--{name}: has no effect on {source.name}, it is for {owner.name}; leave it out")
-    return problems
+    return problems + alias_problems(resolved)
 
 
 # ---- looking ------------------------------------------------------------------------------------

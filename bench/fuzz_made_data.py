@@ -67,7 +67,7 @@ def make_custom(folder: Path) -> None:
         folder / "items.csv",
         [["item", "title", "author"], *([f"i{i}", f"Thing, no. {i}", "A. Hand" if i % 2 else ""] for i in range(9))],
     )
-    days = [f"2024-03-{day:02d}" for day in range(1, 29)] + ["1709251200", "2024-03-01T12:30:00Z"]
+    days = [f"2024-03-{day:02d}" for day in range(1, 29)]
     rows = [[f"u{u}", f"i{i}", rng.randint(1, 5), rng.choice(days)] for u in range(6) for i in rng.sample(range(9), 6)]
     _write_csv(folder / "interactions.csv", [["user", "item", "rating", "timestamp"], *rows])
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, make_dataclass
 
 from cli.flags import Resolved, flag, flag_name, flag_of_run
 from data.interactions import Dataset
-from data.load import NAMES, OWN_DATA, SOURCES, load_dataset
+from data.load import NAMES, OWN_DATA, SOURCES, is_own_folder, load_dataset
 from errors import notice
 from machine import ranks
 from model.demo import is_demo
@@ -66,15 +66,33 @@ def data_problems(data: str | None, resolved: Resolved) -> list[str]:
         problems.append(f"--data-dir: has no effect with --data {data}; leave it out")
     for source, option in OPTIONS:
         own = source is OWN_DATA
-        fits = data not in (*NAMES, "demo") if own else data == source.name
+        aliases = [other.name for other in SOURCES.values() if any(o.alias == option.name for o in other.options)]
+        fits = (data not in (*NAMES, "demo") if own else data == source.name) or data in aliases
         if option.name in given and not fits:
-            wanted = "a folder of your own data" if own else f"--data {source.name}"
-            problems.append(
-                f"{flag_name(option.name)}: has no effect with --data {data}, it is for {wanted}; leave it out"
+            wanted = " and ".join(
+                [
+                    "a folder of your own data" if own else f"--data {source.name}",
+                    *(f"--data {name}" for name in aliases),
+                ]
             )
+            problems.append(
+                f"{flag_name(option.name)}: has no effect with --data {data}, it is for {wanted}; "
+                + (f"for the folder {data} write --data ./{data}" if own and is_own_folder(data) else "leave it out")
+            )
+    problems += alias_problems(resolved)
     if data == "demo" and "real_data" in given:
         problems.append("--real-data: contradicts --data demo, which is simulated")
     return problems
+
+
+def alias_problems(resolved: Resolved) -> list[str]:
+    """A line for every option that was given another value through its alias."""
+    return [
+        f"{flag_name(option.alias)}: contradicts {flag_name(option.name)}; leave one of them out"
+        for _, option in OPTIONS
+        if option.alias and {resolved.sources[name] for name in (option.name, option.alias)} == {"flag"}
+        if resolved.values[option.name] != resolved.values[option.alias]
+    ]
 
 
 def load_data(settings: dict) -> Dataset:

@@ -5,16 +5,19 @@ from pathlib import Path
 
 from data.cache import MANIFEST, cache_folder, prepared, read_prepared
 from data.download import NoNetwork, fetch
-from data.interactions import Dataset
+from data.interactions import SPLITS, Dataset
 from data.leaks import leaks
 from data.sources import amazon_book, book, custom, ml_1m, movie, tallrec
 from data.sources.base import Source
+from data.sources.own_files import LAYOUTS
 from data.sources.stand_in import stand_in
-from errors import DataError
+from errors import DataError, quoted
 
 SOURCES = {module.SOURCE.name: module.SOURCE for module in (movie, book, ml_1m, amazon_book, custom)}
 OWN_DATA = custom.SOURCE  # named by its folder instead
 NAMES = tuple(name for name in SOURCES if name != OWN_DATA.name)  # what --data takes, beside demo and a folder
+TALLREC_FILES = tuple(f"{split}.json" for split in SPLITS)
+LISTED = 6  # files of a folder in a message
 
 STAND_IN_NOTICE = (
     "STAND-IN DATA: {title} is not here and could not be downloaded, so the built-in simulated viewers "
@@ -38,6 +41,10 @@ def load_dataset(
     something is malformed.
     """
     options = options or {}
+    if data_dir is None and name in (*NAMES, "demo") and is_own_folder(name):
+        notice(
+            f"--data {name}: the built-in data set, not the folder {name} here; for the folder write --data ./{name}"
+        )
     if name == "demo":
         if real_data:
             raise DataError(
@@ -85,17 +92,46 @@ def _download(source: Source, root: Path, real_data: bool, notice: Callable[[str
     return True
 
 
+def is_own_folder(name: str) -> bool:
+    """Whether there is a folder of this name that has data in one of the forms of own data."""
+    names = (MANIFEST, *TALLREC_FILES, *(f"{file}{gz}" for file, _ in LAYOUTS for gz in ("", ".gz")))
+    return any((Path(name) / file).is_file() for file in names)
+
+
 def _load_folder(name: str, notice: Callable[[str], None], options: Mapping) -> Dataset:
-    """A folder of the user's: prepared by this project, with two CSV files, or in TALLRec's JSON form."""
+    """A folder of the user's: prepared by this project, with two files of own data, or in TALLRec's JSON form."""
     folder = Path(name)
     if not folder.is_dir():
-        raise DataError(f"--data {name}: neither {', '.join(NAMES)} nor demo, and no folder of that name")
+        kind = "it is a file; give the folder that it is in" if folder.exists() else "no folder of that name is here"
+        raise DataError(f"--data {name}: neither {', '.join(NAMES)} nor demo, and {kind}")
     if (folder / MANIFEST).is_file():
         data = read_prepared(folder)
     elif files := OWN_DATA.raw_files(folder):
         data = OWN_DATA.build(files, notice, **OWN_DATA.options_from(options))
-    else:
+    elif any((folder / file).is_file() for file in TALLREC_FILES):
         data = tallrec.read_folder(folder, folder.name)
+    else:
+        raise DataError(_no_form(name, folder))
     for line in leaks(data):
         notice(f"LEAK: {line}")
     return data
+
+
+def _no_form(name: str, folder: Path) -> str:
+    """The message about a folder that has none of the three forms: what is there, and what is read."""
+    there = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    shown = ", ".join(quoted(entry, 40)[1:-1] for entry in there[:LISTED]) + f" and {len(there) - LISTED} more" * (
+        len(there) > LISTED
+    )
+    message = f"--data {name}: the folder has {shown or 'no files'}. "
+    inside = [entry for entry in there if entry.endswith("/") and is_own_folder(str(folder / entry))]
+    if inside:
+        return message + f"The data are in a folder within it: write --data {folder / inside[0]}"
+    for source in SOURCES.values():
+        if source is not OWN_DATA and source.raw_files(folder):
+            return message + f"These are the files of {source.name}: write --data {source.name} --data-dir {name}"
+    own = " or ".join(f"{first} and {second}" for first, second in LAYOUTS)
+    return message + (
+        f"Three forms are read: (1) {own}, gzipped or not; (2) TALLRec's {', '.join(TALLREC_FILES)}; "
+        f"(3) a folder that prepare.py wrote, with {MANIFEST}. See docs/own-data.md"
+    )

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from bench import fuzz
 from data import cache as prepare
-from data.sources import amazon_book, book, collm, custom, ml_1m, movie, movielens, tallrec
+from data.sources import amazon_book, book, collm, ml_1m, movie, movielens, own_files, tallrec
+from data.sources.bad_lines import BadLines
 from data.users import read_users
 from errors import AdapterError, CheckpointError, DataError, RunError
 from lora.adapter import read_adapter_config, read_tensors
@@ -84,15 +85,31 @@ def test_any_json_is_read_or_refused_by_every_reader_of_json(place, content):
             assert str(refusal).isprintable()
 
 
+def read_items(path):
+    bad = BadLines(skip=False)
+    own_files.read_items(path, bad, lambda line: None)
+    bad.settle(print)
+
+
+def read_interactions(path):
+    bad = BadLines(skip=False)
+    own_files.read_interactions(path, {}, path, bad, lambda line: None)
+    bad.settle(print)
+
+
 @some
 @given(content=st.binary(max_size=200) | st.text(string.digits + "\t:|,\n", max_size=200).map(str.encode))
 def test_any_bytes_are_read_or_refused_by_the_readers_of_lines(place, content):
     for name in ("items.csv", "interactions.csv", "users.csv", "Books.csv", "rows.csv", "x.json", "x.model"):
         (place / name).write_bytes(content)
     path = place / "x"
+    for name in ("ratings.dat", "movies.dat"):
+        (place / name).write_bytes(content)
     for call in (
-        lambda: custom.read_items(place / "items.csv"),
-        lambda: custom.read_interactions(place / "interactions.csv", {}, 3.0),
+        lambda: read_items(place / "items.csv"),
+        lambda: read_interactions(place / "interactions.csv"),
+        lambda: read_items(place / "movies.dat"),
+        lambda: read_interactions(place / "ratings.dat"),
         lambda: read_users(place / "users.csv"),
         lambda: book.read_books(place / "Books.csv", lambda line: None),
         lambda: collm._read_split(place / "rows.csv", {}),

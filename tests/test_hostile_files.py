@@ -16,7 +16,8 @@ import files
 from data import cache as prepare
 from data.interactions import Dataset, Interaction, Item
 from data.pairs import encode_pairs
-from data.sources import amazon_book, book, collm, custom, ml_1m, movie, tallrec
+from data.sources import amazon_book, book, collm, custom, ml_1m, movie, own_files, tallrec
+from data.sources.bad_lines import BadLines
 from data.users import read_users
 from errors import CheckpointError, DataError
 from model.tokenizer import load_tokenizer
@@ -96,7 +97,10 @@ def test_gzip_whose_blocks_are_damaged_is_refused(tmp_path, read):
 
 
 def test_control_characters_in_a_header_are_shown_escaped(tmp_path):
-    for name, read in (("items.csv", custom.read_items), ("Books.csv", lambda path: book.read_books(path, print))):
+    for name, read in (
+        ("items.csv", lambda path: own_files.read_items(path, BadLines(False), print)),
+        ("Books.csv", lambda path: book.read_books(path, print)),
+    ):
         (tmp_path / name).write_bytes(b"item\x00,ti\x1btle\n1,2\n")
         assert "\\x00" in refused(DataError, read, tmp_path / name)
 

@@ -303,8 +303,8 @@ def test_a_data_set_is_downloaded_or_says_how_to_get_it(name):
 def test_every_option_is_declared_once_and_is_a_flag_of_every_verb_that_takes_data():
     declared = [option for source in SOURCES.values() for option in source.options]
     names = [option.name for option in declared]
-    assert names == ["book_zeros", "amazon_liked", "like_threshold", "noun", "split_by"]
-    assert default_options() == dict(zip(names, ("dislike", 5, None, None, "time")))
+    assert names == ["book_zeros", "amazon_liked", "like_threshold", "noun", "split_by", "zeros", "skip_bad"]
+    assert default_options() == dict(zip(names, ("dislike", 5, None, None, "time", None, False)))
     for verb, defaults in ((TrainFlags, default_options()), (RunDataFlags, dict.fromkeys(names))):
         flags = {f.name: (f.type, f.default, f.metadata["choices"]) for f in fields(verb)}
         for option in declared:

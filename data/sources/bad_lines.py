@@ -15,6 +15,7 @@ class BadLines:
 
     def __init__(self, skip: bool) -> None:
         self.skip = skip
+        self.items: set[str] = set()  # items whose line in the file of items is among them
         self.remarks: list[str] = []  # lines about all of them
         self._found: dict[Path, list[tuple[int, str]]] = {}
         self._kinds: Counter[str] = Counter()

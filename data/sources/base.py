@@ -16,14 +16,16 @@ from data.interactions import Dataset
 class Option:
     """Something that the user decides about one data set; every verb has a flag --NAME for it.
 
-    type: str, int or float; choices: the values that are allowed, as they are typed; () for any.
+    type: str, int, float or bool; choices: the values that are allowed, as they are typed; () for any
+    alias: the name of another source's option that gives this value, too, if the user sets it
     """
 
     name: str
     help: str
-    default: str | int | float | None = None
+    default: str | int | float | bool | None = None
     type: type = str
     choices: tuple[str, ...] = ()
+    alias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,4 +57,6 @@ class Source:
 
     def options_from(self, values: Mapping) -> dict:
         """The value of each of this source's options, by name; the default where `values` has none."""
-        return {option.name: values.get(option.name, option.default) for option in self.options}
+        found = {option.name: values.get(option.name, option.default) for option in self.options}
+        aliases = {option.name: values.get(option.alias) for option in self.options if option.alias}
+        return found | {name: value for name, value in aliases.items() if value is not None}

@@ -16,7 +16,7 @@ the published train, valid and test.json.
 import csv
 import io
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ import numpy as np
 from data.interactions import HISTORY, Dataset, Interaction, Item
 from data.sources import tallrec
 from data.sources.base import Option, Source
-from errors import DataError
+from errors import DataError, quoted
 from files import read_whole
 
 NAME = "book"
@@ -55,7 +55,12 @@ def build(files: list[Path], notice: Callable[[str], None], book_zeros: str = "d
     """The data set from raw_files. Raises DataError naming the file and line of anything malformed."""
     books_path, ratings_path = files
     catalogue = read_books(books_path, notice)
-    by_user = join(read_ratings(ratings_path, notice), catalogue, book_zeros)
+    ratings = list(read_ratings(ratings_path, notice))
+    if zeros := sum(rating == 0 for _, _, rating in ratings):
+        what = "count as disliked, as in TALLRec; --zeros drop leaves them out"
+        what = what if book_zeros == "dislike" else "are left out"
+        notice(f'{ratings_path}: {zeros:,} of {len(ratings):,} ratings are 0, which means "not rated"; they {what}')
+    by_user = join(ratings, catalogue, book_zeros)
     users = [user for user, rows in by_user.items() if len(rows) > MORE_ROWS_THAN]
     if len(users) < 10:
         raise DataError(
@@ -86,7 +91,7 @@ def read_published(folder: Path) -> Dataset | None:
 
 
 def join(
-    ratings: Iterator[tuple[int, str, int]], catalogue: dict[str, Item], book_zeros: str
+    ratings: Iterable[tuple[int, str, int]], catalogue: dict[str, Item], book_zeros: str
 ) -> dict[int, list[tuple[str, bool]]]:
     """{user: [(isbn, liked)]}, in the order that pandas 1's inner merge gives: book by book."""
     by_book: dict[str, list[tuple[int, bool]]] = {}
@@ -142,28 +147,25 @@ def _records(path: Path, wanted: tuple[str, ...], notice: Callable[[str], None])
     escapes. TALLRec's reader is one, and so is this one: the backslash and the quote stay in the title, and a line
     that gets too many fields in this way is left out.
     """
-    content = read_whole(path)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
+    text = _decoded(read_whole(path), path, notice)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in text.split("\n", 1)[0] else ",")
-    skipped = 0
+    skipped, line = 0, 1
     try:
         header = [name.strip() for name in next(reader, [])]
         places = [_place(path, header, COLUMNS[name]) for name in wanted]
+        line = reader.line_num + 1
         for fields in reader:
             if len(fields) > len(header):
                 skipped += 1
             elif len(fields) == len(header):
-                yield reader.line_num, *(fields[place] for place in places)
+                yield line, *(fields[place] for place in places)
             elif fields:
                 raise DataError(
-                    f"{path} line {reader.line_num}: has {len(fields)} fields, the header has {len(header)}; "
-                    "is the file cut off?"
+                    f"{path} line {line}: has {len(fields)} fields, the header has {len(header)}; is the file cut off?"
                 )
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: {error}; is a quote left open?") from None
+        raise DataError(f"{path} line {line}: {error}; is a quote left open?") from None
     if skipped:
         notice(
             f"{path}: {skipped:,} lines with too many fields (a quote and a {reader.dialect.delimiter} within a title) "
@@ -171,11 +173,22 @@ def _records(path: Path, wanted: tuple[str, ...], notice: Callable[[str], None])
         )
 
 
+def _decoded(content: bytes, path: Path, notice: Callable[[str], None]) -> str:
+    """Latin-1 as in the original, or UTF-8, into which copies are often converted."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+    if not content.isascii():
+        notice(f"{path}: read as UTF-8; the original is in Latin-1")
+    return text
+
+
 def _place(path: Path, header: list[str], names: tuple[str, ...]) -> int:
     for name in names:
         if name in header:
             return header.index(name)
-    raise DataError(f"{path} line 1: column {names[0]} is missing; found {', '.join(header)[:80]!r}")
+    raise DataError(f"{path} line 1: column {names[0]} is missing; found {quoted(', '.join(header), 80)}")
 
 
 SOURCE = Source(
@@ -191,6 +204,7 @@ SOURCE = Source(
             "a book rated 0 was not rated; TALLRec counts it as disliked",
             default="dislike",
             choices=("dislike", "drop"),
+            alias="zeros",
         ),
     ),
     by_hand=(
