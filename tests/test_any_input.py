@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench import fuzz
 from data import cache as prepare
 from data.sources import amazon_book, book, collm, custom, ml_1m, movie, movielens, tallrec
-from data.users import read_users
+from data.user_files import read_users
 from errors import AdapterError, CheckpointError, DataError, RunError
 from lora.adapter import read_adapter_config, read_tensors
 from model.weights import read_llama_config
@@ -84,16 +84,31 @@ def test_any_json_is_read_or_refused_by_every_reader_of_json(place, content):
             assert str(refusal).isprintable()
 
 
+def refuse_bad(found):
+    if found.bad:
+        raise DataError("\n".join(line for row in found.bad for line in row.problems))
+
+
 @some
 @given(content=st.binary(max_size=200) | st.text(string.digits + "\t:|,\n", max_size=200).map(str.encode))
 def test_any_bytes_are_read_or_refused_by_the_readers_of_lines(place, content):
-    for name in ("items.csv", "interactions.csv", "users.csv", "Books.csv", "rows.csv", "x.json", "x.model"):
+    for name in (
+        "items.csv",
+        "interactions.csv",
+        "users.csv",
+        "users.jsonl",
+        "Books.csv",
+        "rows.csv",
+        "x.json",
+        "x.model",
+    ):
         (place / name).write_bytes(content)
     path = place / "x"
     for call in (
         lambda: custom.read_items(place / "items.csv"),
         lambda: custom.read_interactions(place / "interactions.csv", {}, 3.0),
-        lambda: read_users(place / "users.csv"),
+        lambda: refuse_bad(read_users(place / "users.csv")),
+        lambda: refuse_bad(read_users(place / "users.jsonl")),
         lambda: book.read_books(place / "Books.csv", lambda line: None),
         lambda: collm._read_split(place / "rows.csv", {}),
         lambda: movie.parse_items(content, path),
