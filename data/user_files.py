@@ -158,7 +158,7 @@ def _user_of_cells(
     """(a user, what is wrong with the row). spaced: gets a cell in which ` | ` separates titles."""
     user = User("", (), (), (), f"{where}, column ", int(where.rsplit(" ", 1)[1]), row)
     if len(cells) != len(header):
-        problem = f"{where}: expected {len(header)} cells, as in the header, found {len(cells)}"
+        problem = f"{where}: expected {len(header)} cells, as in the header"
         return user, [f"{problem}; quote a cell that has commas"]
     fields = dict(zip(header, cells))
     texts, problems = {}, []

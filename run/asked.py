@@ -181,7 +181,8 @@ def _tell_history(users: list[User], longest: int | None, known: Known | None, w
     if wording == "collm" and any(item.author for user in users for item in (*user.history, *user.target)):
         notice("authors have no place in the prompts that this run was trained on, and are left out")
     if longest is not None and (cut := sum(length > longest for length in lengths.values())):
-        why = f"the run showed at most {longest:,}; --history N shows N" if known else "as --history says"
+        of_run = known is not None and longest == known.history[1]
+        why = f"the run showed at most {longest:,}; --history N shows N" if of_run else "as --history says"
         notice(
             f"{cut:,} of {len(users):,} histories have more than {longest:,} titles: the latest {longest:,} are shown "
             f"({why}). The last liked and the last disliked title count as equally late"

@@ -14,7 +14,7 @@ from bench import fuzz
 from data import cache as prepare
 from data.sources import amazon_book, book, collm, ml_1m, movie, movielens, own_files, tallrec
 from data.sources.bad_lines import BadLines
-from data.users import read_users
+from data.user_files import read_users
 from errors import AdapterError, CheckpointError, DataError, RunError
 from lora.adapter import read_adapter_config, read_tensors
 from model.weights import read_llama_config
@@ -97,10 +97,24 @@ def read_interactions(path):
     bad.settle(print)
 
 
+def refuse_bad(found):
+    if found.bad:
+        raise DataError("\n".join(line for row in found.bad for line in row.problems))
+
+
 @some
 @given(content=st.binary(max_size=200) | st.text(string.digits + "\t:|,\n", max_size=200).map(str.encode))
 def test_any_bytes_are_read_or_refused_by_the_readers_of_lines(place, content):
-    for name in ("items.csv", "interactions.csv", "users.csv", "Books.csv", "rows.csv", "x.json", "x.model"):
+    for name in (
+        "items.csv",
+        "interactions.csv",
+        "users.csv",
+        "users.jsonl",
+        "Books.csv",
+        "rows.csv",
+        "x.json",
+        "x.model",
+    ):
         (place / name).write_bytes(content)
     path = place / "x"
     for name in ("ratings.dat", "movies.dat"):
@@ -110,7 +124,8 @@ def test_any_bytes_are_read_or_refused_by_the_readers_of_lines(place, content):
         lambda: read_interactions(place / "interactions.csv"),
         lambda: read_items(place / "movies.dat"),
         lambda: read_interactions(place / "ratings.dat"),
-        lambda: read_users(place / "users.csv"),
+        lambda: refuse_bad(read_users(place / "users.csv")),
+        lambda: refuse_bad(read_users(place / "users.jsonl")),
         lambda: book.read_books(place / "Books.csv", lambda line: None),
         lambda: collm._read_split(place / "rows.csv", {}),
         lambda: movie.parse_items(content, path),

@@ -252,6 +252,7 @@ def test_train_and_eval_print_one_json_line_and_agree_to_the_last_digit(run, cap
     assert printed.count("\n") == 1 and json.loads(printed) == json.loads((folder / "results.json").read_text())
     left = {
         "config.json",
+        "catalogue.jsonl",
         "metrics.jsonl",
         "adapter_config.json",
         "adapter_model.safetensors",

@@ -51,8 +51,12 @@ def predict_json(capsys, *argv):
     text = capsys.readouterr()
     predict.main([*argv, "--json"])
     shown = capsys.readouterr()
-    assert shown.out.count("\n") == 1 and shown.err == text.err  # the table goes where the JSON goes
-    assert all(len(line) <= 80 for line in text.out.splitlines() if "/" not in line)  # but for names of files
+    assert shown.out.count("\n") == 1  # the table goes where the JSON goes
+    assert [line.split(" in ")[0] for line in shown.err.split("\n")] == [
+        line.split(" in ")[0] for line in text.err.split("\n")
+    ]
+    if "--show-prompt" not in argv:
+        assert all(len(line) <= 80 for line in text.out.splitlines() if "/" not in line)  # but for names of files
     return json.loads(shown.out), text.err + text.out
 
 
