@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from errors import AdapterError, quoted
+from files import hub_advice
 from lora.inject import lora_state
 from lora.select import CONFIG, LARGEST_RANK, as_selection, read_selection
 from tensors import is_plain, put_tensors
@@ -167,6 +168,8 @@ def adapter_warnings(folder: Path, base: str, base_fingerprint: str) -> list[str
 
 def _read_config(folder: Path) -> dict:
     path = Path(folder) / CONFIG
+    if not Path(folder).is_dir():
+        raise AdapterError(f"{folder}: no such adapter folder{hub_advice(str(folder))}")
     if not path.is_file():
         raise AdapterError(f"{path}: missing; is {folder} the folder of a finished run or of a PEFT adapter?")
     try:

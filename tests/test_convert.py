@@ -1,5 +1,7 @@
 """Pickled checkpoints to safetensors: bit-identical logits, also after interruptions, and refusals in one line."""
 
+import functools
+import io
 import json
 import os
 import shutil
@@ -8,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import load_file
 
@@ -25,12 +28,26 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
+@functools.cache
+def a_tokenizer() -> bytes:
+    """A SentencePiece model of no more than 23 pieces."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["abc cab bca"] * 20),
+        model_writer=model,
+        vocab_size=20,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
 def pickled(checkpoint: Path, files=1, extra=None, **save) -> Path:
     """The checkpoint as Vicuna's folder: pytorch_model*.bin."""
     folder = checkpoint.with_name(checkpoint.name + "-bin")
     folder.mkdir()
     shutil.copy(checkpoint / "config.json", folder)
-    (folder / "tokenizer.model").write_bytes(b"a tokenizer")
+    (folder / "tokenizer.model").write_bytes(a_tokenizer())
     tensors = {**tensors_of(checkpoint), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), **(extra or {})}
     if files == 1:
         torch.save(tensors, folder / "pytorch_model.bin", **save)
@@ -78,7 +95,7 @@ def metas(checkpoint: Path, parts=1, embeddings_by=1, drop=(), **changes) -> Pat
     """The checkpoint as Meta's folder, with the tokenizer one folder above."""
     folder = checkpoint.parent / "llama" / "7B"
     folder.mkdir(parents=True)
-    (folder.parent / "tokenizer.model").write_bytes(b"a tokenizer")
+    (folder.parent / "tokenizer.model").write_bytes(a_tokenizer())
     config = read_llama_config(checkpoint)
     params = {
         "dim": config.hidden_size,
@@ -140,7 +157,7 @@ def test_bin_files_convert_one_to_one(make_checkpoint, tmp_path, changes, files)
     assert ("lm_head.weight" in tensors_of(out)) == ("tie_word_embeddings" not in changes)
     assert not any("inv_freq" in name for name in tensors_of(out))
     assert json.loads((out / "config.json").read_text()) == json.loads((source / "config.json").read_text())
-    assert (out / "tokenizer.model").read_bytes() == b"a tokenizer"
+    assert (out / "tokenizer.model").read_bytes() == a_tokenizer()
 
 
 @pytest.mark.parametrize("changes", [{}, GQA])
@@ -153,7 +170,7 @@ def test_metas_parts_convert(make_checkpoint, tmp_path, changes, parts, embeddin
     assert equal(checkpoint, out) and (len(list(out.glob("*.safetensors"))) > 1) == (limit == 9000)
     assert (
         read_llama_config(out).max_position_embeddings == 2048
-        and (out / "tokenizer.model").read_bytes() == b"a tokenizer"
+        and (out / "tokenizer.model").read_bytes() == a_tokenizer()
     )
 
 
