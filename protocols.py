@@ -16,6 +16,7 @@ class Tokenizer(Protocol):
 
     bos_id: int | None  # begins every text; None: this tokenizer puts nothing in front
     eos_id: int  # ends an answer
+    longest_row: int | None  # tokens that its model was made for, see model.weights.longest_row; None: not known
 
     def encode(self, text: str) -> list[int]:
         """BOS, if there is one, and the ids of the text. Control symbols such as `</s>` in the text are plain text."""

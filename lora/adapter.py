@@ -79,7 +79,10 @@ def read_adapter_config(folder: Path) -> dict:
     config, path = _read_config(folder), Path(folder) / CONFIG
     for name, supported in SUPPORTED.items():
         if config.get(name) and config[name] != supported:
-            raise AdapterError(f"{path}: {name} is {quoted(config[name])}; only {supported!r} is supported")
+            raise AdapterError(
+                f"{path}: {name} is {quoted(config[name])}, which is not computed here; merge the adapter into its "
+                "base with PEFT (merge_and_unload) and pass the result as --model"
+            )
     # The other ways to start (pissa, olora, corda, loftq, ...) change the base as well.
     if config.get("init_lora_weights") not in (None, True, False, "gaussian", "orthogonal", "eva"):
         raise AdapterError(

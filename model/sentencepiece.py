@@ -25,6 +25,7 @@ class SentencePieceTokenizer:
     """
 
     FILES = ("tokenizer.model",)
+    longest_row = None
 
     def __init__(self, folder: Path, vocab_size: int | None):
         """vocab_size: rows of the model's embedding, or None if there is no model.

@@ -86,6 +86,16 @@ def read_llama_config(folder: Path) -> LlamaConfig:
     )
 
 
+def longest_row(config: LlamaConfig) -> int:
+    """Tokens of the longest row that the model was made for; rotary positions go on beyond, but were never trained.
+
+    Linear and dynamic scaling stretch the positions that config.json gives; llama3's are given stretched.
+    """
+    scaling = config.rope_scaling
+    factor = scaling.factor if scaling and scaling.kind in ("linear", "dynamic") else 1
+    return int(config.max_position_embeddings * max(factor, 1))
+
+
 def config_notices(folder: Path) -> list[str]:
     """A line for everything in config.json that is read in another way than it is written. It must be readable."""
     path, lines = folder / "config.json", []
@@ -176,8 +186,8 @@ def refuse_missing_or_pointer(path: Path) -> None:
 # ---- tensors ------------------------------------------------------------------------------------
 
 NO_LM_HEAD = (
-    "missing lm_head.weight, though tie_word_embeddings is not true; fetch the complete checkpoint, or, if its publisher "
-    'says that lm_head equals the embeddings, write "tie_word_embeddings": true into config.json'
+    "missing lm_head.weight, though tie_word_embeddings is not true; fetch the complete checkpoint, or, if its "
+    'publisher says that lm_head equals the embeddings, write "tie_word_embeddings": true into config.json'
 )
 IGNORED = "rotary_emb.inv_freq"  # how a tensor's name ends that old exports store; its values follow from config.json
 

@@ -13,7 +13,7 @@ from machine.sharding import shard
 from model.demo import model_folder
 from model.llama import Llama, LlamaConfig
 from model.tokenizer import load_tokenizer
-from model.weights import config_notices, fingerprint, load_llama, read_llama_config
+from model.weights import config_notices, fingerprint, load_llama, longest_row, read_llama_config
 from protocols import Tokenizer
 
 
@@ -49,6 +49,7 @@ def base_tokenizer(model: str) -> Tokenizer:
 def _tokenizer_in(folder: Path, config: LlamaConfig | None) -> Tokenizer:
     """The tokenizer; what had to be assumed about the folder is said."""
     tokenizer = load_tokenizer(folder, config.vocab_size if config else None)
+    tokenizer.longest_row = longest_row(config) if config else None
     for line in (*config_notices(folder), *tokenizer.assumed):
         notice(line)
     return tokenizer

@@ -35,9 +35,7 @@ def a_tokenizer() -> bytes:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["abc cab bca"] * 20),
         model_writer=model,
-        vocab_size=20,
-        hard_vocab_limit=False,
-        minloglevel=2,
+        **{"vocab_size": 20, "hard_vocab_limit": False, "minloglevel": 2},
     )
     return model.getvalue()
 
@@ -172,6 +170,22 @@ def test_metas_parts_convert(make_checkpoint, tmp_path, changes, parts, embeddin
         read_llama_config(out).max_position_embeddings == 2048
         and (out / "tokenizer.model").read_bytes() == a_tokenizer()
     )
+
+
+def test_what_transformers_reads_beside_the_weights_is_kept(make_checkpoint, tmp_path):
+    source, out = pickled(make_checkpoint()), tmp_path / "out"
+    (source / "added_tokens.json").write_text('{"[PAD]": 23}')
+    convert_checkpoint(source, out)
+    assert (out / "added_tokens.json").read_text() == '{"[PAD]": 23}'
+
+
+@pytest.mark.parametrize("layout", ["bin", "meta"])
+def test_a_tokenizer_that_nothing_reads_is_refused_before_the_work(make_checkpoint, tmp_path, layout):
+    checkpoint = make_checkpoint(vocab_size=24)
+    source = pickled(checkpoint) if layout == "bin" else metas(checkpoint)
+    (source / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\nIw== 2\n" * 50)
+    refusal(lambda: convert_checkpoint(source, tmp_path / "out"), "tiktoken", "Llama 3")
+    assert not (tmp_path / "out").exists()
 
 
 def test_embeddings_divided_by_vocabulary_convert_as_well(make_checkpoint, tmp_path):
