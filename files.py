@@ -10,6 +10,7 @@ import gzip
 import importlib
 import json
 import os
+import re
 import shutil
 import stat
 import zlib
@@ -177,6 +178,25 @@ def lock_file(file: IO) -> None:
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+
+# ---- names that are no files --------------------------------------------------------------------
+
+HUB_NAME = re.compile(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)?([\w.-]+/[\w.-]+)(?:/tree/[\w.-]+)?/?")
+
+
+def hub_advice(name: str) -> str:
+    """What to add to "no such folder" if the name may be one on the Hugging Face Hub: how to download it; or ""."""
+    name = re.sub(r"^(https?):/+", r"\1://", name)  # a Path has one slash there
+    found = HUB_NAME.fullmatch(name)
+    if not found or name.startswith((".", "-")) or Path(name).parent.exists():
+        return ""
+    owner_and_name = found[1]
+    folder = owner_and_name.split("/")[1]
+    return (
+        "; if this is its name on the Hugging Face Hub, which is not asked here, download it first: "
+        f"huggingface-cli download {owner_and_name} --local-dir {folder} (or `hf download ...`), and pass {folder}"
+    )
 
 
 # ---- reading ------------------------------------------------------------------------------------

@@ -9,12 +9,14 @@ from typing import Protocol
 class Tokenizer(Protocol):
     """Text to token ids and back.
 
-    A class that reads one kind of tokenizer has these members, and two more that only model/tokenizer.py uses: FILES,
-    the names of its files, of which the first shows that a folder has this kind; and __init__(folder, vocab_size).
+    A class that reads one kind of tokenizer has these members, and three more that only model/tokenizer.py and
+    run/base.py use: FILES, the names of its files, of which the first shows that a folder has this kind;
+    __init__(folder, vocab_size); and `assumed`, a line for everything in which the folder's files disagree.
     """
 
     bos_id: int | None  # begins every text; None: this tokenizer puts nothing in front
     eos_id: int  # ends an answer
+    longest_row: int | None  # tokens that its model was made for, see model.weights.longest_row; None: not known
 
     def encode(self, text: str) -> list[int]:
         """BOS, if there is one, and the ids of the text. Control symbols such as `</s>` in the text are plain text."""

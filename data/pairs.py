@@ -126,9 +126,14 @@ def encode_pairs(
             truncated += 1
         while encoded[i].length > max_len:
             if not shown[i].history:
+                least, longest = encoded[i].length, tokenizer.longest_row
+                advice = (
+                    f"the model was made for at most {longest}, so shorten the title"
+                    if longest is not None and least > longest
+                    else f"use at least --max-len {least}"
+                )
                 raise DataError(
-                    f"--max-len {max_len}: the prompt of {name} has {encoded[i].length} tokens without any history; "
-                    f"use at least --max-len {encoded[i].length}"
+                    f"--max-len {max_len}: the prompt of {name} has {least} tokens without any history; {advice}"
                 )
             shown[i] = replace(shown[i], history=shown[i].history[1:])
             encoded[i : i + 1] = encode([shown[i]], [name])

@@ -82,11 +82,22 @@ def encode_split(
     *,
     question: str | None = None,
 ) -> Split:
-    """The rows as token ids, with a notice if prompts lost history to fit max_len. question: see prompt_pair."""
+    """The rows as token ids. question: see prompt_pair.
+
+    A notice says how many prompts lost history to fit max_len, or are longer than what the model was made for.
+    """
     answers = answers_in_context(data, tokenizer, template)
     pairs, truncated = encode_pairs(rows, data, tokenizer, template, max_len, question)
     if truncated:
         notice(f"--max-len {max_len}: {truncated:,} of {len(rows):,} prompts lost their oldest history items")
+    if tokenizer.longest_row is not None and max_len > tokenizer.longest_row:
+        too_long = [pair.length for pair in pairs if pair.length > tokenizer.longest_row]
+        if too_long:
+            notice(
+                f"WARNING: {len(too_long):,} of {len(rows):,} prompts have more tokens (up to {max(too_long):,}) than "
+                f"the model was made for ({tokenizer.longest_row:,}, max_position_embeddings), so its answers to them "
+                f"mean little; pass --max-len {tokenizer.longest_row}"
+            )
     return Split(rows, pairs, truncated, answers)
 
 

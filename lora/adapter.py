@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from errors import AdapterError, quoted
+from files import hub_advice
 from lora.inject import lora_state
 from lora.select import CONFIG, LARGEST_RANK, as_selection, read_selection
 from tensors import is_plain, put_tensors
@@ -78,7 +79,10 @@ def read_adapter_config(folder: Path) -> dict:
     config, path = _read_config(folder), Path(folder) / CONFIG
     for name, supported in SUPPORTED.items():
         if config.get(name) and config[name] != supported:
-            raise AdapterError(f"{path}: {name} is {quoted(config[name])}; only {supported!r} is supported")
+            raise AdapterError(
+                f"{path}: {name} is {quoted(config[name])}, which is not computed here; merge the adapter into its "
+                "base with PEFT (merge_and_unload) and pass the result as --model"
+            )
     # The other ways to start (pissa, olora, corda, loftq, ...) change the base as well.
     if config.get("init_lora_weights") not in (None, True, False, "gaussian", "orthogonal", "eva"):
         raise AdapterError(
@@ -167,6 +171,8 @@ def adapter_warnings(folder: Path, base: str, base_fingerprint: str) -> list[str
 
 def _read_config(folder: Path) -> dict:
     path = Path(folder) / CONFIG
+    if not Path(folder).is_dir():
+        raise AdapterError(f"{folder}: no such adapter folder{hub_advice(str(folder))}")
     if not path.is_file():
         raise AdapterError(f"{path}: missing; is {folder} the folder of a finished run or of a PEFT adapter?")
     try:

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from errors import AdapterError
 from lora.layer import LoRALinear
-from lora.select import Selection, as_selection, ends_with_any
+from lora.select import Selection, as_selection
 
 
 def add_lora(
@@ -35,31 +34,8 @@ def add_lora(
 
 
 def refuse_unknown_targets(model: nn.Module, targets: tuple[str, ...] | Selection, where: str) -> None:
-    """Raises AdapterError, starting with `where`, if any target matches no layer, or one that LoRA does not wrap here.
-
-    Those are the embeddings and lm_head.
-    """
-    selection, names = as_selection(targets), [name for name, _ in _linear_layers(model)]
-    shown = selection.names if isinstance(selection.names, str) else ",".join(selection.names)
-    leaf_names = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
-    unwrapped = selection.choose(["lm_head", "model.embed_tokens"], 1, 1) if not selection.names_all() else {}
-    if unwrapped:
-        which = " and ".join(name.removeprefix("model.") for name in unwrapped)
-        raise AdapterError(
-            f"{where} {shown}: LoRA on {which} is not computed here; only on the linear layers of the decoder: "
-            f"{leaf_names}"
-        )
-    if isinstance(selection.names, str) and not selection.choose(names, 1, 1):
-        raise AdapterError(
-            f"{where} {shown}: this regular expression matches no linear layer; it must match a whole name, such as "
-            f"{names[0]}"
-        )
-    listed = () if isinstance(selection.names, str) else selection.names
-    unknown = [target for target in listed if not any(ends_with_any(name, (target,)) for name in names)]
-    if unknown or not selection.choose(names, 1, 1):
-        raise AdapterError(
-            f"{where} {shown}: no linear layer is called {', '.join(unknown) or '(nothing)'}; there are {leaf_names}"
-        )
+    """Raises AdapterError, starting with `where`, if any target matches no linear layer, or one not wrapped here."""
+    as_selection(targets).refuse_unknown([name for name, _ in _linear_layers(model)], where)
 
 
 def _linear_layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:

@@ -11,6 +11,7 @@ from errors import AdapterError, quoted
 CONFIG = "adapter_config.json"
 ALL_LINEAR = "all-linear"
 LONGEST_PATTERN, LARGEST_RANK = 2000, 2**16
+NOT_WRAPPED = ["lm_head", "model.embed_tokens"]
 SECONDS = 5  # for matching; an honest expression takes milliseconds
 MATCH = (
     "import json,re,sys;patterns,names=json.load(sys.stdin);"
@@ -69,6 +70,27 @@ class Selection:
             if found := re.match(rf"(?:.*?\.)?{pattern}\.(\d+)\.", name):
                 return int(found[1]) in self.layers
         return False
+
+    def refuse_unknown(self, modules: list[str], where: str) -> None:
+        """Raises AdapterError, starting with `where`, if a name matches none of these modules, or what is not wrapped.
+
+        That is lm_head and the embeddings. modules: the linear layers of the decoder.
+        """
+        whole = isinstance(self.names, str)
+        shown = self.names if whole else ",".join(self.names)
+        leaf_names = ", ".join(sorted({name.rpartition(".")[2] for name in modules}))
+        if others := {} if self.names_all() else self.choose(NOT_WRAPPED, 1, 1):
+            which = " and ".join(name.rpartition(".")[2] for name in others)
+            problem = f"LoRA on {which} is not computed here, only on the decoder's linear layers: {leaf_names}"
+        elif unknown := [] if whole else [n for n in self.names if not any(ends_with_any(m, (n,)) for m in modules)]:
+            problem = f"no linear layer is called {', '.join(unknown)}; there are {leaf_names}"
+        elif self.choose(modules, 1, 1):
+            return
+        elif whole:
+            problem = f"no linear layer is taken; a regular expression must match a whole name, such as {modules[0]}"
+        else:
+            problem = f"no linear layer is called (nothing); there are {leaf_names}"
+        raise AdapterError(f"{where} {shown}: {problem}")
 
     def fields(self) -> dict:
         """The fields of adapter_config.json, without those that choose nothing."""

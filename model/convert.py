@@ -20,10 +20,18 @@ import torch
 from safetensors import SafetensorError
 
 from errors import CheckpointError
+from files import hub_advice
 from model.llama import Llama, LlamaConfig
 from model.meta import config_of_params, half_split, our_name
-from model.tokenizer import has_tokenizer, tokenizer_files
-from model.weights import IGNORED, read_json, read_llama_config, refuse_missing_or_pointer, refuse_unprintable
+from model.tokenizer import has_tokenizer, kept_files, load_tokenizer
+from model.weights import (
+    IGNORED,
+    NO_LM_HEAD,
+    read_json,
+    read_llama_config,
+    refuse_missing_or_pointer,
+    refuse_unprintable,
+)
 from model.write import SHARD_BYTES, name_shards, plan_shards, write_checkpoint
 
 DTYPES = {"keep": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -56,15 +64,16 @@ def convert_checkpoint(
     """
     weights = _weight_files(src)
     meta = weights[0].suffix == ".pth"
-    description, tokenizer = src / ("params.json" if meta else "config.json"), _tokenizer_files(src, meta)
-    files = {}
-    for path in (description, *tokenizer, *weights):
+    description, tokenizer_folder = src / ("params.json" if meta else "config.json"), _tokenizer_folder(src, meta)
+    kept, files = kept_files(src, tokenizer_folder), {}
+    for path in (description, *kept, *weights):
         refuse_missing_or_pointer(path)
         files[path.name] = [path.stat().st_size, path.stat().st_mtime_ns]
     note = {"source": str(src.resolve()), "files": files, "dtype": dtype, "shard_bytes": limit}
     _refuse_output(src, out, note)
     progress(f"{src}: checking names and shapes of {len(weights)} file{'s' if len(weights) > 1 else ''}")
     source = _open_meta(description, weights) if meta else _open_bins(src, weights)
+    load_tokenizer(tokenizer_folder, source.config["vocab_size"])  # one that cannot be used is refused before the work
 
     target = DTYPES[dtype]
     sizes = {name: math.prod(shape) * (target or kept).itemsize for name, (shape, kept) in source.stored.items()}
@@ -78,7 +87,7 @@ def convert_checkpoint(
         plan,
         lambda names: _cast(src, source.read(names), target),
         source.config,
-        {path.name: path.read_bytes() for path in tokenizer},
+        {path.name: path.read_bytes() for path in kept},
         lambda file: progress(f"{out / file}: {'is there' if (out / file).exists() else 'writing'}"),
     )
     (out / NOTE).unlink()
@@ -107,7 +116,8 @@ def _cast(src: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype | None
 def _weight_files(src: Path) -> list[Path]:
     """The pickled files in order, of either layout. Raises CheckpointError if there are none."""
     if not src.is_dir():
-        raise CheckpointError(f"{src}: no such checkpoint folder; pass an existing one")
+        advice = hub_advice(str(src)) or "; pass an existing one"
+        raise CheckpointError(f"{src}: no such checkpoint folder{advice}")
     if (src / BIN).exists():
         return [src / BIN]
     if (src / BIN_INDEX).exists() or any(src.glob("pytorch_model*.bin")):
@@ -133,9 +143,9 @@ def _weight_files(src: Path) -> list[Path]:
     return parts
 
 
-def _tokenizer_files(src: Path, meta: bool) -> list[Path]:
+def _tokenizer_folder(src: Path, meta: bool) -> Path:
     above = src.resolve().parent  # where Meta's download has one tokenizer for the folders of all model sizes
-    return tokenizer_files(above if meta and not has_tokenizer(src) and has_tokenizer(above) else src)
+    return above if meta and not has_tokenizer(src) and has_tokenizer(above) else src
 
 
 def _refuse_output(src: Path, out: Path, note: dict) -> None:
@@ -203,6 +213,8 @@ def _refuse_misfits(where: Path, config: LlamaConfig, stored: dict, problems: li
             problems.append(f"{name} is {list(shape)}, expected {list(wanted[name])}")
         elif dtype not in READABLE:
             problems.append(f"{name} has dtype {dtype} (a quantised checkpoint?)")
+    if problems == ["missing lm_head.weight"]:
+        raise CheckpointError(f"{where}: tensors do not fit it: {NO_LM_HEAD}")
     if problems:
         more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise CheckpointError(

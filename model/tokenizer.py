@@ -4,10 +4,19 @@ from pathlib import Path
 
 from errors import CheckpointError
 from model.sentencepiece import SentencePieceTokenizer
-from model.weights import refuse_missing_or_pointer
+from model.weights import LARGEST_JSON, refuse_missing_or_pointer
 from protocols import Tokenizer
 
 KINDS = (SentencePieceTokenizer,)  # a folder is read by the first whose file is there
+# What transformers reads beside a checkpoint, and what is therefore kept when one is merged or converted.
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
 
 
 def load_tokenizer(folder: Path, vocab_size: int | None) -> Tokenizer:
@@ -29,6 +38,25 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return paths
 
 
+def kept_files(folder: Path, tokenizer_folder: Path | None = None) -> list[Path]:
+    """The files that a checkpoint made from the one in `folder` keeps: the tokenizer's, and COMPANIONS.
+
+    tokenizer_folder: where the tokenizer and what belongs to it is, if it is not `folder`. Raises CheckpointError if
+    there is no tokenizer, or if one of them is no plain file of a sensible size.
+    """
+    places = list(dict.fromkeys((folder, tokenizer_folder or folder)))
+    paths = {path.name: path for path in tokenizer_files(places[-1])}
+    for place in places:
+        for name in COMPANIONS:
+            if (place / name).exists():
+                paths.setdefault(name, place / name)
+    for path in paths.values():
+        refuse_missing_or_pointer(path)
+        if path.stat().st_size > LARGEST_JSON:
+            raise CheckpointError(f"{path}: has more than {LARGEST_JSON:,} bytes; is it the right file?")
+    return list(paths.values())
+
+
 def has_tokenizer(folder: Path) -> bool:
     """Whether the folder has the files of a tokenizer; they are not read."""
     return any((folder / kind.FILES[0]).exists() for kind in KINDS)
@@ -39,4 +67,10 @@ def _kind_in(folder: Path) -> type:
         if (folder / kind.FILES[0]).exists():
             return kind
     names = " or ".join(str(folder / kind.FILES[0]) for kind in KINDS)
+    if (folder / "tokenizer.json").exists():
+        raise CheckpointError(
+            f"{names}: missing; {folder / 'tokenizer.json'} is there, as Llama 3 has it, but only SentencePiece's "
+            "tokenizer.model is read (LLaMA 1 and 2, Vicuna, TinyLlama, ...): fetch it from where the checkpoint is "
+            "from, or take another checkpoint if it has none"
+        )
     raise CheckpointError(f"{names}: missing; fetch it, or pass a complete checkpoint folder")

@@ -15,21 +15,23 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from errors import CheckpointError, quoted
+from files import hub_advice
 from model.int8 import Int8Linear
 from model.llama import Llama, LlamaConfig, RopeScaling
 
 # ---- config.json --------------------------------------------------------------------------------
 
-# Fields that change the computation, and the values that this implementation supports.
+# Fields that change the computation, and the values that this implementation supports. A null stands for the default.
 REQUIRED_VALUES = {
     "model_type": ("llama",),
     "hidden_act": ("silu",),
     "attention_bias": (False,),
     "mlp_bias": (False,),
-    "quantization_config": (None,),
-    "partial_rotary_factor": (None, 1.0),
-    "sliding_window": (None,),
+    "quantization_config": (),
+    "partial_rotary_factor": (1.0,),
+    "sliding_window": (),
 }
+DEFAULTS = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False, "max_position_embeddings": 2048}
 SIZES = (
     "vocab_size",
     "hidden_size",
@@ -49,52 +51,76 @@ def read_llama_config(folder: Path) -> LlamaConfig:
     """The architecture that folder/config.json describes. Raises CheckpointError naming the wrong field."""
     path = folder / "config.json"
     fields = read_json(path)
-    if fields.get("architectures") not in (None, ["LlamaForCausalLM"]):
-        raise CheckpointError(
-            f"{path}: architectures is {quoted(fields['architectures'])}; only LlamaForCausalLM is supported"
-        )
+    named = fields.get("architectures")
+    if named is not None and str(named).lower() != "['llamaforcausallm']":  # some say LLaMAForCausalLM
+        raise CheckpointError(f"{path}: architectures is {quoted(named)}; only LlamaForCausalLM is supported")
+    fields = {name: value for name, value in fields.items() if value is not None}
     for name, allowed in REQUIRED_VALUES.items():
         if name in fields and fields[name] not in allowed:
             raise CheckpointError(
-                f"{path}: {name} is {quoted(fields[name])}, which is not supported; supported: {allowed[0]}"
+                f"{path}: {name} is {quoted(fields[name])}, which is not supported; "
+                f"supported: {allowed[0] if allowed else 'none'}"
             )
-    fields = {**fields}
-    if fields.get("num_key_value_heads") is None:
-        fields["num_key_value_heads"] = fields.get("num_attention_heads")
-    fields.setdefault("max_position_embeddings", 2048)
+    if "max_sequence_length" in fields:  # the older name
+        fields.setdefault("max_position_embeddings", fields["max_sequence_length"])
+    fields = {**DEFAULTS, "num_key_value_heads": fields.get("num_attention_heads"), **fields}
     for name in SIZES[:5]:
         _number(path, fields, name, int)
-    if fields.get("head_dim") is None:
-        fields["head_dim"] = fields["hidden_size"] // fields["num_attention_heads"]
+    fields.setdefault("head_dim", fields["hidden_size"] // fields["num_attention_heads"])
     for name in SIZES[5:]:
         _number(path, fields, name, int)
     if fields["num_attention_heads"] % fields["num_key_value_heads"] or fields["head_dim"] % 2:
         raise CheckpointError(
             f"{path}: num_attention_heads must be a multiple of num_key_value_heads, and head_dim even"
         )
-    tied = fields.get("tie_word_embeddings", False)
+    tied = fields["tie_word_embeddings"]
     if not isinstance(tied, bool):
         raise CheckpointError(f"{path}: tie_word_embeddings is {quoted(tied)}; expected true or false")
     rope_theta, rope_scaling = _read_rope(path, fields)
     return LlamaConfig(
         **{name: fields[name] for name in SIZES},
-        rms_norm_eps=_number(path, {"rms_norm_eps": 1e-6, **fields}, "rms_norm_eps", float),
+        rms_norm_eps=_number(path, fields, "rms_norm_eps", float),
         rope_theta=rope_theta,
         tie_word_embeddings=tied,
         rope_scaling=rope_scaling,
     )
 
 
+def longest_row(config: LlamaConfig) -> int:
+    """Tokens of the longest row that the model was made for; rotary positions go on beyond, but were never trained.
+
+    Linear and dynamic scaling stretch the positions that config.json gives; llama3's are given stretched.
+    """
+    scaling = config.rope_scaling
+    factor = scaling.factor if scaling and scaling.kind in ("linear", "dynamic") else 1
+    return int(config.max_position_embeddings * max(factor, 1))
+
+
+def config_notices(folder: Path) -> list[str]:
+    """A line for everything in config.json that is read in another way than it is written. It must be readable."""
+    path, lines = folder / "config.json", []
+    fields = read_json(path) if path.exists() else {}
+    if fields.get("architectures") not in (None, ["LlamaForCausalLM"]):
+        lines.append(f"{path}: architectures is {quoted(fields['architectures'])}; read as ['LlamaForCausalLM']")
+    if fields.get("rope_scaling") and fields.get("rope_parameters"):
+        lines.append(f"{path}: has rope_scaling and rope_parameters; rope_scaling is used, as transformers does")
+    return lines
+
+
 def _read_rope(path: Path, fields: dict) -> tuple[float, RopeScaling | None]:
-    """(rope_theta, scaling) from either form: `rope_theta` and `rope_scaling`, or `rope_parameters`."""
-    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    """(rope_theta, scaling) from either form: `rope_theta` and `rope_scaling`, or `rope_parameters`.
+
+    If there are both, transformers takes `rope_scaling` and nothing of `rope_parameters`; so does this.
+    """
+    rope = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise CheckpointError(f"{path}: rope_scaling is {quoted(rope)}; expected an object")
+    rope = {name: value for name, value in rope.items() if value is not None}
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise CheckpointError(
             f"{path}: partial_rotary_factor is {quoted(rope['partial_rotary_factor'])}; supported: 1.0"
         )
-    theta = _number(path, {"rope_theta": 10000.0, **fields, **rope}, "rope_theta", float)
+    theta = _number(path, {**fields, **rope}, "rope_theta", float)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return theta, None
@@ -159,6 +185,10 @@ def refuse_missing_or_pointer(path: Path) -> None:
 
 # ---- tensors ------------------------------------------------------------------------------------
 
+NO_LM_HEAD = (
+    "missing lm_head.weight, though tie_word_embeddings is not true; fetch the complete checkpoint, or, if its "
+    'publisher says that lm_head equals the embeddings, write "tie_word_embeddings": true into config.json'
+)
 IGNORED = "rotary_emb.inv_freq"  # how a tensor's name ends that old exports store; its values follow from config.json
 
 
@@ -171,7 +201,7 @@ def load_llama(folder: str | Path, dtype: torch.dtype, device: str | torch.devic
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint folder")
+        raise CheckpointError(f"{folder}: no such checkpoint folder{hub_advice(str(folder))}")
     config = read_llama_config(folder)
     with torch.device("meta"):
         model = Llama(config)
@@ -313,6 +343,8 @@ def _check_names_and_shapes(folder: Path, shards: dict[Path, list[str]], wanted:
                 elif tensor.get_dtype() not in ("F32", "F16", "BF16", "F64"):
                     problems.append(f"{name} has dtype {tensor.get_dtype()} (a quantised checkpoint?)")
     problems += [f"missing {name}" for name in wanted if name not in seen]
+    if problems == ["missing lm_head.weight"]:
+        problems = [NO_LM_HEAD]
     if problems:
         shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
         raise CheckpointError(f"{folder}: tensors do not fit config.json: {shown}")

@@ -52,13 +52,13 @@ def write_checkpoint(
     plan: ShardPlan,
     read_tensors: Callable[[list[str]], dict[str, torch.Tensor]],
     config: dict,
-    tokenizer: dict[str, bytes],
+    kept: dict[str, bytes],
     progress: Callable[[str], None] = lambda file: None,
 ) -> None:
     """Write the folder. A shard that is there already is kept, so an interrupted call can be repeated.
 
     read_tensors: returns the named tensors; called for one shard at a time. config: the content of config.json.
-    tokenizer: the content of the tokenizer's files by name. progress: called with the name of each shard.
+    kept: the content of the files that are kept as they are, by name. progress: called with the name of each shard.
     """
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
@@ -66,7 +66,7 @@ def write_checkpoint(
         progress(file)
         if not (folder / file).exists():
             _write_shard(folder / file, read_tensors(names))
-    for file, content in tokenizer.items():
+    for file, content in kept.items():
         write_bytes(folder / file, content)
     write_json(folder / "config.json", config)
     weight_map = {name: file for file, names in plan.shards.items() for name in names}

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import torch
 
-from errors import notice
+from errors import CheckpointError, notice
+from files import hub_advice
 from lora.adapter import adapter_warnings, load_adapter, read_adapter_config, targets_named_in
 from lora.inject import add_lora, refuse_unknown_targets
 from machine.device import DTYPES
 from machine.sharding import shard
 from model.demo import model_folder
-from model.llama import Llama
+from model.llama import Llama, LlamaConfig
 from model.tokenizer import load_tokenizer
-from model.weights import fingerprint, load_llama, read_llama_config
+from model.weights import config_notices, fingerprint, load_llama, longest_row, read_llama_config
 from protocols import Tokenizer
 
 
@@ -31,7 +32,7 @@ def load_base(
     """
     folder = model_folder(model)
     # The tokenizer comes first: a mistake there shows at once, while the weights may take minutes.
-    tokenizer = load_tokenizer(folder, read_llama_config(folder).vocab_size) if folder.is_dir() else None
+    tokenizer = _tokenizer_in(folder, read_llama_config(folder)) if folder.is_dir() else None
     base = load_llama(folder, DTYPES[precision], torch.device("cpu") if fsdp else device, int8=base_dtype == "int8")
     return shard(base, device) if fsdp else base, tokenizer
 
@@ -40,7 +41,18 @@ def base_tokenizer(model: str) -> Tokenizer:
     """The tokenizer alone. The folder may lack config.json: then there is no model that the tokenizer has to fit."""
     folder = model_folder(model)
     has_config = (folder / "config.json").exists()
-    return load_tokenizer(folder, read_llama_config(folder).vocab_size if has_config else None)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such checkpoint folder{hub_advice(str(folder))}")
+    return _tokenizer_in(folder, read_llama_config(folder) if has_config else None)
+
+
+def _tokenizer_in(folder: Path, config: LlamaConfig | None) -> Tokenizer:
+    """The tokenizer; what had to be assumed about the folder is said."""
+    tokenizer = load_tokenizer(folder, config.vocab_size if config else None)
+    tokenizer.longest_row = longest_row(config) if config else None
+    for line in (*config_notices(folder), *tokenizer.assumed):
+        notice(line)
+    return tokenizer
 
 
 def put_adapter(model: Llama, folder: Path, base: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from files import new_folder, refuse_unwritable
 from lora.adapter import read_tensors
 from lora.inject import lora_layers
 from model.llama import Llama
-from model.tokenizer import tokenizer_files
+from model.tokenizer import kept_files
 from model.weights import read_json, read_stored, stored_sizes
 from model.write import plan_shards, write_checkpoint
 
@@ -74,7 +74,7 @@ def write_merged(base: Path, model: Llama, adapter: Path, out: Path) -> None:
             plan_shards(sizes),
             merged,
             config,
-            {path.name: path.read_bytes() for path in tokenizer_files(base)},
+            {path.name: path.read_bytes() for path in kept_files(base)},
         )
         if out.exists():
             out.rmdir()  # it is empty; the new folder takes its place

@@ -1,5 +1,7 @@
 """Pickled checkpoints to safetensors: bit-identical logits, also after interruptions, and refusals in one line."""
 
+import functools
+import io
 import json
 import os
 import shutil
@@ -8,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import load_file
 
@@ -25,12 +28,24 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
+@functools.cache
+def a_tokenizer() -> bytes:
+    """A SentencePiece model of no more than 23 pieces."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["abc cab bca"] * 20),
+        model_writer=model,
+        **{"vocab_size": 20, "hard_vocab_limit": False, "minloglevel": 2},
+    )
+    return model.getvalue()
+
+
 def pickled(checkpoint: Path, files=1, extra=None, **save) -> Path:
     """The checkpoint as Vicuna's folder: pytorch_model*.bin."""
     folder = checkpoint.with_name(checkpoint.name + "-bin")
     folder.mkdir()
     shutil.copy(checkpoint / "config.json", folder)
-    (folder / "tokenizer.model").write_bytes(b"a tokenizer")
+    (folder / "tokenizer.model").write_bytes(a_tokenizer())
     tensors = {**tensors_of(checkpoint), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), **(extra or {})}
     if files == 1:
         torch.save(tensors, folder / "pytorch_model.bin", **save)
@@ -78,7 +93,7 @@ def metas(checkpoint: Path, parts=1, embeddings_by=1, drop=(), **changes) -> Pat
     """The checkpoint as Meta's folder, with the tokenizer one folder above."""
     folder = checkpoint.parent / "llama" / "7B"
     folder.mkdir(parents=True)
-    (folder.parent / "tokenizer.model").write_bytes(b"a tokenizer")
+    (folder.parent / "tokenizer.model").write_bytes(a_tokenizer())
     config = read_llama_config(checkpoint)
     params = {
         "dim": config.hidden_size,
@@ -140,7 +155,7 @@ def test_bin_files_convert_one_to_one(make_checkpoint, tmp_path, changes, files)
     assert ("lm_head.weight" in tensors_of(out)) == ("tie_word_embeddings" not in changes)
     assert not any("inv_freq" in name for name in tensors_of(out))
     assert json.loads((out / "config.json").read_text()) == json.loads((source / "config.json").read_text())
-    assert (out / "tokenizer.model").read_bytes() == b"a tokenizer"
+    assert (out / "tokenizer.model").read_bytes() == a_tokenizer()
 
 
 @pytest.mark.parametrize("changes", [{}, GQA])
@@ -153,8 +168,24 @@ def test_metas_parts_convert(make_checkpoint, tmp_path, changes, parts, embeddin
     assert equal(checkpoint, out) and (len(list(out.glob("*.safetensors"))) > 1) == (limit == 9000)
     assert (
         read_llama_config(out).max_position_embeddings == 2048
-        and (out / "tokenizer.model").read_bytes() == b"a tokenizer"
+        and (out / "tokenizer.model").read_bytes() == a_tokenizer()
     )
+
+
+def test_what_transformers_reads_beside_the_weights_is_kept(make_checkpoint, tmp_path):
+    source, out = pickled(make_checkpoint()), tmp_path / "out"
+    (source / "added_tokens.json").write_text('{"[PAD]": 23}')
+    convert_checkpoint(source, out)
+    assert (out / "added_tokens.json").read_text() == '{"[PAD]": 23}'
+
+
+@pytest.mark.parametrize("layout", ["bin", "meta"])
+def test_a_tokenizer_that_nothing_reads_is_refused_before_the_work(make_checkpoint, tmp_path, layout):
+    checkpoint = make_checkpoint(vocab_size=24)
+    source = pickled(checkpoint) if layout == "bin" else metas(checkpoint)
+    (source / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\nIw== 2\n" * 50)
+    refusal(lambda: convert_checkpoint(source, tmp_path / "out"), "tiktoken", "Llama 3")
+    assert not (tmp_path / "out").exists()
 
 
 def test_embeddings_divided_by_vocabulary_convert_as_well(make_checkpoint, tmp_path):

@@ -206,7 +206,7 @@ def test_a_prepared_folder_with_impossible_content_is_refused(tmp_path, change):
 
 def test_only_the_beginning_of_a_very_long_title_is_shown(tmp_path):
     class Letters:
-        eos_id = 0
+        eos_id, longest_row = 0, None
 
         def encode(self, text):
             return list(text.encode())

@@ -26,13 +26,23 @@ SETTINGS = {
 }
 
 
+KEPT = (
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+)
+
+
 @pytest.fixture
 def merge(make_checkpoint, tmp_path):
     """merge(scale, **checkpoint): (base folder, adapter folder, merged folder, model with the adapter)."""
 
     def build(scale=0.3, **checkpoint):
         base, adapter, out = make_checkpoint(**checkpoint), tmp_path / "adapter", tmp_path / "merged"
-        (base / "tokenizer.model").write_bytes(b"pieces")
+        for name in KEPT:
+            (base / name).write_bytes(b"pieces")
         model = load_llama(base, torch.float32)
         add_lora(model, TARGETS, r=4, alpha=6, dropout=0.0)
         generator = torch.Generator().manual_seed(5)
@@ -53,7 +63,7 @@ def test_merged_checkpoint_gives_the_logits_of_base_and_adapter(merge, checkpoin
     merged = load_llama(out, torch.float32)
     assert (load_llama(base, torch.float32)(IDS) - model(IDS)).abs().max() > 0.1
     torch.testing.assert_close(merged(IDS), model(IDS), rtol=0, atol=2e-5)
-    assert (out / "tokenizer.model").read_bytes() == b"pieces"
+    assert all((out / name).read_bytes() == b"pieces" for name in KEPT)
 
 
 def test_weights_are_the_stored_ones_plus_the_update_rounded_once(merge):

@@ -25,7 +25,7 @@ PAIRS = [
 class Letters:
     """A tokenizer with one token a character, BOS 1 and EOS 2; `joined`: strings that are one token."""
 
-    eos_id = 2
+    eos_id, longest_row = 2, None
 
     def __init__(self, joined=()):
         self.joined = joined
@@ -325,3 +325,17 @@ def test_a_history_that_has_to_shrink_is_that_of_the_latest_items_and_is_counted
     assert truncated == 1 and [encoded[0], encoded[2]] == [whole[0], whole[2]]
     shrunk = replace(rows[1], history=rows[1].history[-5:])
     assert encoded[1].positive == encode_pairs([shrunk], data, Letters(), "paper", 10**6)[0][0].positive
+
+
+def test_prompts_longer_than_the_model_was_made_for_are_counted(capsys):
+    rows = [Interaction("u", tuple((i, True) for i in range(1, n)), 9, True) for n in (2, 9)]
+    data, tokenizer = dataset(*rows), Letters()
+    short, long = (pair.length for pair in encode_split(rows, data, tokenizer, "paper", 10_000).pairs)
+    for longest, count in ((None, 0), (long, 0), (long - 1, 1), (short - 1, 2)):
+        tokenizer.longest_row = longest
+        encode_split(rows, data, tokenizer, "paper", 10_000)
+        said = capsys.readouterr().err
+        assert not said if not count else f"{count} of 2 prompts have more tokens (up to {long:,})" in said
+    tokenizer.longest_row = 20
+    with pytest.raises(DataError, match="made for at most 20, so shorten the title"):
+        encode_split(rows, data, tokenizer, "paper", 20)

@@ -1,5 +1,6 @@
 """Tokenizers: how a folder's is chosen and read, which files belong to it, and what is refused."""
 
+import json
 import random
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import sentencepiece
 from errors import CheckpointError
 from model import tokenizer as tokenizers
 from model.sentencepiece import SentencePieceTokenizer
-from model.tokenizer import has_tokenizer, load_tokenizer, tokenizer_files
+from model.tokenizer import has_tokenizer, kept_files, load_tokenizer, tokenizer_files
 from tests.test_weights import POINTER, refusal
 
 
@@ -36,6 +37,67 @@ def test_text_begins_with_bos_and_control_symbols_in_it_stay_text(tokenizer_file
 def test_tokenizer_of_another_size_is_refused(tokenizer_file, vocab_size):
     refusal(lambda: load_tokenizer(tokenizer_file.parent, vocab_size), "tokenizer.model", "60", str(vocab_size))
     assert load_tokenizer(tokenizer_file.parent, 60 + 64).piece(60 + 63) == "<123>"
+
+
+def beside(tokenizer_file, folder, **files) -> Path:
+    """The folder with the tokenizer and these JSON files; tokenizer_config={...} is tokenizer_config.json."""
+    (folder / "tokenizer.model").write_bytes(tokenizer_file.read_bytes())
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("vocab_size", [128, 256])
+def test_a_vocabulary_padded_to_128_or_256_is_taken_and_said(tokenizer_file, tmp_path, vocab_size):
+    tokenizer = load_tokenizer(beside(tokenizer_file, tmp_path), vocab_size)
+    said = [line for line in tokenizer.assumed if "padding" in line]
+    assert len(said) == (vocab_size - 60 > 64) and all("60 pieces" in line for line in said)
+    refusal(lambda: load_tokenizer(tmp_path, 384), "tokenizer.model", "60", "384")
+
+
+@pytest.mark.parametrize("settings, bos", [({"add_bos_token": False}, []), ({"add_bos_token": None}, [1]), ({}, [1])])
+def test_no_bos_begins_a_text_if_the_folder_says_so(tokenizer_file, tmp_path, settings, bos):
+    tokenizer, plain = load_tokenizer(beside(tokenizer_file, tmp_path, tokenizer_config=settings), 60), "abc"
+    pieces = load_tokenizer(tokenizer_file.parent, 60).encode(plain)[1:]
+    assert tokenizer.encode(plain) == tokenizer.encode_all([plain])[0] == [*bos, *pieces]
+    assert tokenizer.bos_id == (bos[0] if bos else None) and len(tokenizer.assumed) == 1 - len(bos)
+
+
+def test_a_setting_that_is_no_truth_value_is_refused(tokenizer_file, tmp_path):
+    folder = beside(tokenizer_file, tmp_path, tokenizer_config={"add_bos_token": "no"})
+    refusal(lambda: load_tokenizer(folder, 60), "tokenizer_config.json", "add_bos_token")
+
+
+def test_the_tokenizers_own_ids_are_used_and_what_says_otherwise_is_named(tokenizer_file, tmp_path):
+    settings = {"bos_token": "", "eos_token": {"content": "<end>"}, "tokenizer_class": "LLaMATokenizer"}
+    folder = beside(tokenizer_file, tmp_path, config={"bos_token_id": 0, "eos_token_id": 1}, tokenizer_config=settings)
+    tokenizer = load_tokenizer(folder, 60)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
+    parts = ("bos_token_id is 0", "bos_token is ''", "eos_token_id is 1", "eos_token is '<end>'")
+    assert all(part in line and "is used" in line for part, line in zip(parts, tokenizer.assumed, strict=True))
+    agreeing = {"bos_token_id": 1, "eos_token_id": [2, 5]}
+    folder = beside(tokenizer_file, tmp_path, config=agreeing, tokenizer_config={"bos_token": "<s>"})
+    assert load_tokenizer(folder, 60).assumed == []
+
+
+def test_tokenizers_of_llama_3_are_refused_by_name(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    refusal(lambda: load_tokenizer(tmp_path, None), "tokenizer.json is there", "SentencePiece", "Llama 3")
+    (tmp_path / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\nIw== 2\n" * 50)
+    refusal(lambda: load_tokenizer(tmp_path, None), "tiktoken", "SentencePiece", "Llama 3")
+
+
+def test_the_files_that_are_kept(tokenizer_file, tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    beside(tokenizer_file, tmp_path, tokenizer_config={}, special_tokens_map={}, params={}, config={})
+    (weights / "generation_config.json").write_text("{}")
+    names = {"tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"}
+    assert {path.name for path in kept_files(tmp_path)} == names
+    both = kept_files(weights, tmp_path)
+    assert {path.name for path in both} == names | {"generation_config.json"} and all(path.exists() for path in both)
+    (weights / "added_tokens.json").write_bytes(POINTER)
+    refusal(lambda: kept_files(weights, tmp_path), "added_tokens.json", "Git LFS")
 
 
 @pytest.mark.parametrize("content", [b"", b"no model " * 30, bytes(200), POINTER])

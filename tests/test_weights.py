@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from errors import CheckpointError
+from errors import AdapterError, CheckpointError
+from lora.adapter import read_adapter_config
+from model.convert import convert_checkpoint
 from model.llama import RopeScaling
 from model.tokenizer import load_tokenizer
-from model.weights import load_llama, read_llama_config
+from model.weights import config_notices, load_llama, longest_row, read_llama_config
 
 VARIANTS = {
     "mha": {},
@@ -126,6 +128,74 @@ def test_absent_fields_have_the_values_of_the_first_llama(make_checkpoint):
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123\n"
 SHARD = "model-00002-of-00002.safetensors"
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+
+
+NULLS = ("max_position_embeddings", "rms_norm_eps", "rope_theta", "tie_word_embeddings", "architectures", "head_dim")
+UNUSED = ("hidden_act", "attention_bias", "mlp_bias", "rope_scaling", "rope_parameters", "quantization_config")
+
+
+def test_null_stands_for_the_default(make_checkpoint):
+    absent = read_llama_config(make_checkpoint("a", num_key_value_heads=2, **dict.fromkeys(NULLS[:3], "absent")))
+    folder, nulls = make_checkpoint("b"), dict.fromkeys((*NULLS, *UNUSED))
+    config = json.loads((folder / "config.json").read_text()) | nulls | {"num_key_value_heads": 2}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert read_llama_config(folder) == absent and config_notices(folder) == []
+
+
+def test_the_architecture_may_be_written_as_in_the_first_uploads(make_checkpoint):
+    old = {"architectures": ["LLaMAForCausalLM"], "max_position_embeddings": "absent", "max_sequence_length": 1024}
+    folder = make_checkpoint(**old)
+    assert read_llama_config(folder).max_position_embeddings == 1024
+    (line,) = config_notices(folder)
+    assert "LLaMAForCausalLM" in line and "read as ['LlamaForCausalLM']" in line
+
+
+def test_two_rope_forms_are_said(make_checkpoint):
+    linear = {"type": "linear", "factor": 4.0}
+    folder = make_checkpoint(rope_scaling=linear, rope_parameters={"rope_type": "default", "rope_theta": 5.0})
+    config = read_llama_config(folder)
+    assert (config.rope_theta, config.rope_scaling) == (100.0, RopeScaling("linear", 4.0))
+    assert "rope_scaling is used" in config_notices(folder)[0]
+
+
+@pytest.mark.parametrize(
+    "scaling, longest",
+    [(None, 64), ({"type": "linear", "factor": 4.0}, 256), ({"type": "dynamic", "factor": 2.0}, 128)],
+)
+def test_the_longest_row_that_a_model_was_made_for(make_checkpoint, scaling, longest):
+    assert longest_row(read_llama_config(make_checkpoint(rope_scaling=scaling))) == longest
+
+
+def test_a_head_that_is_missing_untied_is_refused_with_the_cure(make_checkpoint):
+    folder = make_checkpoint(store_lm_head=False)
+    refusal(lambda: load_llama(folder, torch.float32), "missing lm_head.weight", '"tie_word_embeddings": true')
+
+
+@pytest.mark.parametrize(
+    "name, owner_and_name",
+    [
+        ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-7b-hf"),
+        ("https://huggingface.co/huggyllama/llama-7b", "huggyllama/llama-7b"),
+        ("https://huggingface.co/huggyllama/llama-7b/tree/main", "huggyllama/llama-7b"),
+        ("absent/", None),
+        ("../models/llama", None),
+        ("/models/llama-7b", None),
+        ("here/llama", None),
+        ("a/b/c", None),
+    ],
+)
+def test_names_of_the_hub_are_answered_with_how_to_download(tmp_path, monkeypatch, name, owner_and_name):
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    advice = f"huggingface-cli download {owner_and_name} --local-dir {str(owner_and_name).rpartition('/')[2]}"
+    for action in (lambda: load_llama(name, torch.float32), lambda: convert_checkpoint(Path(name), Path("out"))):
+        with pytest.raises(CheckpointError) as caught:
+            action()
+        assert ("huggingface-cli" in str(caught.value)) == (owner_and_name is not None), caught.value
+        assert owner_and_name is None or advice in str(caught.value)
+    with pytest.raises(AdapterError) as caught:
+        read_adapter_config(name)
+    assert owner_and_name is None or advice in str(caught.value)
 
 
 def refusal(action, *words: str) -> None:

@@ -74,11 +74,24 @@ def test_shards_written_by_transformers_load(tmp_path):
     assert largest_difference(theirs, load_llama(tmp_path, torch.float32)) <= 1e-5
 
 
+DEFAULT = {"rope_type": "default", "rope_theta": 100.0}
+LINEAR = {"rope_type": "linear", "factor": 4.0}
 OLD_ROPE = {
     "theta alone": {"rope_theta": 500.0},
     "linear": {"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 4.0}},
     "dynamic": {"rope_theta": 500.0, "rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 7},
     "llama3": {"rope_theta": 500.0, "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 16}},
+    # Both forms in one file: transformers takes rope_scaling, and nothing of rope_parameters, theta included.
+    "scaling beside default": {"rope_scaling": LINEAR, "rope_parameters": DEFAULT},
+    "scaling beside default, theta absent": {
+        "rope_theta": "absent",
+        "rope_scaling": LINEAR,
+        "rope_parameters": DEFAULT,
+    },
+    "default beside linear": {"rope_scaling": DEFAULT, "rope_parameters": LINEAR},
+    "theta in scaling": {"rope_scaling": {**LINEAR, "rope_theta": 7000.0}, "rope_parameters": DEFAULT},
+    "empty scaling": {"rope_scaling": {}, "rope_parameters": {**LINEAR, "rope_theta": 7000.0}},
+    "null scaling": {"rope_scaling": None, "rope_parameters": {**LINEAR, "rope_theta": 7000.0}},
 }
 
 
