@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.data import data_problems, load_data
-from cli.flags import Resolved, flag, parse_flags
+from cli.flags import Resolved, flag, flag_of_run, parse_flags
 from cli.model import RunDataFlags, model_problems
+from cli.train import TrainFlags
 from cli.verb import run_verb
 from data.prompts import WORDINGS
-from data.splits import Split, encode_split
+from data.splits import Split, Wanted, chosen_rows, encode_split, encode_wanted
 from errors import DataError, FlagError, notice
 from files import write_json
 from machine import ranks
@@ -41,6 +42,8 @@ class EvalFlags(RunDataFlags):
     """Scoring and output."""
 
     split: str = flag("test", "which rows", choices=("test", "valid"))
+    rows: int = flag(None, "score a seeded subset of this many rows of the split", low=1)
+    drop_long: bool = flag_of_run(TrainFlags, "drop_long")
     negations: bool = flag(False, "ask in words that training never used, too: negations, and paraphrases as a control")
     merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base", metavar="DIR")
     out: str = flag(
@@ -78,8 +81,11 @@ def main(argv: list[str]) -> None:
             "name the folder with --data-dir, or name other data to score with --data"
         )
     model, tokenizer = restore_model(flags, settings)
-    rows = getattr(data, flags.split)
-    split = encode_split(rows, data, tokenizer, settings.template, settings.max_len)
+    questions = tuple(WORDINGS[data.wording].held_out) if flags.negations else ()
+    wanted = Wanted(
+        flags.split, settings.template, settings.max_len, settings.drop_long, flags.rows, questions=questions
+    )
+    split = encode_wanted(getattr(data, flags.split), data, tokenizer, wanted)
     scored = score_split(model, split, f"{data.name} {flags.split}")
     results = {
         "run": flags.run,
@@ -91,14 +97,14 @@ def main(argv: list[str]) -> None:
         "template": settings.template,
         "split": flags.split,
         **evaluate(scored),
-        "rules": rules_without_learning(data.train, rows),
-    }
+        "rules": rules_without_learning(data.train, split.rows),
+    } | chosen_rows(split)
     notice(score_table(results))
     if flags.negations:
         words = WORDINGS[data.wording]
         results["negations"] = [trained_wording(scored, words.dislike)]
         for question, same in words.held_out.items():
-            other = encode_split(rows, data, tokenizer, settings.template, settings.max_len, question=question)
+            other = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
             results["negations"].append(score_wording(model, scored, other, question, same))
         notice(wording_table(results["negations"]))
     if ranks.is_first():

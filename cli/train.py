@@ -20,6 +20,9 @@ class PairFlags(DataFlags):
     shots: str = flag("64", "training pairs drawn from the training split: a number, or all")
     template: str = flag("paper", "wording of the prompts, see data/prompts.py", choices=TEMPLATES)
     max_len: int = flag(512, "tokens; longer prompts lose their oldest history items", low=8)
+    drop_long: bool = flag(False, "leave out rows whose prompt is longer than --max-len even without any history")
+    valid_rows: int = flag(None, "choose the best state on a seeded subset of this many validation rows", low=2)
+    test_rows: int = flag(None, "score a seeded subset of this many test rows", low=1)
 
 
 @dataclass(frozen=True)

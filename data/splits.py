@@ -67,6 +67,11 @@ class Split:
         return self.chosen.numbers if self.chosen else range(len(self.rows))
 
 
+def chosen_rows(split: Split) -> dict:
+    """{"chosen": ...} for the results of a part of a split, {} for those of a whole one."""
+    return {"chosen": split.chosen.as_dict()} if split.chosen else {}
+
+
 def answers_in_context(data: Dataset, tokenizer: Tokenizer, template: str) -> dict[bool, list[int]]:
     """The token ids of "yes" (True) and "no" (False) after this data set's prompts, which all have the same end."""
     prompt = prompt_pair(data.test[0], data, template).positive
@@ -110,15 +115,18 @@ def encode_wanted(rows: list[Interaction], data: Dataset, tokenizer: Tokenizer, 
     fits = rows_that_fit(rows, data, tokenizer, wanted) if wanted.drop_long else [True] * len(rows)
     order = range(len(rows)) if wanted.count is None else np.random.default_rng(SUBSET_SEED).permutation(len(rows))
     usable = [int(i) for i in order if fits[i]]
-    if not usable or len(usable) < (wanted.count or 0):
-        raise DataError(
-            f"{wanted.flag} {wanted.count}: the {wanted.split} split has {len(usable):,} rows; choose at most that many"
-            if usable
-            else f"--max-len {wanted.max_len}: no row of the {wanted.split} split fits; choose a larger one"
-        )
+    if not usable:
+        raise DataError(f"--max-len {wanted.max_len}: no row of the {wanted.split} split fits; choose a larger one")
+    refuse_more_than(wanted.count, usable, wanted.flag)
     numbers = sorted(usable[: wanted.count])
     split = encode_split([rows[i] for i in numbers], data, tokenizer, wanted.template, wanted.max_len)
     return replace(split, chosen=Chosen(numbers, len(rows), fits.count(False)) if len(numbers) < len(rows) else None)
+
+
+def refuse_more_than(count: int | None, rows: Sequence, flag: str) -> None:
+    """Raises DataError, naming `flag`, if there are fewer rows than `count`."""
+    if count is not None and count > len(rows):
+        raise DataError(f"{flag} {count}: there are {len(rows):,} such rows; choose 1 to {len(rows)}, or leave it out")
 
 
 def rows_that_fit(rows: list[Interaction], data: Dataset, tokenizer: Tokenizer, wanted: Wanted) -> list[bool]:

@@ -4,10 +4,12 @@ import string
 import textwrap
 
 from data.sources.stand_in import STAND_IN
+from objectives import OBJECTIVES, flags_of
 from report.tables import METRICS
 
 WIDTH = 80
 ANSWERS = ("contradiction_rate", "group_accuracy")
+CHOSEN = "a part of the split: a seeded subset, or without what is too long"
 PER_BLOCK = 2  # columns with intervals that fit beside the labels
 KNOWN = ("data", "data_source", "model", "demo_model", "objective", "kl_weight", "shots", "seed", "run", "adapter")
 
@@ -17,7 +19,8 @@ def about(results: dict) -> dict:
 
     Returns {"about": {name: value}, "chosen": the subset of rows or None}.
     """
-    plain = {name: results[name] for name in KNOWN if isinstance(results.get(name), str | int | float)}
+    known = {name: results[name] for name in KNOWN if isinstance(results.get(name), str | int | float)}
+    plain = {name: value for name, value in known.items() if str(value).isprintable()}
     test = results.get("test")
     chosen = (test if isinstance(test, dict) else results).get("chosen")
     return {"about": plain, "chosen": chosen if isinstance(chosen, dict) else None}
@@ -54,14 +57,14 @@ def _wrapped(text: str, indent: str = "") -> list[str]:
 
 def _sentence(name: str, change: dict) -> str:
     parts = []
-    for key, what, more, less in (
-        ("auc", "ranks", "better", "worse"),
-        ("contradiction_rate", "contradicts itself", "more often", "less often"),
-        ("group_accuracy", "answers both questions right", "more often", "less often"),
+    for key, what, more, less, alike in (
+        ("auc", "ranks", "better", "worse", "about as well"),
+        ("contradiction_rate", "contradicts itself", "more often", "less often", "about as often"),
+        ("group_accuracy", "answers both questions right", "more often", "less often", "about as often"),
     ):
         if change.get(key) is not None:
             low, high = change["interval_95"][key]
-            verdict = (more if change[key] > 0 else less) if low > 0 or high < 0 else "about as well or as often"
+            verdict = (more if change[key] > 0 else less) if low > 0 or high < 0 else alike
             parts.append(f"{what} {verdict} ({change[key]:+.3f})")
     return f"{name} against A: {', '.join(parts)}."
 
@@ -73,7 +76,8 @@ def _described(run: dict) -> str:
     model = "built-in demo model" if known.get("demo_model") is True else known.get("model")
     parts = [f"{known['data']} ({data})" if "data" in known else "data unknown", model]
     if "objective" in known:
-        parts.append(f"objective {known['objective']}, lambda {known.get('kl_weight')}")
+        weighs = known["objective"] in OBJECTIVES and "kl_weight" in flags_of(known["objective"])
+        parts.append(f"objective {known['objective']}" + (f", lambda {known.get('kl_weight')}" if weighs else ""))
         parts.append(f"{known.get('shots')} shots, seed {known.get('seed')}")
     elif adapter := known.get("run") or known.get("adapter"):
         parts.append(f"adapter of {adapter}")
@@ -82,7 +86,7 @@ def _described(run: dict) -> str:
 
 def _rows_line(run: dict) -> list[str]:
     counts, chosen = run["counts"], run["chosen"]
-    whole = f" of {chosen['of']:,} (a seeded subset)" if chosen and type(chosen.get("of")) is int else ""
+    whole = f" of {chosen['of']:,} ({CHOSEN})" if chosen and type(chosen.get("of")) is int else ""
     unit = f"{counts['users']:,} users" if counts["users"] else "users unknown"
     resampled = "users" if counts["users"] else "rows"
     return _wrapped(f"{counts['rows']:,} rows{whole}, {unit}; 95 % intervals from resampling {resampled}")

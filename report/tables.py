@@ -31,13 +31,25 @@ def provenance(results: dict) -> str:
 def tuning(results: dict) -> str:
     """Objective, lambda, shots and seed of a training run in a few words."""
     weight = f" with lambda {results['kl_weight']:g}" if "kl_weight" in flags_of(results["objective"]) else ""
-    return f"objective {results['objective']}{weight}, {results['shots']} shots, seed {results['seed']}"
+    part = results.get("valid", {}).get("chosen")
+    chosen = f", best state chosen on {part_of_split(part, 'validation rows')}" if part else ""
+    return f"objective {results['objective']}{weight}, {results['shots']} shots, seed {results['seed']}{chosen}"
+
+
+def part_of_split(chosen: dict, rows: str = "rows") -> str:
+    """How many rows were used of how many. chosen: of results.json; rows: what to call them."""
+    reasons = []
+    if chosen["rows"] + chosen["too_long"] < chosen["of"]:
+        reasons.append("seeded subset")
+    if chosen["too_long"]:
+        reasons.append(f"{chosen['too_long']:,} too long left out")
+    return f"{chosen['rows']:,} of {chosen['of']:,} {rows} ({', '.join(reasons)})"
 
 
 def result_table(results: dict, split: str) -> str:
     """Before, after and change with 95 % intervals over users; below, the rows without learning."""
     columns = {key: results[split][key] for key in ("before", "after", "change")}
-    lines = ["", f"{provenance(results)}; {tuning(results)}", *_table(split, columns, results[split]["rules"])]
+    lines = ["", f"{provenance(results)}; {tuning(results)}", *_table(split, columns, results[split])]
     return "\n".join(lines + _caution(results))
 
 
@@ -46,7 +58,7 @@ def score_table(results: dict) -> str:
     lines = [
         "",
         f"{provenance(results)}; {adapter_in_words(results)}",
-        *_table(results["split"], {"value": results}, results["rules"]),
+        *_table(results["split"], {"value": results}, results),
     ]
     return "\n".join(lines + _caution(results))
 
@@ -76,21 +88,23 @@ def adapter_in_words(results: dict) -> str:
     return f"adapter of {folder}" if folder else "no adapter"
 
 
-def _table(split: str, columns: dict[str, dict], rules: dict[str, dict]) -> list[str]:
+def _table(split: str, columns: dict[str, dict], results: dict) -> list[str]:
+    """results: of the split; its "rules" and, if it is part of a split, "chosen"."""
     last = columns.get("after") or columns["value"]
     counts = last["counts"]
     users = (
         f"{counts['users']} users, {counts['users_in_uauc']} of them in UAUC" if counts["users"] else "users unknown"
     )
     unit = "users" if counts["users"] else "rows"
-    lines = [f"{split} split: {counts['rows']:,} rows, {users}; 95 % intervals from resampling {unit}", ""]
+    rows = part_of_split(results["chosen"]) if results.get("chosen") else f"{counts['rows']:,} rows"
+    lines = [f"{split} split: {rows}, {users}; 95 % intervals from resampling {unit}", ""]
     lines.append(" " * 36 + "".join(f"{key:>24}" for key in columns))
     for name, label in METRICS:
         if last.get(name) is not None:
             cells = (_cell(values, name, "+" if key == "change" else "") for key, values in columns.items())
             lines.append(f"{label:36}" + "".join(f"{cell:>24}" for cell in cells))
     lines += ["", f"{'without any learning':36}{'AUC':>24}{'UAUC':>24}"]
-    for label, values in rules.items():
+    for label, values in results["rules"].items():
         lines.append(f"{label:36}{_cell(values, 'auc'):>24}{_cell(values, 'uauc'):>24}")
     return lines
 

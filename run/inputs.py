@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from cli.data import load_data
+from cli.flags import flag_name
 from cli.train import TrainFlags, shot_count
-from data.interactions import Dataset, select_shots
-from data.splits import Split, encode_split
+from data.interactions import Dataset, Interaction, select_shots
+from data.splits import Split, Wanted, encode_split, encode_wanted, refuse_more_than, rows_that_fit
 from errors import DataError
 from lora.adapter import load_adapter, read_adapter_config, targets_named_in
 from lora.inject import add_lora, refuse_unknown_targets
@@ -16,6 +17,7 @@ from lora.select import parse_targets
 from machine import ranks
 from machine.device import compile_layers, pick_device
 from model.llama import Llama
+from protocols import Tokenizer
 from run.base import base_identity, load_base, warn_of_misfit
 
 
@@ -40,19 +42,51 @@ def load_inputs(flags: TrainFlags) -> Inputs:
     """Load the data and the base, add the adapter, and encode the splits; whatever is unusable is refused first."""
     device = pick_device(flags.device)
     data = load_data(vars(flags))
-    selection = data.selection_rows()
-    if len({row.label for row in selection}) < 2:
-        raise DataError(f"--data {flags.data}: all validation rows have one label, so no AUC can choose the best state")
-    shots = select_shots(data.train, shot_count(flags.shots), flags.seed)
+    refuse_one_label(data.selection_rows(), f"--data {flags.data}")
+    refuse_too_many(flags, data)
     model, tokenizer = load_base(flags.model, flags.precision, device, flags.base_dtype, flags.fsdp)
-    train, valid, test = (
-        encode_split(rows, data, tokenizer, flags.template, flags.max_len) for rows in (shots, selection, data.test)
+    train = encode_split(draw_shots(flags, data, tokenizer), data, tokenizer, flags.template, flags.max_len)
+    valid, test = (
+        encode_wanted(rows, data, tokenizer, Wanted(split, flags.template, flags.max_len, flags.drop_long, count, flag))
+        for rows, split, count, flag in (
+            (data.selection_rows(), "validation", flags.valid_rows, "--valid-rows"),
+            (data.test, "test", flags.test_rows, "--test-rows"),
+        )
     )
+    refuse_one_label(valid.rows, "--valid-rows" if flags.valid_rows else "--drop-long")
     adapter = adapter_settings(flags)
     start_adapter(model, adapter, flags.seed, flags.init_adapter)
     if flags.compile:
         compile_layers(model)
     return Inputs(data, model, adapter, train, valid, test)
+
+
+def refuse_one_label(rows: list[Interaction], flag: str) -> None:
+    """Raises DataError, naming `flag`, if these validation rows cannot choose the best state."""
+    if len({row.label for row in rows}) < 2:
+        raise DataError(f"{flag}: all validation rows have one label, so no AUC can choose the best state; use others")
+
+
+def refuse_too_many(flags: TrainFlags, data: Dataset) -> None:
+    """Raises DataError if there are fewer rows than the flags ask for; known before minutes of loading."""
+    shots = shot_count(flags.shots)
+    if shots is not None:
+        select_shots(data.train, shots, flags.seed)
+    for name, rows in (("valid_rows", data.selection_rows()), ("test_rows", data.test)):
+        refuse_more_than(getattr(flags, name), rows, flag_name(name))
+
+
+def draw_shots(flags: TrainFlags, data: Dataset, tokenizer: Tokenizer) -> list[Interaction]:
+    """The training rows; with --drop-long the first of the same permutation that fit."""
+    count = shot_count(flags.shots)
+    if not flags.drop_long:
+        return select_shots(data.train, count, flags.seed)
+    order = select_shots(data.train, None, flags.seed)
+    fits = rows_that_fit(order, data, tokenizer, Wanted("training", flags.template, flags.max_len, True))
+    usable = [row for row, fit in zip(order, fits) if fit]
+    if len(usable) < (count or 1):
+        raise DataError(f"--shots {flags.shots}: with --drop-long {len(usable):,} training rows are left; choose fewer")
+    return usable[:count]
 
 
 def adapter_settings(flags: TrainFlags) -> dict:

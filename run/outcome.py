@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cli.train import TrainFlags
 from data.interactions import Dataset
-from data.splits import Split
+from data.splits import Split, chosen_rows
 from errors import notice
 from files import write_json
 from metrics import Scored, evaluate, paired_change
@@ -79,7 +79,7 @@ def measure(data: Dataset, split: Split, before: Scored, after: Scored) -> dict:
         "after": evaluate(after),
         "change": paired_change(before, after),
         "rules": rules_without_learning(data.train, split.rows),
-    }
+    } | chosen_rows(split)
 
 
 def write_merged_on_request(model: Llama, base: str, adapter: Path, merge_out: str | None) -> None:

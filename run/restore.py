@@ -14,7 +14,8 @@ from run.base import base_identity, load_base, put_adapter
 from run.folder import read_run_config
 from run.validate import recorded_flags
 
-SHARED = frozenset(field.name for part in (PairFlags, BaseFlags, MachineFlags) for field in fields(part)) - {"shots"}
+OF_A_RUN_ALONE = {"shots", "valid_rows", "test_rows"}
+SHARED = frozenset(field.name for part in (PairFlags, BaseFlags, MachineFlags) for field in fields(part))
 
 
 def resolve_settings(flags: ModelFlags, resolved: Resolved) -> tuple[TrainFlags, dict]:
@@ -25,7 +26,7 @@ def resolve_settings(flags: ModelFlags, resolved: Resolved) -> tuple[TrainFlags,
     config = read_run_config(Path(flags.run)) if flags.run else {"flags": {}}
     recorded = recorded_flags(TrainFlags, config, Path(flags.run or "") / "config.json")
     given = {name: value for name, value in resolved.values.items() if resolved.sources[name] == "flag"}
-    chosen = {name: value for name, value in (recorded | given).items() if name in SHARED}
+    chosen = {name: value for name, value in (recorded | given).items() if name in SHARED - OF_A_RUN_ALONE}
     settings = TrainFlags(**chosen)
     if "precision" not in chosen:
         precision = demo_precision(flags.device) if is_demo(settings.model) else settings.precision

@@ -1,6 +1,7 @@
 """--resume: what must not have changed since the run was started, what may change, and what the user is told."""
 
 import math
+from dataclasses import fields
 from pathlib import Path
 
 from cli.flags import Resolved, flag_name
@@ -11,6 +12,7 @@ from run.folder import read_run_config
 from run.validate import recorded_flags, shown
 
 FOR_ONE_CALL = ("resume", "out", "json", "merge_out", "fsdp", "plan")
+SINCE_0_1 = ("drop_long", "valid_rows", "test_rows")  # flags that older runs lack; their defaults change nothing
 _LONGER = "the learning rate now falls to 0 at the new last step, unlike in a run that was longer from the start"
 MAY_CHANGE = {  # flag: what a change means for the result; it lasts until the flag is given again
     "device": "another device rounds differently, so what follows is not the same to the last bit",
@@ -30,6 +32,8 @@ def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Res
     """
     config = read_run_config(Path(flags.out))
     then = recorded_flags(TrainFlags, config, Path(flags.out) / "config.json")
+    new = {f.name: f.default for f in fields(TrainFlags) if f.name in SINCE_0_1 and f.name not in then}
+    then |= new
     if set(then) != set(resolved.values):
         raise FlagError(f"--resume: {flags.out}/config.json is from another version of train.py; start another run")
     now = resolved.values
@@ -44,7 +48,8 @@ def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Res
     if problems:
         raise FlagError("\n".join(problems))
     values = then | {name: now[name] for name in (*FOR_ONE_CALL, *changed)}
-    sources = {name: entry["source"] for name, entry in config["flags"].items()} | dict.fromkeys(changed, "resume")
+    sources = {name: entry["source"] for name, entry in config["flags"].items()} | dict.fromkeys(new, "default")
+    sources |= dict.fromkeys(changed, "resume")
     return TrainFlags(**values), Resolved(values, sources)
 
 
@@ -82,7 +87,7 @@ def config_of_resumed(path: Path, now: dict) -> dict:
         )
     changes = {}
     for name, entry in now["flags"].items():
-        if name in MAY_CHANGE and then["flags"][name]["value"] != entry["value"]:
+        if name in MAY_CHANGE and name in then["flags"] and then["flags"][name]["value"] != entry["value"]:
             changes[flag_name(name)] = [then["flags"][name]["value"], entry["value"], MAY_CHANGE[name]]
     for name, (old, new) in _software(then, now).items():
         changes[name] = [old, new, "what follows may not be the same to the last bit"]
