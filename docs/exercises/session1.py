@@ -43,7 +43,7 @@ def _demo_pair():
     from model.tokenizer import load_tokenizer
 
     data, tokenizer = stand_in(), load_tokenizer(DEMO_FOLDER, 2048)
-    pairs, _ = encode_pairs(data.test[:1], data, tokenizer, "paper", 512)
+    pairs, _ = encode_pairs(data.test[:1], data, tokenizer, "tallrec", 512)
     return pairs[0], tokenizer
 
 
