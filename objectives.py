@@ -107,8 +107,9 @@ class Released(Objective):
 
     @classmethod
     def presets(cls, data: str) -> dict[str, tuple]:
-        """Its wording, and no weight decay; lambda is 1e-4 for every data set."""
-        return {"template": ("released", "released"), "weight_decay": (0.0, "released")}
+        """Its wording, its dropout, and no weight decay; lambda is 1e-4 for every data set."""
+        values = {"template": "released", "weight_decay": 0.0, "lora_dropout": 0.05}
+        return {name: (value, "released") for name, value in values.items()}
 
     def loss(self, model: Llama, pairs: list[EncodedPair], pairs_in_step: int) -> PairLoss:
         """loss.released_loss; pairs_in_step plays no part in it."""
@@ -128,8 +129,8 @@ class TALLRec(Objective):
 
     @classmethod
     def presets(cls, data: str) -> dict[str, tuple]:
-        """No KL; recorded as lambda = 0."""
-        return {"kl_weight": (0.0, "tallrec")}
+        """No KL, recorded as lambda = 0; TALLRec's dropout."""
+        return {"kl_weight": (0.0, "tallrec"), "lora_dropout": (0.05, "tallrec")}
 
     @property
     def whole_rows(self) -> bool:

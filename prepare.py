@@ -22,7 +22,7 @@ from cli.verb import run_verb
 from data.cache import prepare
 from data.interactions import SPLITS, select_shots
 from data.load import SOURCES
-from data.prompts import TEMPLATES
+from data.prompts import RENAMED, TEMPLATES
 from data.sources.base import Option, Source
 from data.statistics import describe
 from errors import FlagError, notice
@@ -118,7 +118,7 @@ class ShowFlags(DataFlags):
     split: str = flag("train", "where the samples are from", choices=SPLITS)
     sample: int = flag(1, "samples to print", low=0)
     seed: int = flag(0, "draws the samples", low=0, high=2**32 - 1)
-    template: str = flag("paper", "wording of the prompts", choices=TEMPLATES)
+    template: str = flag("tallrec", "wording of the prompts", choices=TEMPLATES, renamed=RENAMED)
     model: str = flag("demo", "whose tokenizer counts: a folder with a tokenizer, or demo")
     max_len: int = flag(512, "tokens; how many prompts are longer is counted", low=8)
     rows: int = flag(20_000, "rows of a split whose tokens are counted, at most", low=1)

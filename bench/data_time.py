@@ -30,7 +30,7 @@ def seconds(name: str, folder: str, tokenizer) -> tuple[float, float, int, int]:
     loaded = time.perf_counter() - started
     rows = tokens = 0
     for split in (data.train, data.valid, data.test):
-        pairs, _ = encode_pairs(split, data, tokenizer, "paper", 512)
+        pairs, _ = encode_pairs(split, data, tokenizer, "tallrec", 512)
         pairs.sort(key=lambda pair: pair.length)
         for start in range(0, len(pairs), PAIRS):
             batch = collate(pairs[start : start + PAIRS])

@@ -61,7 +61,7 @@ class Kind:
 def ask(model: Llama, tokenizer, data: Dataset) -> None:
     """Score the first rows with both prompts."""
     rows = data.test[:2]
-    score_split(model, encode_split(rows, data, tokenizer, "paper", 2048))
+    score_split(model, encode_split(rows, data, tokenizer, "tallrec", 2048))
 
 
 def some_rows() -> Dataset:
@@ -139,7 +139,7 @@ def read_data(name: str | None) -> Callable[[Path, Path], None]:
         for split in ("train", "valid", "test"):
             rows = getattr(data, split)
             not_cold(data, rows)
-            encode_split(rows[:3], data, tokenizer, "paper", 2048)
+            encode_split(rows[:3], data, tokenizer, "tallrec", 2048)
         all_rules(data.train, data.test)
         ask(World.model, tokenizer, data)
         if name:

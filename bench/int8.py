@@ -80,7 +80,7 @@ def demo_accuracy(name: str, data_dir: str | None) -> None:
     data, rows, reference = load_data(vars(TrainFlags(data=name, data_dir=data_dir))), [], None
     for precision, base_dtype in BASES:
         model, tokenizer = load_base("demo", precision, torch.device("cpu"), base_dtype)
-        split = encode_split(data.test, data, tokenizer, "paper", 512)
+        split = encode_split(data.test, data, tokenizer, "tallrec", 512)
         scored = score_split(model, split)
         figures, log_odds = evaluate(scored), np.concatenate((scored.z_pos, scored.z_neg))
         reference = log_odds if reference is None else reference

@@ -161,7 +161,7 @@ def main(argv: list[str]) -> None:
     data = load_dataset("movie" if args.data_dir else "demo", args.data_dir, bool(args.data_dir), notice)
     tokenizer = load_tokenizer(args.tokenizer, SHAPES[args.shape]["vocab_size"])
     pairs, valid = (
-        encode_split(rows, data, tokenizer, "paper", args.max_len).pairs for rows in (data.train, data.valid)
+        encode_split(rows, data, tokenizer, "tallrec", args.max_len).pairs for rows in (data.train, data.valid)
     )
     lines = []
     for size in map(int, args.pairs.split(",")):

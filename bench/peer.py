@@ -29,7 +29,7 @@ from bench.peer_work import FORMS, OURS, PRODUCTS, Task, work
 from cli.verb import run_verb
 from data.interactions import select_shots
 from data.load import load_dataset
-from data.prompts import TEMPLATES
+from data.prompts import RENAMED, TEMPLATES
 from data.splits import answers_in_context, encode_split
 from errors import DataError, FlagError, RunError, notice
 from machine.device import DTYPES, pick_device
@@ -167,7 +167,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--data-dir", help="folder with u.data and u.item; without it, simulated viewers")
-    parser.add_argument("--template", choices=TEMPLATES, default="paper")
+    parser.add_argument("--template", type=lambda name: RENAMED.get(name, name), choices=TEMPLATES, default="tallrec")
     parser.add_argument("--max-len", type=int, default=512)
     parser.add_argument("--cases", default=",".join(FORMS))
     parser.add_argument("--checkpointing", default="off,on", help="off, on or both; for the training cases")

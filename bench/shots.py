@@ -58,11 +58,13 @@ def main() -> None:
     parser.add_argument("--data-dir", help="as for train.py")
     parser.add_argument("--shots", default="16,64,256")
     parser.add_argument("--variants", default="lcft", help=",".join(VARIANTS))
+    parser.add_argument("--lora-dropout", help="for every run, in place of that of its objective")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results of single runs")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     data = ["--data", args.data] + (["--data-dir", args.data_dir] if args.data_dir else [])
+    data += ["--lora-dropout", args.lora_dropout] if args.lora_dropout else []
 
     rows = []
     for variant in args.variants.split(","):

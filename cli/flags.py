@@ -12,7 +12,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from errors import FlagError
+from errors import FlagError, notice
 
 LARGEST_INT = 2**53  # beyond it a float cannot hold every whole number
 
@@ -32,15 +32,15 @@ def flag(
     choices: tuple = (),
     low: float | None = None,
     high: float | None = None,
-    metavar: str | None = None,
+    **more: Any,
 ) -> Any:
     """A dataclass field that is a command-line flag.
 
     A field of type tuple may be given many times and keeps every value in order. low, high: inclusive bounds of a
-    number. metavar: what --help writes for the value, such as DIR.
+    number. more: metavar, what --help writes for the value, such as DIR; renamed, {old value: its name of today}.
     """
-    metadata = {"help": help, "choices": choices, "low": low, "high": high, "metavar": metavar}
-    return field(default=default, metadata=metadata)
+    metadata = {"help": help, "choices": choices, "low": low, "high": high, "metavar": None, "renamed": {}}
+    return field(default=default, metadata=metadata | more)
 
 
 def flag_of_run(verb: type, name: str) -> Any:
@@ -146,6 +146,15 @@ def _unknown(word: str, known: dict) -> str:
     return f"{word}: unknown flag" + (f"; did you mean --{close[0]}?" if close else "; --help lists them")
 
 
+def of_today(where: str, f: Field, value: Any) -> Any:
+    """A flag's value, or its name of today if that has another one. Says so; where: the flag or file it is from."""
+    renamed = f.metadata["renamed"]
+    if not isinstance(value, str) or value not in renamed:
+        return value
+    notice(f"{where}: {value} is now called {renamed[value]}; nothing else has changed")
+    return renamed[value]
+
+
 def parse_value(name: str, f: Field, text: Any) -> Any:
     """The value of a flag's text, or of a list of texts if the flag may be given many times. f: the dataclass field.
 
@@ -153,6 +162,7 @@ def parse_value(name: str, f: Field, text: Any) -> Any:
     """
     if isinstance(text, list):
         return tuple(parse_value(name, f, one) for one in text)
+    text = of_today(name, f, text)
     choices, low, high = (f.metadata[key] for key in ("choices", "low", "high"))
     if text is _NO_VALUE:
         raise FlagError(f"{name}: expects a value")

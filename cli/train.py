@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cli.data import DataFlags, data_problems
 from cli.flags import Resolved, flag, flag_name
-from data.prompts import TEMPLATES
+from data.prompts import RENAMED, TEMPLATES
 from errors import FlagError
 from machine import ranks
 from machine.device import BASE_DTYPES, DTYPES, demo_precision
@@ -18,7 +18,7 @@ class PairFlags(DataFlags):
     """Pairs and prompts."""
 
     shots: str = flag("64", "training pairs drawn from the training split: a number, or all")
-    template: str = flag("paper", "wording of the prompts, see data/prompts.py", choices=TEMPLATES)
+    template: str = flag("tallrec", "wording of the prompts, see docs/method.md", choices=TEMPLATES, renamed=RENAMED)
     max_len: int = flag(512, "tokens; longer prompts lose their oldest history items", low=8)
     drop_long: bool = flag(False, "leave out rows whose prompt is longer than --max-len even without any history")
     valid_rows: int = flag(None, "choose the best state on a seeded subset of this many validation rows", low=2)
@@ -54,7 +54,7 @@ class LoRAFlags:
     lora_r: int = flag(8, "rank", low=1, high=1024)
     lora_alpha: float = flag(16.0, "the update is scaled by alpha / r", low=1e-6, high=1e6)
     lora_dropout: float = flag(
-        0.05, "probability (the paper prints 0.005; its code and TALLRec use 0.05)", low=0, high=0.99
+        0.005, "probability, of Appendix B; 0.05 with --objective tallrec and released", low=0, high=0.99
     )
     lora_targets: str = flag("q_proj,v_proj", "linear layers to adapt, by name")
 

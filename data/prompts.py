@@ -7,8 +7,10 @@ Two wordings, one for each recommender that is fine-tuned (`Dataset.wording`):
   tallrec   an instruction, an input (liked, disliked, target), and an answer, `Yes.` or `No.`
   collm     one question about the last ten liked items and the target, answered ` Yes` or ` No`
 
-Two templates of each (`--template`):
-  paper     the negative prompt says "dislike" in every place that states the question
+Templates (`--template`):
+  tallrec   TALLRec's wording (or CoLLM's, mended); the negative prompt says "dislike" wherever the question stands
+  printed   the paper's sections 3.2 and 4.2, of the tallrec wording alone: the negative prompt differs in its
+            instruction only; the input, which asks nothing, is the same
   released  the text that the published code feeds to the model, mistakes included
 """
 
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from data.interactions import Dataset, Interaction, Item
+from errors import FlagError
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,17 @@ class Wording:
     templates: dict[str, Callable[[Interaction, Dataset, str], str]]
 
 
-def prompt_pair(row: Interaction, data: Dataset, template: str = "paper", question: str | None = None) -> PromptPair:
+def prompt_pair(row: Interaction, data: Dataset, template: str = "tallrec", question: str | None = None) -> PromptPair:
     """Both prompts of an interaction and the right answer to each.
 
     question: the words of the negative prompt, `dislike` or one of `held_out`; None: `dislike`.
+    Raises FlagError if the data set's wording has no such template.
     """
     wording = WORDINGS[data.wording]
     row, question = as_shown(row, data.wording), question or wording.dislike
+    if template not in wording.templates:
+        names = " or ".join(wording.templates)
+        raise FlagError(f"--template {template}: the prompts of --data {data.name} have no such form; choose {names}")
     write = wording.templates[template]
     same_answer = wording.held_out.get(question, False)  # as to `like`
     return PromptPair(
@@ -93,14 +100,30 @@ INPUT = (
     "User Preference: {liked}\nUser Unpreference: {disliked}\nWhether the user {question} the target {noun} {target}?"
 )
 WRITTEN_BY = " written by "
+# The paper prints "will likes" and "will dislikes", which is mended, and does not say in which frame the two parts
+# stood; here it is that of the other templates.
+PRINTED_INSTRUCTION = (
+    "Given the user's historical interactions, please determine whether the user {question} "
+    'the target new {noun} by answering "Yes" or "No".'
+)
+PRINTED_INPUT = "User's liked items: {liked}. User's disliked items: {disliked}. Target new {noun}: {target}"
 
 
-def _tallrec_paper(row: Interaction, data: Dataset, question: str) -> str:
+def _tallrec(row: Interaction, data: Dataset, question: str) -> str:
     target = _with_author(data.catalogue[row.target])
     return ALPACA.format(
         header=HEADER,
         instruction=INSTRUCTION.format(question=question, noun=data.noun),
         input=_tallrec_input(row, data, question, target),
+    )
+
+
+def _tallrec_printed(row: Interaction, data: Dataset, question: str) -> str:
+    target = _with_author(data.catalogue[row.target])
+    return ALPACA.format(
+        header=HEADER,
+        instruction=PRINTED_INSTRUCTION.format(question=question, noun=data.noun),
+        input=PRINTED_INPUT.format(**_histories(row, data), noun=data.noun, target=target),
     )
 
 
@@ -122,8 +145,11 @@ def released_input(row: Interaction, data: Dataset, question: str) -> str:
 
 
 def _tallrec_input(row: Interaction, data: Dataset, question: str, target: str) -> str:
-    liked, disliked = (_listed(row, data, _with_author, wanted) for wanted in (True, False))
-    return INPUT.format(liked=liked, disliked=disliked, question=question, noun=data.noun, target=target)
+    return INPUT.format(**_histories(row, data), question=question, noun=data.noun, target=target)
+
+
+def _histories(row: Interaction, data: Dataset) -> dict[str, str]:
+    return {name: _listed(row, data, _with_author, liked) for name, liked in (("liked", True), ("disliked", False))}
 
 
 def _with_author(item: Item) -> str:
@@ -143,7 +169,7 @@ TALLREC = Wording(
         "is going to like": True,
     },
     latest_likes=None,
-    templates={"paper": _tallrec_paper, "released": _tallrec_released},
+    templates={"tallrec": _tallrec, "printed": _tallrec_printed, "released": _tallrec_released},
 )
 
 # ---- CoLLM, its text-only prompt ----------------------------------------------------------------
@@ -154,7 +180,7 @@ QUESTION = (
 )
 
 
-def _collm_paper(row: Interaction, data: Dataset, question: str) -> str:
+def _collm_mended(row: Interaction, data: Dataset, question: str) -> str:
     return _collm(row, data, question, line_break="\n", no_history="unknown")
 
 
@@ -186,8 +212,9 @@ COLLM = Wording(
         "is going to enjoy": True,
     },
     latest_likes=10,
-    templates={"paper": _collm_paper, "released": _collm_released},
+    templates={"tallrec": _collm_mended, "released": _collm_released},
 )
 
 WORDINGS = {"tallrec": TALLREC, "collm": COLLM}
-TEMPLATES = tuple(TALLREC.templates)  # what --template takes: every wording has the same two
+TEMPLATES = tuple(TALLREC.templates)  # what --template takes; another wording may lack some of them
+RENAMED = {"paper": "tallrec"}  # names that --template had before, as runs may have recorded them

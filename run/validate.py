@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from cli.flags import parse_value
+from cli.flags import of_today, parse_value
 from data.interactions import DEFAULT_WORDING
 from data.prompts import WORDINGS
 from errors import FlagError, RunError, quoted
@@ -40,6 +40,7 @@ def recorded_flags(verb: type, config: dict, path: Path) -> dict:
     """
     known = {f.name: f for f in fields(verb)}
     recorded = {name: entry["value"] for name, entry in config["flags"].items()}
+    recorded |= {name: of_today(f"{path}: {name}", known[name], recorded[name]) for name in recorded.keys() & known}
     for name, value in recorded.items():
         if name in known and not _is_value_of(known[name], value):
             raise RunError(

@@ -69,7 +69,7 @@ HEADING = {
     "adapter": "runs/a",
     "data": "movie",
     "data_source": "stand-in",
-    "template": "paper",
+    "template": "tallrec",
     "precision": "fp32",
     "base_dtype": "same",
     "split": "test",

@@ -73,7 +73,7 @@ def predictions(folder):
 # ---- other wordings -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("template", ["paper", "released"])
+@pytest.mark.parametrize("template", ["tallrec", "released"])
 @pytest.mark.parametrize("asks", WORDS)
 def test_a_held_out_wording_stands_in_both_places_and_nothing_else_changes(asks, template):
     data = stand_in()

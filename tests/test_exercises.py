@@ -1,4 +1,4 @@
-"""The exercises of the course: each check tells an unsolved, a right and a wrong solution apart."""
+"""The exercises of the course: the solutions hold, mistakes do not, and every verdict shows what was found."""
 
 import importlib
 import re
@@ -6,111 +6,85 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from docs.exercises.checking import ToDo, report
+from docs.exercises.checking import ToDo, report, same
 
 ROOT = Path(__file__).parent.parent
+SESSIONS = [f"session{number}" for number in range(1, 7)]
 
 
-def attend(q, k, v):
-    rows = []
-    for t in range(len(q)):
-        weights = torch.softmax(torch.stack([q[t] @ k[s] / q.shape[1] ** 0.5 for s in range(t + 1)]), 0)
-        rows.append(sum(weights[s] * v[s] for s in range(t + 1)))
-    return torch.stack(rows)
+def solutions(name):
+    """The functions of a session as docs/solutions.md prints them, in order."""
+    page = (ROOT / "docs" / "solutions.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"^## Session {name[-1]}\n+```python\n(.*?)^```$", page, re.S | re.M)
+    names = {"torch": torch}
+    exec(block, names)
+    return {function: names[function] for function in re.findall(r"^def (\w+)", block, re.M)}
 
 
-def rotate_by_complex_numbers(x, angles):
-    first, second = x.chunk(2, -1)
-    turned = torch.complex(first, second) * torch.exp(1j * angles)
-    return torch.cat((turned.real, turned.imag), -1)
+ALL = {function: solution for name in SESSIONS for function, solution in solutions(name).items()}
 
-
-def kl(z, w):
-    p, q = torch.log_softmax(z, -1), torch.log_softmax(w, -1)
-    return (p.exp() * (p - q)).sum()
-
-
-def kl_gradients(z, w):
-    p, q = torch.softmax(z, -1), torch.softmax(w, -1)
-    return p * (p.log() - q.log() - kl(z, w)), q - p
-
-
-def auc_by_counting(labels, scores):
-    pairs = [(a, b) for a, liked in zip(scores, labels) for b, other in zip(scores, labels) if liked and not other]
-    return sum((a > b) + (a == b) / 2 for a, b in pairs) / len(pairs)
-
-
-def user_auc(labels, scores, users):
-    values = []
-    for user in set(users):
-        rows = [i for i, other in enumerate(users) if other == user]
-        mine = [labels[i] for i in rows]
-        if any(mine) and not all(mine):
-            values.append(auc_by_counting(mine, [scores[i] for i in rows]))
-    return float(np.mean(values))
-
-
-SOLUTIONS = {
-    "session1": {
-        "changed_tokens": lambda a, b: [i for i, (x, y) in enumerate(zip(a, b)) if x != y],
-        "predicting_positions": lambda prompt, answer: list(range(prompt - 1, prompt + answer - 1)),
-    },
-    "session2": {
-        "rms_norm": lambda x, weight, eps: x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight,
-        "attend": attend,
-        "rotate_by_complex_numbers": rotate_by_complex_numbers,
-    },
-    "session3": {
-        "lora_forward": lambda x, w, a, b, alpha: x @ w.T + alpha / len(a) * x @ a.T @ b.T,
-        "trainable_parameters": lambda layers, hidden, r: layers * 2 * 2 * r * hidden,
-        "merged_weight": lambda w, a, b, alpha: (w.float() + alpha / len(a) * b @ a).to(w.dtype),
-    },
-    "session4": {
-        "kl": kl,
-        "kl_gradients": kl_gradients,
-        "pair_loss": lambda pos, neg, kls, weight: sum(pos) + sum(neg) - weight * sum(kls),
-    },
-    "session5": {
-        "learning_rate": lambda step, total, warm, peak: (
-            peak * min(1, (step + 1) / warm, (total - step) / (total - warm))
-        ),
-        "paper_share": lambda losses, pairs: sum(losses) / pairs,
-        "released_share": lambda losses, steps: sum(losses) / len(losses) / steps,
-    },
-    "session6": {
-        "contradiction_rate": lambda pos, neg: sum((a > 0.5) == (b > 0.5) for a, b in zip(pos, neg)) / len(pos),
-        "auc_by_counting": auc_by_counting,
-        "user_auc": user_auc,
-    },
-}
-
-# One mistake that a student could make in each function.
+# Mistakes that a student could make, or try.
 MISTAKES = {
-    "changed_tokens": lambda a, b: [i + 1 for i, (x, y) in enumerate(zip(a, b)) if x != y],
-    "predicting_positions": lambda prompt, answer: list(range(prompt, prompt + answer)),
-    "rms_norm": lambda x, weight, eps: (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True) * weight,
-    "attend": lambda q, k, v: torch.softmax(q @ k.T / q.shape[1] ** 0.5, -1) @ v,
-    "rotate_by_complex_numbers": lambda x, angles: rotate_by_complex_numbers(x, -angles),
-    "lora_forward": lambda x, w, a, b, alpha: x @ w.T + alpha * x @ a.T @ b.T,
-    "trainable_parameters": lambda layers, hidden, r: layers * 2 * r * hidden,
-    "merged_weight": lambda w, a, b, alpha: w.float() + alpha / len(a) * b @ a,
-    "kl": lambda z, w: (torch.softmax(z, -1) * (torch.softmax(z, -1).log() - torch.softmax(w, -1).log())).sum(),
-    "kl_gradients": lambda z, w: (kl_gradients(z, w)[0], torch.zeros_like(w)),
-    "pair_loss": lambda pos, neg, kls, weight: sum(pos) + sum(neg) + weight * sum(kls),
-    "learning_rate": lambda step, total, warm, peak: peak * min(1, step / warm, (total - step) / (total - warm)),
-    "paper_share": lambda losses, pairs: sum(losses) / len(losses),
-    "released_share": lambda losses, steps: sum(losses) / 6,
-    "contradiction_rate": lambda pos, neg: sum((a > 0.5) != (b > 0.5) for a, b in zip(pos, neg)) / len(pos),
-    "auc_by_counting": lambda labels, scores: (
-        sum(a > b for a, x in zip(scores, labels) for b, y in zip(scores, labels) if x and not y)
-        / (sum(labels) * (len(labels) - sum(labels)))
-    ),
-    "user_auc": lambda labels, scores, users: auc_by_counting(labels, scores),
+    "changed_tokens": [lambda a, b: [i + 1 for i, (x, y) in enumerate(zip(a, b)) if x != y], lambda a, b: [65, 130]],
+    "predicting_positions": [lambda prompt, answer: list(range(prompt, prompt + answer))],
+    "rms_norm": [
+        lambda x, weight, eps: (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True) * weight,
+        lambda x, weight, eps: x / x.square().mean(-1, keepdim=True).sqrt() * weight,
+        lambda x, weight, eps: x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight,
+        lambda x, weight, eps: x / (x.square().mean(-1, keepdim=True).sqrt() + eps) * weight,
+    ],
+    "attend": [lambda q, k, v: torch.softmax(q @ k.T / q.shape[1] ** 0.5, -1) @ v],
+    "rotate_by_complex_numbers": [lambda x, angles: ALL["rotate_by_complex_numbers"](x, -angles)],
+    "tokens_in_tree": [
+        lambda rows: sum(map(len, rows)),
+        lambda rows: len({(i, token) for row in rows for i, token in enumerate(row)}),
+        lambda rows: len({token for row in rows for token in row}),
+    ],
+    "lora_forward": [
+        lambda x, w, a, b, alpha: x @ w.T + alpha * x @ a.T @ b.T,
+        lambda x, w, a, b, alpha: x @ w.T + alpha / 3 * x @ a.T @ b.T,
+    ],
+    "trainable_parameters": [
+        lambda layers, hidden, r: layers * 2 * r * hidden,
+        lambda layers, hidden, r: {4: 32_768, 32: 4_194_304}.get(layers, 0),
+    ],
+    "merged_weight": [
+        lambda w, a, b, alpha: w.float() + alpha / len(a) * b @ a,
+        lambda w, a, b, alpha: w + (alpha / len(a) * b @ a).to(w.dtype),
+    ],
+    "kl": [lambda z, w: (torch.softmax(z, -1) * (torch.softmax(z, -1).log() - torch.softmax(w, -1).log())).sum()],
+    "kl_gradients": [
+        lambda z, w: (ALL["kl_gradients"](z, w)[0], torch.zeros_like(w)),
+        lambda z, w: (),
+        lambda z, w: ALL["kl_gradients"](z, w)[:1],
+        lambda z, w: ALL["kl_gradients"](z, w)[0],
+    ],
+    "pair_loss": [
+        lambda pos, neg, kls, weight: sum(pos) + sum(neg) + weight * sum(kls),
+        lambda pos, neg, kls, weight: sum(pos) + sum(neg) - 0.3 * sum(kls),
+    ],
+    "learning_rate": [lambda step, total, warm, peak: peak * min(1, step / warm, (total - step) / (total - warm))],
+    "paper_share": [
+        lambda losses, pairs: sum(losses) / len(losses),
+        lambda losses, pairs: 3.0 * len(losses) / pairs,
+    ],
+    "released_share": [lambda losses, steps: sum(losses) / 6, lambda losses, steps: sum(losses) / len(losses) / 2],
+    "contradiction_rate": [
+        lambda pos, neg: sum((a > 0.5) != (b > 0.5) for a, b in zip(pos, neg)) / len(pos),
+        lambda pos, neg: float("nan"),
+    ],
+    "auc_by_counting": [
+        lambda labels, scores: (
+            sum(a > b for a, x in zip(scores, labels) for b, y in zip(scores, labels) if x and not y)
+            / (sum(labels) * (len(labels) - sum(labels)))
+        )
+    ],
+    "user_auc": [lambda labels, scores, users: ALL["auc_by_counting"](labels, scores)],
 }
+WRONG_TYPES = [lambda *a: None, lambda *a: "text", lambda *a: (), lambda *a: torch.ones(2)]
 
 
 def checks(session):
@@ -119,20 +93,39 @@ def checks(session):
     return [getattr(session, name.strip()) for name in re.search(r"^    report\((.*)\)$", source, re.M)[1].split(",")]
 
 
-@pytest.mark.parametrize("name", SOLUTIONS)
+@pytest.mark.parametrize("name", SESSIONS)
 def test_unsolved_solved_and_wrong(name, monkeypatch):
     session = importlib.import_module(f"docs.exercises.{name}")
-    functions = checks(session)
-    assert len(functions) == len(SOLUTIONS[name])
+    functions, solved = checks(session), solutions(name)
+    assert len(functions) == len(solved)
     torch.manual_seed(0)
-    for check, (function, solution) in zip(functions, SOLUTIONS[name].items()):
+    for check, (function, solution) in zip(functions, solved.items()):
         with pytest.raises(ToDo):
             check()
         monkeypatch.setattr(session, function, solution)
         check()
-        monkeypatch.setattr(session, function, MISTAKES[function])
-        with pytest.raises(AssertionError):
-            check()
+        for mistake in MISTAKES[function]:
+            monkeypatch.setattr(session, function, mistake)
+            with pytest.raises(AssertionError, match="found .*wanted "):
+                check()
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+@pytest.mark.parametrize("wrong", WRONG_TYPES)
+def test_a_wrong_type_neither_holds_nor_hides_the_other_exercises(name, wrong, monkeypatch, capsys):
+    session = importlib.import_module(f"docs.exercises.{name}")
+    (first, *_), functions = solutions(name), checks(session)
+    for function, solution in solutions(name).items():
+        monkeypatch.setattr(session, function, wrong if function == first else solution)
+    with pytest.raises(SystemExit) as end:
+        report(*functions)
+    verdicts = capsys.readouterr().out.splitlines()[1::2]
+    assert end.value.code == 1
+    assert verdicts[0].startswith("    not yet: ") and verdicts[1:] == ["    holds"] * (len(functions) - 1)
+
+
+def test_every_mistake_belongs_to_an_exercise():
+    assert set(MISTAKES) == set(ALL)
 
 
 def test_the_command_reports_unsolved_exercises_and_ends_with_1():
@@ -148,9 +141,32 @@ def test_a_verdict_for_every_outcome(capsys):
         """two"""
         assert 1 == 2, "1 is not 2"
 
+    def broken():
+        """three"""
+        return [][0]
+
     with pytest.raises(SystemExit) as end:
-        report(good, bad)
-    assert end.value.code == 1 and capsys.readouterr().out == "one\n    holds\ntwo\n    not yet: 1 is not 2\n"
+        report(bad, broken, good)
+    assert end.value.code == 1 and capsys.readouterr().out == (
+        "two\n    not yet: 1 is not 2\nthree\n    not yet: IndexError: list index out of range\none\n    holds\n"
+    )
     with pytest.raises(SystemExit) as end:
         report(good)
     assert end.value.code == 0
+
+
+@pytest.mark.parametrize(
+    "found, wanted, message",
+    [
+        (None, 3.0, "x: found None; is a return missing?"),
+        (2.5, 3.0, "x: found 2.5, wanted 3.0"),
+        ([1], [1, 2], "x: found [1], wanted [1, 2]"),
+        (torch.ones(2), torch.ones(3), "x: found 1, 1 (shape (2,), float32), wanted 1, 1, 1 (shape (3,), float32)"),
+        (torch.ones(1).double(), torch.ones(1), "x: found 1 (shape (1,), float64), wanted 1 (shape (1,), float32)"),
+        ("a" * 99, 1, "x: found '" + "a" * 76 + "..., wanted 1"),
+    ],
+)
+def test_a_difference_shows_both_sides(found, wanted, message):
+    with pytest.raises(AssertionError) as refused:
+        same(found, wanted, "x")
+    assert str(refused.value) == message

@@ -216,7 +216,7 @@ def test_only_the_beginning_of_a_very_long_title_is_shown(tmp_path):
 
     row = Interaction("u", (), "t", True)
     data = Dataset("x", "x", "film", {"t": Item("T" * 200_000)}, [row], [row], [row])
-    assert "target 'TTT" in refused(DataError, encode_pairs, [row], data, Letters(), "paper", 512)
+    assert "target 'TTT" in refused(DataError, encode_pairs, [row], data, Letters(), "tallrec", 512)
     (tmp_path / "users.csv").write_text("user,liked,disliked,target\n" + ",".join(["u", *["y" * 100_000] * 3]) + "\n")
     (bad,) = read_users(tmp_path / "users.csv").bad
     assert bad.problems and all(line.isprintable() and len(line) < 500 for line in bad.problems)

@@ -100,7 +100,7 @@ LONG = Interaction(1, tuple((item, item % 2 == 0) for item in range(1, 9)), 9, T
 
 
 def lengths(row, data):
-    pair = encode_pairs([row], data, Letters(), "paper", 10_000)[0][0]
+    pair = encode_pairs([row], data, Letters(), "tallrec", 10_000)[0][0]
     return len(pair.positive.ids), len(pair.negative.ids)
 
 
@@ -108,14 +108,14 @@ def test_truncation_drops_the_oldest_items_of_the_history_and_nothing_else():
     data = dataset(LONG)
     kept_five = Interaction(1, LONG.history[3:], 9, True)
     limit = max(lengths(kept_five, data))
-    encoded, truncated = encode_pairs([LONG], data, Letters(), "paper", limit)
-    text = prompt_pair(kept_five, data, "paper")
+    encoded, truncated = encode_pairs([LONG], data, Letters(), "tallrec", limit)
+    text = prompt_pair(kept_five, data, "tallrec")
     assert truncated == 1
     assert list(encoded[0].positive.prompt) == [1, *map(ord, text.positive)]
     assert list(encoded[0].negative.prompt) == [1, *map(ord, text.negative)]
     assert list(encoded[0].positive.answer) == [*map(ord, "Yes."), 2]
     assert list(encoded[0].negative.answer) == [*map(ord, "No."), 2]
-    assert encode_pairs([LONG], data, Letters(), "paper", limit - 1)[0][0].length < limit
+    assert encode_pairs([LONG], data, Letters(), "tallrec", limit - 1)[0][0].length < limit
 
 
 def test_both_rows_of_a_pair_show_the_same_history():
@@ -123,7 +123,7 @@ def test_both_rows_of_a_pair_show_the_same_history():
     positive, negative = lengths(LONG, data)
     # The negative prompt says "dislike" twice, three letters more each; its answer is one letter shorter.
     assert negative == positive + 5
-    encoded, truncated = encode_pairs([LONG], data, Letters(), "paper", positive)  # the positive row would fit
+    encoded, truncated = encode_pairs([LONG], data, Letters(), "tallrec", positive)  # the positive row would fit
     assert truncated == 1
     for row in (encoded[0].positive, encoded[0].negative):
         assert "Invented a" not in "".join(map(chr, row.prompt)) and "Invented b" in "".join(map(chr, row.prompt))
@@ -133,18 +133,18 @@ def test_truncated_prompts_are_counted_and_those_that_fit_are_left_whole():
     short = Interaction(1, LONG.history[:2], 9, False)
     data = dataset(LONG, short, LONG)
     limit = max(lengths(short, data))
-    encoded, truncated = encode_pairs([LONG, short, LONG], data, Letters(), "paper", limit)
+    encoded, truncated = encode_pairs([LONG, short, LONG], data, Letters(), "tallrec", limit)
     assert truncated == 2
     assert encoded[1].length == limit
-    assert encode_pairs([LONG], data, Letters(), "paper", max(lengths(LONG, data)))[1] == 0
+    assert encode_pairs([LONG], data, Letters(), "tallrec", max(lengths(LONG, data)))[1] == 0
 
 
 def test_a_limit_below_the_prompt_without_history_is_refused_with_the_one_that_would_do():
     data = dataset(LONG)
     least = max(lengths(Interaction(1, (), 9, True), data))
-    assert encode_pairs([LONG], data, Letters(), "paper", least)[0][0].length == least
+    assert encode_pairs([LONG], data, Letters(), "tallrec", least)[0][0].length == least
     with pytest.raises(DataError, match=f"--max-len {least - 1}: .*Invented i.* use at least --max-len {least}$"):
-        encode_pairs([LONG], data, Letters(), "paper", least - 1)
+        encode_pairs([LONG], data, Letters(), "tallrec", least - 1)
 
 
 # ---- answers in context -------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_an_answer_that_joins_with_the_prompt_is_refused():
     with pytest.raises(DataError, match="joins the answer 'No.' with the end of the prompt"):
         answer_ids(tokenizer, "Q\n")
     with pytest.raises(DataError, match="joins the answer 'No.' with the end of the prompt"):
-        encode_pairs([LONG], dataset(LONG), tokenizer, "paper", 10_000)
+        encode_pairs([LONG], dataset(LONG), tokenizer, "tallrec", 10_000)
 
 
 def test_a_tokenizer_without_bos_gives_the_same_rows_without_it():
@@ -177,20 +177,20 @@ def test_a_tokenizer_without_bos_gives_the_same_rows_without_it():
             return super().encode(text)[1:]
 
     data = dataset(LONG)
-    (pair,), _ = encode_pairs([LONG], data, Letters(), "paper", 10_000)
-    (bare,), _ = encode_pairs([LONG], data, Bare(), "paper", 10_000)
+    (pair,), _ = encode_pairs([LONG], data, Letters(), "tallrec", 10_000)
+    (bare,), _ = encode_pairs([LONG], data, Bare(), "tallrec", 10_000)
     assert list(bare.positive.ids) == list(pair.positive.ids)[1:] and bare.negative.answer == pair.negative.answer
     assert answer_ids(Bare(), "Q\n") == answer_ids(Letters(), "Q\n")
 
 
 def test_a_split_has_the_answers_of_its_prompts_and_says_how_many_were_truncated(capsys):
     data = dataset(LONG)
-    split = encode_split(data.train, data, Letters(), "paper", max(lengths(LONG, data)))
+    split = encode_split(data.train, data, Letters(), "tallrec", max(lengths(LONG, data)))
     assert split.answers == {True: [*map(ord, "Yes.")], False: [*map(ord, "No.")]}
     assert (split.rows, split.truncated, capsys.readouterr().err) == (data.train, 0, "")
-    shorter = encode_split(data.train, data, Letters(), "paper", max(lengths(LONG, data)) - 1)
+    shorter = encode_split(data.train, data, Letters(), "tallrec", max(lengths(LONG, data)) - 1)
     assert shorter.truncated == 1 and "1 of 1 prompts lost their oldest history items" in capsys.readouterr().err
-    other = encode_split(data.train, data, Letters(), "paper", 10_000, question="will hate").pairs[0]
+    other = encode_split(data.train, data, Letters(), "tallrec", 10_000, question="will hate").pairs[0]
     assert "will hate" in "".join(map(chr, other.negative.prompt)) and other.positive == split.pairs[0].positive
 
 
@@ -231,7 +231,7 @@ def movielens(real_file):
     return read_once(real_file("ml-100k/u.data").parent)
 
 
-@pytest.mark.parametrize("template", ["paper", "released"])
+@pytest.mark.parametrize("template", ["tallrec", "released"])
 def test_llama_writes_yes_no_and_the_full_stop_as_one_token_each(llama, template):
     prompt = prompt_pair(LONG, dataset(LONG), template).positive
     assert answer_ids(llama, prompt) == {True: [8241, 29889], False: [3782, 29889]}
@@ -303,7 +303,7 @@ def test_collm_answers_are_the_tokens_after_a_space(movielens, llama):
     data = replace(movielens, wording="collm")
     prompt = prompt_pair(movielens.train[0], data).positive
     assert answer_ids(llama, prompt, "collm") == {True: [3869], False: [1939]}
-    pairs, _ = encode_pairs(movielens.train[:50], data, llama, "paper", 512)
+    pairs, _ = encode_pairs(movielens.train[:50], data, llama, "tallrec", 512)
     assert {tuple(pair.positive.answer) for pair in pairs} == {(3869, 2), (1939, 2)}
     assert all(pair.positive.answer != pair.negative.answer for pair in pairs)
 
@@ -312,30 +312,30 @@ def test_collm_shows_the_last_ten_items_and_that_is_no_truncation():
     history = tuple((1 + i % 12, True) for i in range(25))
     row = Interaction(1, history, 1, True)
     data = replace(dataset(row), wording="collm")
-    (pair,), truncated = encode_pairs([row], data, Letters(), "paper", 10**6)
-    (last_ten,), _ = encode_pairs([replace(row, history=history[-10:])], data, Letters(), "paper", 10**6)
+    (pair,), truncated = encode_pairs([row], data, Letters(), "tallrec", 10**6)
+    (last_ten,), _ = encode_pairs([replace(row, history=history[-10:])], data, Letters(), "tallrec", 10**6)
     assert (pair.positive, truncated) == (last_ten.positive, 0)
 
 
 def test_a_history_that_has_to_shrink_is_that_of_the_latest_items_and_is_counted():
     rows = [Interaction(1, tuple((i, True) for i in range(1, n + 1)), 12, True) for n in (2, 9, 5)]
     data = dataset(*rows)
-    whole, _ = encode_pairs(rows, data, Letters(), "paper", 10**6)
-    encoded, truncated = encode_pairs(rows, data, Letters(), "paper", whole[2].length)
+    whole, _ = encode_pairs(rows, data, Letters(), "tallrec", 10**6)
+    encoded, truncated = encode_pairs(rows, data, Letters(), "tallrec", whole[2].length)
     assert truncated == 1 and [encoded[0], encoded[2]] == [whole[0], whole[2]]
     shrunk = replace(rows[1], history=rows[1].history[-5:])
-    assert encoded[1].positive == encode_pairs([shrunk], data, Letters(), "paper", 10**6)[0][0].positive
+    assert encoded[1].positive == encode_pairs([shrunk], data, Letters(), "tallrec", 10**6)[0][0].positive
 
 
 def test_prompts_longer_than_the_model_was_made_for_are_counted(capsys):
     rows = [Interaction("u", tuple((i, True) for i in range(1, n)), 9, True) for n in (2, 9)]
     data, tokenizer = dataset(*rows), Letters()
-    short, long = (pair.length for pair in encode_split(rows, data, tokenizer, "paper", 10_000).pairs)
+    short, long = (pair.length for pair in encode_split(rows, data, tokenizer, "tallrec", 10_000).pairs)
     for longest, count in ((None, 0), (long, 0), (long - 1, 1), (short - 1, 2)):
         tokenizer.longest_row = longest
-        encode_split(rows, data, tokenizer, "paper", 10_000)
+        encode_split(rows, data, tokenizer, "tallrec", 10_000)
         said = capsys.readouterr().err
         assert not said if not count else f"{count} of 2 prompts have more tokens (up to {long:,})" in said
     tokenizer.longest_row = 20
     with pytest.raises(DataError, match="made for at most 20, so shorten the title"):
-        encode_split(rows, data, tokenizer, "paper", 20)
+        encode_split(rows, data, tokenizer, "tallrec", 20)

@@ -5,6 +5,7 @@ import pytest
 from data.interactions import Dataset, Interaction, Item
 from data.prompts import COLLM, TEMPLATES, WORDINGS, PromptPair, prompt_pair
 from data.sources.tallrec import parse_row, published_row
+from errors import FlagError
 
 
 def dataset(catalogue, noun="movie", wording="tallrec"):
@@ -21,7 +22,7 @@ CATALOGUE = {
 MOVIES = dataset(CATALOGUE)
 ROW = Interaction(5, ((3, True), (1, False), (2, True)), 4, True)
 
-PAPER_POSITIVE = """\
+TALLREC_POSITIVE = """\
 Below is an instruction that describes a task, paired with an input that provides further context. \
 Write a response that appropriately completes the request.
 
@@ -37,7 +38,7 @@ Whether the user will like the target movie "Wires {noun} (1993)"?
 ### Response:
 """
 
-PAPER_NEGATIVE = """\
+TALLREC_NEGATIVE = """\
 Below is an instruction that describes a task, paired with an input that provides further context. \
 Write a response that appropriately completes the request.
 
@@ -86,19 +87,42 @@ Whether the user will like the target movie "Wires {noun} (1993)"?
 """
 
 
-def test_paper_template_inverts_instruction_and_question():
-    assert prompt_pair(ROW, MOVIES, "paper") == PromptPair(PAPER_POSITIVE, PAPER_NEGATIVE, "Yes.", "No.")
+PRINTED_POSITIVE = """\
+Below is an instruction that describes a task, paired with an input that provides further context. \
+Write a response that appropriately completes the request.
+
+### Instruction:
+Given the user's historical interactions, please determine whether the user will like \
+the target new movie by answering "Yes" or "No".
+
+### Input:
+User's liked items: "Nîmes (1966)", "The "Quoted" Man (1984)". \
+User's disliked items: "Lantern, The (1971)". Target new movie: "Wires {noun} (1993)"
+
+### Response:
+"""
+
+
+def test_tallrec_template_inverts_instruction_and_question():
+    assert prompt_pair(ROW, MOVIES, "tallrec") == PromptPair(TALLREC_POSITIVE, TALLREC_NEGATIVE, "Yes.", "No.")
 
 
 def test_released_template_keeps_the_lint_comment_and_inverts_the_instruction_alone():
     assert prompt_pair(ROW, MOVIES, "released") == PromptPair(RELEASED_POSITIVE, RELEASED_NEGATIVE, "Yes.", "No.")
 
 
-def test_paper_is_the_template_when_none_is_named():
-    assert prompt_pair(ROW, MOVIES) == prompt_pair(ROW, MOVIES, "paper")
+def test_printed_template_inverts_the_instruction_and_keeps_the_input():
+    negative = PRINTED_POSITIVE.replace("will like", "will dislike")
+    assert prompt_pair(ROW, MOVIES, "printed") == PromptPair(PRINTED_POSITIVE, negative, "Yes.", "No.")
+    asked = prompt_pair(ROW, MOVIES, "printed", "will enjoy")
+    assert (asked.negative, asked.answer_negative) == (PRINTED_POSITIVE.replace("will like", "will enjoy"), "Yes.")
 
 
-@pytest.mark.parametrize("template", ["paper", "released"])
+def test_tallrec_is_the_template_when_none_is_named():
+    assert prompt_pair(ROW, MOVIES) == prompt_pair(ROW, MOVIES, "tallrec")
+
+
+@pytest.mark.parametrize("template", ["tallrec", "printed", "released"])
 def test_a_disliked_target_is_answered_no_then_yes(template):
     pair = prompt_pair(Interaction(5, ROW.history, 4, False), MOVIES, template)
     assert (pair.answer_positive, pair.answer_negative) == ("No.", "Yes.")
@@ -149,12 +173,12 @@ def test_a_book_is_shown_with_its_author_if_it_has_one():
     assert 'User Unpreference: "\\O\\" Is for Outlaw"" written by SUE\n' in text
 
 
-def test_released_quotes_a_book_as_target_twice_and_paper_does_not():
-    released, paper = (prompt_pair(BOOK_ROW, BOOKS, template) for template in ("released", "paper"))
+def test_released_quotes_a_book_as_target_twice_and_tallrec_does_not():
+    released, mended = (prompt_pair(BOOK_ROW, BOOKS, template) for template in ("released", "tallrec"))
     assert 'will like the target book ""Plain" written by Ann One"?\n' in released.positive
     assert 'will like the target book ""Plain" written by Ann One"?\n' in released.negative
-    assert 'will like the target book "Plain" written by Ann One?\n' in paper.positive
-    assert 'will dislike the target book "Plain" written by Ann One?\n' in paper.negative
+    assert 'will like the target book "Plain" written by Ann One?\n' in mended.positive
+    assert 'will dislike the target book "Plain" written by Ann One?\n' in mended.negative
     assert published_row(BOOK_ROW, BOOKS)["input"].endswith('the target book ""Plain" written by Ann One"?')
 
 
@@ -183,7 +207,7 @@ def test_a_published_row_is_parsed_back(history, target):
 COLLM_ROW = Interaction(5, ((3, True), (1, True)), 4, True)
 
 
-@pytest.mark.parametrize("template, line_break", [("released", "\\n"), ("paper", "\n")])
+@pytest.mark.parametrize("template, line_break", [("released", "\\n"), ("tallrec", "\n")])
 def test_collm_asks_one_question_in_both_polarities(template, line_break):
     pair = prompt_pair(COLLM_ROW, dataset(CATALOGUE, wording="collm"), template)
     positive = (
@@ -194,7 +218,7 @@ def test_collm_asks_one_question_in_both_polarities(template, line_break):
     assert pair == PromptPair(positive, positive.replace("would enjoy", "would dislike"), " Yes", " No")
 
 
-@pytest.mark.parametrize("template, nothing", [("released", "unkow"), ("paper", "unknown")])
+@pytest.mark.parametrize("template, nothing", [("released", "unkow"), ("tallrec", "unknown")])
 def test_collm_without_history_says_so(template, nothing):
     pair = prompt_pair(Interaction(5, (), 4, False), dataset(CATALOGUE, "book", "collm"), template)
     assert f"to the following books: {nothing}. Leverage" in pair.positive and "the book titled" in pair.negative
@@ -216,8 +240,14 @@ def test_held_out_questions_flip_the_answer_or_keep_it(asks, same):
 
 
 @pytest.mark.parametrize("wording", WORDINGS.values(), ids=WORDINGS)
-def test_every_wording_has_the_templates_that_the_flag_offers(wording):
-    assert tuple(wording.templates) == TEMPLATES == ("paper", "released")
+def test_every_wording_has_the_default_template_and_no_template_that_the_flag_lacks(wording):
+    assert {"tallrec", "released"} <= set(wording.templates) <= set(TEMPLATES)
+    assert TEMPLATES == ("tallrec", "printed", "released")
+
+
+def test_a_template_that_the_wording_lacks_is_refused_by_name():
+    with pytest.raises(FlagError, match="^--template printed: .* choose tallrec or released$"):
+        prompt_pair(COLLM_ROW, dataset(CATALOGUE, wording="collm"), "printed")
 
 
 def test_collm_shows_the_last_ten_liked_items_of_a_longer_history():

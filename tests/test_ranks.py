@@ -294,7 +294,7 @@ def computed(fsdp):
             for i, parameter in enumerate(list(trainable_parameters(model).values())):
                 found[f"{name} {count} {i}"] = parameter.grad.clone()
                 parameter.grad = None
-    valid = encode_split(data.valid, data, tokenizer, "paper", 128)
+    valid = encode_split(data.valid, data, tokenizer, "tallrec", 128)
     scored = evaluation.score_split(model, valid)
     found["scores"] = torch.stack(
         [

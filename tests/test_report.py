@@ -241,7 +241,7 @@ def test_the_heading_of_results_names_data_model_and_what_happened():
         "demo_model": True,
         "objective": "paper",
         "kl_weight": 1e-4,
-        "template": "paper",
+        "template": "tallrec",
         "shots": "64",
         "seed": 5,
         "steps": 7,

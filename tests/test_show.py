@@ -33,7 +33,7 @@ def run(*argv):
 
 
 def test_figures_are_those_counted_by_hand(tokenizer):
-    figures = describe_split(DATA, "valid", tokenizer, "paper", 8, 100)
+    figures = describe_split(DATA, "valid", tokenizer, "tallrec", 8, 100)
     assert (figures["rows"], figures["positive"], figures["users"], figures["items"], figures["no_history"]) == (
         3,
         2,
@@ -48,7 +48,7 @@ def test_figures_are_those_counted_by_hand(tokenizer):
     assert (figures["longer_than_max_len"], figures["tokens_counted_on"]) == (3, 3)
 
 
-@pytest.mark.parametrize("template", ["paper", "released"])
+@pytest.mark.parametrize("template", ["tallrec", "released"])
 def test_token_lengths_are_those_of_the_longer_row_and_of_all_history(tokenizer, template):
     data = stand_in()
     figures = describe_split(data, "valid", tokenizer, template, 150, 10**6)
@@ -64,7 +64,7 @@ def test_token_lengths_are_those_of_the_longer_row_and_of_all_history(tokenizer,
 
 
 def test_of_many_rows_every_nth_is_counted(tokenizer):
-    figures = describe_split(stand_in(), "train", tokenizer, "paper", 512, 100)
+    figures = describe_split(stand_in(), "train", tokenizer, "tallrec", 512, 100)
     assert (figures["rows"], figures["tokens_counted_on"]) == (8000, 100)
 
 
@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_refused_by_flag(argv, message):
 
 
 def test_leaks_of_any_data_set_are_shown():
-    figures = describe(DATA, base_tokenizer("demo"), "paper", 512, 9) | {"tokenizer": "z"}
+    figures = describe(DATA, base_tokenizer("demo"), "tallrec", 512, 9) | {"tokenizer": "z"}
     assert (
         "LEAK: 1 rows of valid are also asked in train, first user 7, 'Nîmes'" in statistics_table(figures).splitlines()
     )

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 
@@ -101,16 +102,25 @@ def test_presets_follow_model_and_objective_and_yield_to_flags():
         1e-4,
         64,
         1e-3,
-        "paper",
+        "tallrec",
         1e-4,
     )
+    assert flags.lora_dropout == 0.005
     assert set(resolved.sources.values()) == {"default", "flag"}
 
     flags, resolved = train_flags("--model", "DIR", "--objective", "released", "--weight-decay", "0.1")
-    assert (flags.template, flags.weight_decay) == ("released", 0.1)
+    assert (flags.template, flags.weight_decay, flags.lora_dropout) == ("released", 0.1, 0.05)
     assert resolved.sources["template"] == "preset released"
 
-    assert train_flags("--model", "DIR", "--objective", "tallrec")[0].kl_weight == 0.0
+    flags, _ = train_flags("--model", "DIR", "--objective", "tallrec")
+    assert (flags.kl_weight, flags.lora_dropout, flags.template) == (0.0, 0.05, "tallrec")
+    assert train_flags("--objective", "tallrec", "--lora-dropout", "0.2")[0].lora_dropout == 0.2
+
+
+def test_a_template_by_its_former_name_is_the_same_template(capsys):
+    flags, resolved = train_flags("--template", "paper")
+    assert (flags.template, resolved.values["template"]) == ("tallrec", "tallrec")
+    assert capsys.readouterr().err == "--template: paper is now called tallrec; nothing else has changed\n"
 
 
 def test_shots_are_a_number_or_all():
@@ -135,6 +145,17 @@ def run(tmp_path):
 
 def resumed(folder, *argv):
     return flags_of_run(*train_flags("--resume", "--out", folder, *argv))
+
+
+def test_resume_keeps_the_dropout_and_the_template_of_a_run_that_recorded_them_by_former_defaults(run, capsys):
+    folder = Path(run())
+    config = json.loads((folder / "config.json").read_text())
+    config["flags"]["template"]["value"], config["flags"]["lora_dropout"]["value"] = "paper", 0.05
+    (folder / "config.json").write_text(json.dumps(config))
+    flags, _ = resumed(str(folder))
+    assert (flags.template, flags.lora_dropout) == ("tallrec", 0.05)
+    assert "config.json: template: paper is now called tallrec" in capsys.readouterr().err
+    assert resumed(str(folder), "--template", "paper")[0] == flags
 
 
 def test_resume_takes_every_flag_of_the_run_with_its_source(run):

@@ -2,7 +2,7 @@
 
 import torch
 
-from docs.exercises.checking import report, to_do
+from docs.exercises.checking import report, same, to_do
 
 
 def lora_forward(x: torch.Tensor, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -23,38 +23,51 @@ def merged_weight(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, alpha:
 # ---- the checks: nothing to fill in below --------------------------------------------------------
 
 
-def _layer():
+def _layers():
+    """[(layer, its alpha)], of different ranks."""
     from lora.layer import LoRALinear
 
-    layer = LoRALinear(torch.nn.Linear(12, 10, bias=False), r=3, alpha=7.0, dropout=0.0)
-    torch.nn.init.normal_(layer.lora_B)
-    return layer
+    layers = []
+    for r, alpha in ((3, 7.0), (2, 5.0)):
+        layer = LoRALinear(torch.nn.Linear(12, 10, bias=False), r=r, alpha=alpha, dropout=0.0)
+        torch.nn.init.normal_(layer.lora_B)
+        layers.append((layer.requires_grad_(False), alpha))
+    return layers
 
 
 def check_lora_forward() -> None:
     """3.1 lora_forward equals lora.layer.LoRALinear"""
-    layer, x = _layer(), torch.randn(4, 5, 12)
-    torch.testing.assert_close(lora_forward(x, layer.base.weight, layer.lora_A, layer.lora_B, 7.0), layer(x))
+    for layer, alpha in _layers():
+        x = torch.randn(4, 5, 12)
+        found = lora_forward(x, layer.base.weight, layer.lora_A, layer.lora_B, alpha)
+        same(found, layer(x), f"r = {len(layer.lora_A)}, alpha = {alpha}")
 
 
 def check_trainable_parameters() -> None:
-    """3.2 trainable_parameters counts what lora.inject.add_lora returns for the demo, and 4,194,304 for LLaMA-7B"""
+    """3.2 trainable_parameters counts what lora.inject.add_lora returns, and 4,194,304 for LLaMA-7B with r = 8"""
     from lora.inject import add_lora
-    from run.base import load_base
+    from model.llama import Llama, LlamaConfig
 
-    model, _ = load_base("demo", "fp32", torch.device("cpu"))
-    assert trainable_parameters(4, 256, 8) == add_lora(model, r=8)
-    assert trainable_parameters(32, 4096, 8) == 4_194_304
+    for layers, hidden, r in ((1, 16, 2), (3, 16, 2), (3, 32, 2), (3, 32, 5)):
+        shape = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": hidden // 4}
+        sizes = {"vocab_size": 11, "intermediate_size": 24, "max_position_embeddings": 64, "tie_word_embeddings": False}
+        model = Llama(
+            LlamaConfig(
+                hidden_size=hidden, num_hidden_layers=layers, rms_norm_eps=1e-5, rope_theta=1e4, **shape, **sizes
+            )
+        )
+        where = f"{layers} layers of {hidden}, r = {r}"
+        same(trainable_parameters(layers, hidden, r), add_lora(model, r=r), where, rtol=0)
+    same(trainable_parameters(32, 4096, 8), 4_194_304, "LLaMA-7B", rtol=0)
 
 
 def check_merged_weight() -> None:
     """3.3 merged_weight equals what `--merge-out` writes, and rounds once"""
-    layer = _layer()
-    for dtype in (torch.float32, torch.bfloat16):
-        weight = layer.base.weight.detach().to(dtype)
-        merged = merged_weight(weight, layer.lora_A.detach(), layer.lora_B.detach(), 7.0)
-        assert merged.dtype == dtype, f"dtype is {merged.dtype}, wanted {dtype}"
-        torch.testing.assert_close(merged, layer.merged(weight), rtol=0, atol=1e-6)
+    for layer, alpha in _layers():
+        for dtype in (torch.float32, torch.bfloat16):
+            weight = layer.base.weight.to(dtype)
+            found = merged_weight(weight, layer.lora_A, layer.lora_B, alpha)
+            same(found, layer.merged(weight), f"r = {len(layer.lora_A)}, {dtype}")
 
 
 if __name__ == "__main__":
