@@ -40,7 +40,7 @@ def with_long(data):
 
 
 def wanted(count=None, **changes):
-    return replace(Wanted("test", "paper", 512, count=count, flag="--test-rows"), **changes)
+    return replace(Wanted("test", "tallrec", 512, count=count, flag="--test-rows"), **changes)
 
 
 # ---- subsets ------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def test_overlong_titles_are_left_out_counted_and_said(with_long, tokenizer, cap
 def bare_lengths(rows, data, tokenizer):
     """Tokens of each row without its history."""
     bare = [replace(row, history=()) for row in rows]
-    return [pair.length for pair in encode_split(bare, data, tokenizer, "paper", 512).pairs]
+    return [pair.length for pair in encode_split(bare, data, tokenizer, "tallrec", 512).pairs]
 
 
 def test_a_row_is_dropped_exactly_if_it_cannot_be_encoded(data, tokenizer):
@@ -98,10 +98,10 @@ def test_a_row_is_dropped_exactly_if_it_cannot_be_encoded(data, tokenizer):
     kept = set(encode_wanted(rows, data, tokenizer, wanted(max_len=limit, drop_long=True)).numbers)
     for i, row in enumerate(rows):
         if i in kept:
-            encode_split([row], data, tokenizer, "paper", limit)
+            encode_split([row], data, tokenizer, "tallrec", limit)
         else:
             with pytest.raises(DataError):
-                encode_split([row], data, tokenizer, "paper", limit)
+                encode_split([row], data, tokenizer, "tallrec", limit)
     assert 0 < len(kept) < 60
 
 
