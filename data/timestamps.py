@@ -16,8 +16,10 @@ from functools import lru_cache
 from errors import DataError, quoted
 
 EXPECTED = "expected unix time or a date such as 2024-05-01, 2024/05/01, 20240501 or 2024-05-01T12:30:00.5+02:00"
-UNITS = {"s": ("unix seconds", 1), "ms": ("unix milliseconds", 10**3)}
-UNITS |= {"us": ("unix microseconds", 10**6), "ns": ("unix nanoseconds", 10**9)}
+UNITS = {
+    **{"s": ("unix seconds", 1), "ms": ("unix milliseconds", 10**3)},
+    **{"us": ("unix microseconds", 10**6), "ns": ("unix nanoseconds", 10**9)},
+}
 LIMITS = ((10**11, "s"), (10**14, "ms"), (10**17, "us"), (10**20, "ns"))  # 10^11 s are in the year 5138
 COMPACT = {4: "YYYY", 8: "YYYYMMDD", 12: "YYYYMMDDhhmm", 14: "YYYYMMDDhhmmss"}  # by number of digits
 COMPACT_YEARS = range(1900, 2101)

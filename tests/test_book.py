@@ -107,7 +107,16 @@ def test_the_other_names_of_the_columns_are_known(tmp_path, notices):
     assert len(book.read_books(write(tmp_path, books)[0], notices.append)) == 7
 
 
+def test_a_copy_in_utf_8_is_said(tmp_path, notices):
+    book.read_books(write(tmp_path, encoding="utf-8")[0], notices.append)
+    assert any("BX-Books.csv: read as UTF-8" in line for line in notices)
+
+
 BAD_BOOKS = {
+    "after a cell of two lines": (
+        BOOKS + '"8b";"Two\nlines";"X";"1990";"P"\n"9";"";"X";"1990";"P"\n',
+        "line 13: book 9 has",
+    ),
     "no title": (BOOKS + '"9";"";"X";"1990";"P"\n', "line 11: book 9 has no title"),
     "cut off": (BOOKS + '"9";"Half', "line 11: has 2 fields, the header has 5"),
     "no column": (

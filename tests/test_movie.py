@@ -11,7 +11,7 @@ import pytest
 from data.interactions import select_shots
 from data.sources import movie
 from data.sources.movie import build_samples, by_user, parse_items
-from data.sources.movielens import parse_ratings
+from data.sources.movielens import encoding_of, parse_ratings
 from data.sources.tallrec import write_split
 from errors import DataError
 
@@ -252,3 +252,36 @@ def test_shots_are_the_first_of_a_seeded_permutation(seed, first):
 def test_more_shots_than_rows_are_refused_with_the_number_there_is(shots):
     with pytest.raises(DataError, match=rf"--shots {shots}: the training split has 8000 rows"):
         select_shots(list(range(8000)), shots, 0)
+
+
+# ---- copies of the files ------------------------------------------------------------------------
+
+
+def test_a_copy_in_utf_8_has_the_same_titles_and_it_is_said():
+    content, said = "1|Étoile à Nîmes (1969)|x\n".encode(), []
+    for copy in (content, b"\xef\xbb\xbf" + content):
+        encoding = encoding_of(copy, ITEMS, said.append)
+        assert parse_items(copy, ITEMS, encoding)[1].title == "Étoile à Nîmes (1969)"
+    assert said == ["u.item: read as UTF-8; the published file is in Latin-1"] * 2
+    assert encoding_of(content.decode().encode("latin-1"), ITEMS, said.append) == "iso-8859-1" and len(said) == 2
+    encoding_of(content + b"2|\xc9toile\n", ITEMS, said.append)
+    assert "1 lines look like UTF-8, first line 1" in said[2]
+
+
+def test_the_real_titles_come_out_the_same_after_a_conversion(real_file):
+    content = real_file("ml-100k/u.item").read_bytes()
+    copy, said = content.decode("latin-1").encode(), []
+    assert parse_items(content, ITEMS, encoding_of(content, ITEMS, said.append)) == parse_items(content, ITEMS)
+    assert not said
+    assert parse_items(copy, ITEMS, encoding_of(copy, ITEMS, said.append)) == parse_items(content, ITEMS)
+
+
+@pytest.mark.parametrize(
+    "times", [("5", "7"), ("2024-05-01", "2024-05-02"), ("1700000000123", "1700000000124"), ("5.25", "5.5")]
+)
+def test_times_are_read_as_everywhere_and_a_mixture_is_refused(times):
+    later, earlier = (f"3\t{item}\t5\t{time}\n".encode() for item, time in ((1, times[1]), (2, times[0])))
+    rows = by_user(parse_ratings(later + earlier, RATINGS, "\t", CATALOGUE, "u.item"))[3]
+    assert [item for _, item, _ in sorted(rows, key=lambda row: row[0])] == [2, 1]
+    with pytest.raises(DataError, match="mixes forms of time: line 1 has .*, line 3 has '20240501'"):
+        list(parse_ratings(later + earlier + b"3\t2\t5\t20240501\n", RATINGS, "\t", CATALOGUE, "u.item"))

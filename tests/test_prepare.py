@@ -161,8 +161,8 @@ def test_a_damaged_cache_is_made_again_with_a_notice(cache, raw):
     (rows,) = cache.glob("*/rows.jsonl")
     rows.write_bytes(rows.read_bytes()[:-5])
     assert prepared(BOOK, raw, {}, notices.append) == first
-    assert len(notices) == 2 and "is not as it was written" in notices[0] and "preparing it again" in notices[0]
-    assert prepared(BOOK, raw, {}, notices.append) == first and len(notices) == 2
+    assert len(notices) == 3 and "is not as it was written" in notices[0] and "preparing it again" in notices[0]
+    assert prepared(BOOK, raw, {}, notices.append) == first and len(notices) == 3
 
 
 def test_without_a_writable_cache_the_data_are_built_with_a_notice(tmp_path, raw, monkeypatch):
@@ -281,7 +281,8 @@ def test_own_data_are_prepared_with_their_options(tmp_path):
     done = run("custom", "--raw", tmp_path, "--out", tmp_path / "out", "--like-threshold", "3", "--split-by", "user")
     assert done.returncode == 0, done.stderr
     options = {"like_threshold": 3.0, "noun": None, "split_by": "user"}
-    assert json.loads((tmp_path / "out" / "prepared.json").read_text())["options"] == options
+    recorded = options | {"zeros": None, "skip_bad": False}
+    assert json.loads((tmp_path / "out" / "prepared.json").read_text())["options"] == recorded
     assert read_prepared(tmp_path / "out") == custom.build(custom.raw_files(tmp_path), print, **options)
 
 
