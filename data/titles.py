@@ -11,6 +11,8 @@ import re
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 SEPARATOR = '", "'  # between two titles
 AUTHOR_FOLLOWS = '" written by '  # between a title and its author
+MISSING = ("nan", "NaN", "<NA>")  # what pandas writes for an empty cell
+LIST_CELL = re.compile(r"""\[\s*(?:'.*'|".*")?\s*\]""")  # what pandas writes for a list
 
 
 def title_problem(title: str) -> str | None:
@@ -19,9 +21,11 @@ def title_problem(title: str) -> str | None:
         return "is empty; leave it out"
     if UNPRINTABLE.search(title):
         return "has a line break or another control character; take it out"
+    if problem := _of_pandas(title):
+        return problem
     for separator, what in ((SEPARATOR, "separates titles"), (AUTHOR_FOLLOWS, "separates a title from its author")):
         if separator in f'"{title}"':  # other quotes are as good as in the published prompts
-            return f"has `{separator}`, which {what} in the prompts; write it differently"
+            return f"has `{separator}`, which {what} in prompts; write it differently"
     return None
 
 
@@ -31,6 +35,27 @@ def author_problem(author: str) -> str | None:
         return "is empty; leave it out"
     if UNPRINTABLE.search(author):
         return "has a line break or another control character; take it out"
+    if problem := _of_pandas(author):
+        return problem
     if SEPARATOR[1:] in f'{author}"':
-        return f"has `{SEPARATOR[1:]}`, which begins a title in the prompts; write it differently"
+        return f"has `{SEPARATOR[1:]}`, which begins a title in prompts; write it differently"
+    return None
+
+
+def looks_garbled(text: str) -> bool:
+    """Whether the text seems to be UTF-8 that was read as Latin-1 or Windows-1252: `Ã©` for `é`."""
+    for encoding in ("latin-1", "cp1252"):
+        try:
+            if not text.isascii() and text.encode(encoding).decode("utf-8"):
+                return True
+        except UnicodeError:
+            pass
+    return False
+
+
+def _of_pandas(text: str) -> str | None:
+    if text.strip() in MISSING:
+        return f"is {text.strip()}, which stands for an empty cell; leave the cell empty"
+    if LIST_CELL.fullmatch(text.strip()):
+        return "is a list as Python writes it; write the names themselves"
     return None
