@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data.interactions import Item
-from data.sources.custom import read_items
 from data.users import TITLES, BadRow, User, checked, conflicts, foreign_form, name_problem, read_items_of, typed
 from errors import DataError, quoted
 from files import read_whole
@@ -64,12 +63,7 @@ def read_users(path: Path, with_targets: bool = True) -> UserFile:
 
     Raises DataError naming file and line if the file as a whole cannot be read.
     """
-    content, found = read_whole(path), UserFile()
-    try:
-        text = content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(f"{path} line {line}: not UTF-8; save the file with that encoding") from None
+    text, found = _decoded(path), UserFile()
     read = _read_lines if path.suffix.lower() == ".jsonl" else _read_csv
     for user, problems in read(text, path, found.notes, with_targets):
         if with_targets and not user.target and not problems:
@@ -84,57 +78,77 @@ def read_users(path: Path, with_targets: bool = True) -> UserFile:
     return found
 
 
-def read_item_file(path: Path) -> list[Item]:
-    """The items of items.csv (item,title and, optionally, author), each once."""
-    items, problems = [], []
-    for number, item in read_items(path).items():
+def read_item_file(path: Path, notes: list[str]) -> list[Item]:
+    """The items of items.csv, each once: columns title and, optionally, author. notes: gets what to tell of it.
+
+    Raises DataError with a line for every item that no prompt can show.
+    """
+    records = _records(_decoded(path), path, notes, ("item", "title", "author"))
+    _, _, names = next(records, (1, "", []))
+    header, items, problems = [name.strip().lower() for name in names], [], []
+    if header.count("title") != 1 or header.count("author") > 1:
+        raise DataError(f"{path} line 1: expected the columns item,title[,author] (found {quoted(names, 90)})")
+    for line, _, cells in records:
+        fields = dict(zip(header, cells))
         try:
-            items.append(checked(item))
+            if len(cells) != len(header):
+                raise ValueError(f"expected {len(header)} cells, as in the header; quote a cell that has commas")
+            items.append(checked(Item(fields["title"].strip(), fields.get("author", "").strip() or None)))
         except ValueError as error:
-            problems.append(f"{path}, item {quoted(number)}: title {quoted(item.title, 90)} {error}")
-    if problems:
-        raise DataError("\n".join(problems))
+            problems.append(f"{path} line {line}, title {quoted(fields.get('title', ''), 90)}: {error}")
+    if problems or not items:
+        raise DataError("\n".join(problems) or f"{path}: has no line below its header; add the items to rank")
     return list(dict.fromkeys(items))
+
+
+def _decoded(path: Path) -> str:
+    content = read_whole(path)
+    try:
+        return content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{path} line {line}: not UTF-8; save the file with that encoding") from None
 
 
 # ---- CSV ----------------------------------------------------------------------------------------
 
 
-def _read_csv(text: str, path: Path, notes: list[str], with_targets: bool) -> Iterator[tuple[User, list[str]]]:
+def _records(text: str, path: Path, notes: list[str], known: tuple[str, ...]) -> Iterator[tuple[int, str, list[str]]]:
+    """(line at which it begins, its text, its cells) of every record, the header first. known: names of columns."""
     lines = io.StringIO(text, newline="").readlines()
-    delimiter = _delimiter(lines[0] if lines else "")
+    delimiter = _delimiter(lines[0] if lines else "", known)
     if delimiter != ",":
         notes.append(f"{path}: columns are separated by {delimiter!r}")
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    begin, spaced = 0, []
+    begin = 0
     try:
-        header = _columns(next(reader, []), path, notes, with_targets)
-        while True:
-            begin = reader.line_num
-            cells = next(reader, None)
-            if cells is None:
-                break
+        for cells in reader:
             if cells:
-                row = "".join(lines[begin : reader.line_num]).rstrip("\r\n")
-                yield _user_of_cells(cells, header, f"{path} line {begin + 1}", row, spaced)
+                yield begin + 1, "".join(lines[begin : reader.line_num]).rstrip("\r\n"), cells
+            begin = reader.line_num
     except csv.Error as error:
         raise DataError(
             f"{path} line {begin + 1}: not CSV ({error}); write a double quote twice within a quoted cell"
         ) from None
+
+
+def _delimiter(header: str, known: tuple[str, ...]) -> str:
+    """Semicolon or tab if they make more known columns out of the header than the comma does."""
+    counts = {sign: sum(name.strip().strip('"').lower() in known for name in header.split(sign)) for sign in ",;\t"}
+    return max(counts, key=counts.__getitem__)  # the comma if equal
+
+
+def _read_csv(text: str, path: Path, notes: list[str], with_targets: bool) -> Iterator[tuple[User, list[str]]]:
+    records, spaced = _records(text, path, notes, ("user", *TITLES)), []
+    _, _, names = next(records, (1, "", []))
+    header = _columns(names, path, notes, with_targets)
+    for line, row, cells in records:
+        yield _user_of_cells(cells, header, f"{path} line {line}", row, spaced)
     if spaced:
         notes.append(
             f"{path}: ` | ` separates titles in {len(spaced):,} cells, such as {spaced[0]}; "
             r"write `\|` where it belongs to a title"
         )
-
-
-def _delimiter(header: str) -> str:
-    """Semicolon or tab if they make more columns of users.csv out of its header than the comma does."""
-    counts = {
-        sign: sum(name.strip().strip('"').lower() in ("user", *TITLES) for name in header.split(sign))
-        for sign in ",;\t"
-    }
-    return max(counts, key=counts.__getitem__)  # the comma if equal
 
 
 def _columns(names: list[str], path: Path, notes: list[str], with_targets: bool) -> list[str]:

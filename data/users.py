@@ -79,7 +79,7 @@ def foreign_form(text: str) -> str | None:
             'or give a .jsonl file with lists: {"user": "ada", "liked": ["A", "B"], "target": ["C"]}'
         )
     if text.strip() in MISSING:
-        return "is how pandas writes a missing value; leave it empty, or give a title of that name in a .jsonl file"
+        return "is how pandas writes a missing value; leave it empty"
     return None
 
 

@@ -93,7 +93,11 @@ def _catalogue(flags: PredictFlags, known: Known | None) -> list[Item] | None:
     if flags.catalogue is None:
         return None
     if flags.catalogue != THE_RUNS:
-        return read_item_file(Path(flags.catalogue))
+        notes: list[str] = []
+        items = read_item_file(Path(flags.catalogue), notes)
+        for note in notes:
+            notice(note)
+        return items
     return sorted((item for item in known.items if item.title), key=typed)
 
 

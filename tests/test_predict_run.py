@@ -176,6 +176,16 @@ def test_a_catalogue_is_ranked_as_its_titles_would_be_one_by_one(call, run, tmp_
     assert not {"Tree 5", "Tree 6"} & {row["target"] for row in rows[4:]}
 
 
+def test_bad_items_of_a_catalogue_are_all_named(monkeypatch, capsys, tmp_path):
+    (tmp_path / "items.csv").write_text('item;Title;Author\n1;"A"", ""B";\n2;C\n3;D;E\n4;[];\n')
+    monkeypatch.setattr("sys.argv", ["predict.py", "--catalogue", str(tmp_path / "items.csv")])
+    with pytest.raises(SystemExit):
+        run_verb(predict.main)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert [line.split("items.csv ")[1].split(",")[0] for line in lines] == ["line 2", "line 3", "line 5"]
+    assert "which separates titles" in lines[0] and "expected 3 cells" in lines[1] and "is a list" in lines[2]
+
+
 # ---- files of users -----------------------------------------------------------------------------
 
 

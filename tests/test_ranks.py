@@ -164,6 +164,7 @@ def test_there_is_one_set_of_files_under_a_name_of_its_own(folder, done):
         ".lock",
         "config.json",
         "metrics.jsonl",
+        "catalogue.jsonl",
         "timings.jsonl",
         "adapter_model.safetensors",
         "adapter_config.json",

@@ -95,6 +95,7 @@ def test_every_objective_leaves_a_whole_run_folder(objective_runs):
             ".lock",
             "config.json",
             "metrics.jsonl",
+            "catalogue.jsonl",
             "timings.jsonl",
             "adapter_model.safetensors",
             "adapter_config.json",
