@@ -171,10 +171,9 @@ def adapter_warnings(folder: Path, base: str, base_fingerprint: str) -> list[str
 
 def _read_config(folder: Path) -> dict:
     path = Path(folder) / CONFIG
-    if not Path(folder).is_dir():
-        raise AdapterError(f"{folder}: no such adapter folder{hub_advice(str(folder))}")
     if not path.is_file():
-        raise AdapterError(f"{path}: missing; is {folder} the folder of a finished run or of a PEFT adapter?")
+        advice = hub_advice(str(folder)) or f"; is {folder} the folder of a finished run or of a PEFT adapter?"
+        raise AdapterError(f"{path}: missing{advice}")
     try:
         config = json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST_CONFIG else None
     except (ValueError, RecursionError):

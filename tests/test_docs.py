@@ -25,7 +25,8 @@ METHOD, GUIDE, OWN_DATA = (TEXTS[f"docs/{name}.md"] for name in ("method", "read
 QUOTED = re.findall(r"\[([\w/.]+):(\d+)\]\(\.\./([\w/.]+)#L(\d+)\) \| `([^`]+)` \|", METHOD)
 FLAG = r"(?<![\w-])--[a-z][a-z0-9-]*"
 VERBS = ("train", "eval", "predict", "audit", "prepare movie", "prepare show")
-OF_OTHERS = {"--check", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}  # ruff's, torchrun's
+OF_TORCHRUN = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
+OF_OTHERS = {*OF_TORCHRUN, "--check", "--local-dir"}  # ruff's, huggingface-cli's
 
 # ---- links --------------------------------------------------------------------------------------
 
