@@ -37,7 +37,7 @@ from tensors import trainable_parameters
 
 LOCK = ".lock"
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
-OUTCOME = ("results.json", "predictions.csv", "curves.png")
+OUTCOME = ("results.json", "predictions.csv", "curves.png", "README.md")
 
 
 @ranks.first_only
