@@ -8,7 +8,7 @@ from cli.flags import Resolved, flag_name
 from cli.train import TrainFlags, presets
 from errors import FlagError, RunError, notice
 from objectives import make_objective
-from run.folder import read_run_config
+from run.folder import read_config_file, read_run_config
 from run.validate import recorded_flags, shown
 
 FOR_ONE_CALL = ("resume", "out", "json", "merge_out", "fsdp", "plan")
@@ -67,9 +67,10 @@ def presets_or_config(values: dict) -> dict:
     if not values["config"]:
         return presets(values)
     path = Path(values["config"])
-    if path.name != "config.json":
-        path = path / "config.json"
-    config = read_run_config(path.parent)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        raise RunError(f"--config {values['config']}: no such file; name the config.json of a run")
+    config = read_config_file(path)
     recorded = recorded_flags(TrainFlags, config, path)
     taken = {name: value for name, value in recorded.items() if name in values and name not in NEVER_TAKEN}
     left = [flag_name(name) for name in recorded if name not in values]

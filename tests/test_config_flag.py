@@ -46,7 +46,9 @@ def test_flags_that_are_given_come_first(tmp_path):
 def test_a_folder_of_a_run_is_understood_and_other_files_are_refused(tmp_path):
     config_file(tmp_path, "--seed", "3")
     assert from_config(str(tmp_path))[0].seed == 3
-    with pytest.raises(RunError, match="no run there"):
+    (tmp_path / "copy.json").write_bytes((tmp_path / "config.json").read_bytes())
+    assert from_config(str(tmp_path / "copy.json"))[0].seed == 3
+    with pytest.raises(RunError, match="--config .*/other: no such file"):
         from_config(str(tmp_path / "other"))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(RunError, match=r"config\.json: not the config\.json of a run"):
