@@ -106,6 +106,7 @@ class OutputFlags:
         None, "folder for a plain checkpoint with the best adapter merged into the base", metavar="DIR"
     )
     resume: bool = flag(False, "resume the run in --out")
+    config: str = flag(None, "take every flag that is not given from this config.json of a run", metavar="FILE")
     json: bool = flag(False, "print the results, or the plan, as one JSON line on standard output")
 
 
@@ -145,6 +146,8 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     if flags.resume:  # checked when the run was started; what may be given now, run/resume.py says
         if not flags.out:
             raise FlagError("--resume: say which run with --out DIR")
+        if flags.config:
+            raise FlagError("--config: a resumed run takes its flags from its own config.json; leave it out")
         if flags.plan:
             raise FlagError("--plan: says what a new run would take; leave out --resume")
         return

@@ -99,7 +99,7 @@ def _blocks(shown: list[tuple[str, str]], columns: dict[str, dict], sign: str) -
         block = names[start : start + PER_BLOCK]
         lines += ["", " " * 28 + "".join(f"{name:>25}" for name in block)]
         for key, label in shown:
-            lines.append(f"{label:28}" + "".join(f"{_cell(columns[name], key, sign):>25}" for name in block))
+            lines.append(f"{label:28}" + "".join(f"{interval_cell(columns[name], key, sign):>25}" for name in block))
     return lines
 
 
@@ -107,7 +107,7 @@ def _answers_table(names: list[str], runs: list[dict], constant: dict) -> list[s
     """Contradictions beside what is right, and beside a constant that never contradicts itself."""
     lines = [" " * 28 + f"{'contradiction rate':>25}{'both answers right':>25}"]
     for name, values in zip([*names, "constant"], [*runs, constant]):
-        lines.append(f"{name:28}" + "".join(f"{_cell(values, key):>25}" for key in ANSWERS))
+        lines.append(f"{name:28}" + "".join(f"{interval_cell(values, key):>25}" for key in ANSWERS))
     return [*lines, 'constant: Yes to "will like?", No to "will dislike?", whoever asks']
 
 
@@ -138,7 +138,7 @@ def _short(text: str, width: int) -> str:
     return plain if len(plain) <= width else plain[: width - 1] + "…"
 
 
-def _cell(values: dict, name: str, sign: str = "") -> str:
+def interval_cell(values: dict, name: str, sign: str = "") -> str:
     """A value with its interval, all with the same digits and sign; a dash where there is none."""
     if values.get(name) is None:
         return "-"

@@ -37,7 +37,7 @@ from tensors import trainable_parameters
 
 LOCK = ".lock"
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
-OUTCOME = ("results.json", "predictions.csv", "curves.png")
+OUTCOME = ("results.json", "predictions.csv", "curves.png", "README.md")
 
 
 @ranks.first_only
@@ -243,6 +243,11 @@ def read_run_config(folder: Path) -> dict:
     path = folder / "config.json"
     if not path.is_file():
         raise RunError(f"{folder}: no run there (config.json is missing); give the folder that train.py wrote")
+    return read_config_file(path)
+
+
+def read_config_file(path: Path) -> dict:
+    """The content of a run's config.json, under any name. Raises RunError if it is something else."""
     try:
         config = json.loads(read_whole(path))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a finished run leaves and shows: results.json, predictions.csv, curves.png, tables, a merged checkpoint."""
+"""What a finished run leaves and shows: results, predictions, curves, a model card, tables, a merged checkpoint."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,11 @@ from cli.train import TrainFlags
 from data.interactions import Dataset
 from data.splits import Split, chosen_rows
 from errors import notice
-from files import write_json
+from files import write_json, write_text
 from metrics import Scored, evaluate, paired_change
 from model.demo import model_folder
 from model.llama import Llama
+from report.card import CARD, model_card
 from report.curves import draw_curves
 from report.tables import next_commands, result_table
 from run.base_scores import score_base
@@ -64,6 +65,7 @@ def finish(
     with run.writing():
         write_predictions(run.path / "predictions.csv", inputs.test, after["test"])
         draw_curves(run.path / "curves.png", run.history(), results)
+        write_text(run.path / CARD, model_card(results, inputs.adapter, run.path))
         write_json(run.path / "results.json", results)  # last: the run is complete once it is there
     notice(result_table(results, "test"))
     notice(next_commands(run.path, flags))

@@ -5,14 +5,20 @@ from dataclasses import fields
 from pathlib import Path
 
 from cli.flags import Resolved, flag_name
-from cli.train import TrainFlags
+from cli.train import TrainFlags, presets
 from errors import FlagError, RunError, notice
 from objectives import make_objective
-from run.folder import read_run_config
+from run.folder import read_config_file, read_run_config
 from run.validate import recorded_flags, shown
 
 FOR_ONE_CALL = ("resume", "out", "json", "merge_out", "fsdp", "plan")
-SINCE_0_1 = ("drop_long", "valid_rows", "test_rows")  # flags that older runs lack; their defaults change nothing
+NEVER_TAKEN = (*FOR_ONE_CALL, "config")  # by --config
+SINCE_0_1 = (
+    "drop_long",
+    "valid_rows",
+    "test_rows",
+    "config",
+)  # flags that older runs lack; their defaults change nothing
 _LONGER = "the learning rate now falls to 0 at the new last step, unlike in a run that was longer from the start"
 MAY_CHANGE = {  # flag: what a change means for the result; it lasts until the flag is given again
     "device": "another device rounds differently, so what follows is not the same to the last bit",
@@ -51,6 +57,27 @@ def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Res
     sources = {name: entry["source"] for name, entry in config["flags"].items()} | dict.fromkeys(new, "default")
     sources |= dict.fromkeys(changed, "resume")
     return TrainFlags(**values), Resolved(values, sources)
+
+
+def presets_or_config(values: dict) -> dict:
+    """{flag: (value, source)} for what presets decide; with --config FILE for every flag that the run of FILE had.
+
+    What belongs to one call (FOR_ONE_CALL) is not taken. Raises RunError if FILE is not the config.json of a run.
+    """
+    if not values["config"]:
+        return presets(values)
+    path = Path(values["config"])
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        raise RunError(f"--config {values['config']}: no such file; name the config.json of a run")
+    config = read_config_file(path)
+    recorded = recorded_flags(TrainFlags, config, path)
+    taken = {name: value for name, value in recorded.items() if name in values and name not in NEVER_TAKEN}
+    left = [flag_name(name) for name in recorded if name not in values]
+    if left:
+        notice(f"--config {path}: from another version of train.py; not taken: {', '.join(left)}")
+    decided = presets(values | taken)
+    return decided | {name: (value, f"config {path}") for name, value in taken.items()}
 
 
 def _refusal(name: str, then: dict, now: dict, out: str) -> str | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cli.flags import Resolved, parse_flags
-from cli.train import TrainFlags, check_flags, presets, run_name
+from cli.train import TrainFlags, check_flags, run_name
 from data.pairs import EncodedPair
 from errors import notice
 from machine import ranks
@@ -18,7 +18,7 @@ from run.inputs import Inputs, load_inputs
 from run.merge import refuse_unusable_output
 from run.plan import longest_pairs, make_plan
 from run.progress import count_steps
-from run.resume import config_of_resumed, flags_of_run
+from run.resume import config_of_resumed, flags_of_run, presets_or_config
 from tensors import trainable_parameters
 
 
@@ -39,7 +39,7 @@ def start_run(argv: list[str], description: str) -> Start | None:
 
     Raises UserError for whatever is unusable, as early as it can be known.
     """
-    flags, resolved = parse_flags(TrainFlags, argv, description, presets, check_flags)
+    flags, resolved = parse_flags(TrainFlags, argv, description, presets_or_config, check_flags)
     if flags.resume:
         flags, resolved = flags_of_run(flags, resolved)
     out = Path(flags.out or ranks.broadcast(str(fresh_name(Path("runs"), run_name(flags)))))

@@ -24,7 +24,7 @@ TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 METHOD, GUIDE, OWN_DATA = (TEXTS[f"docs/{name}.md"] for name in ("method", "reading-guide", "own-data"))
 QUOTED = re.findall(r"\[([\w/.]+):(\d+)\]\(\.\./([\w/.]+)#L(\d+)\) \| `([^`]+)` \|", METHOD)
 FLAG = r"(?<![\w-])--[a-z][a-z0-9-]*"
-VERBS = ("train", "eval", "predict", "audit", "prepare movie", "prepare show")
+VERBS = ("train", "eval", "predict", "compare", "audit", "prepare movie", "prepare show")
 OF_TORCHRUN = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
 OF_OTHERS = {*OF_TORCHRUN, "--check", "--local-dir"}  # ruff's, huggingface-cli's
 

@@ -171,6 +171,7 @@ def test_there_is_one_set_of_files_under_a_name_of_its_own(folder, done):
         "results.json",
         "predictions.csv",
         "curves.png",
+        "README.md",
         "last",
     }
     assert sorted(path.name for path in (whole / "last").glob("step-*")) == ["step-00000002", "step-00000004"]

@@ -102,6 +102,7 @@ def test_every_objective_leaves_a_whole_run_folder(objective_runs):
             "results.json",
             "predictions.csv",
             "curves.png",
+            "README.md",
             "last",
         }
         assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")

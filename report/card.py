@@ -1,0 +1,102 @@
+"""The model card of an adapter: README.md in the run folder, for those who get the adapter without its history."""
+
+import json
+from pathlib import Path
+
+from data.sources.stand_in import STAND_IN
+from model.demo import model_folder
+from report.comparison import interval_cell
+from report.tables import METRICS, part_of_split, provenance, tuning
+
+CARD = "README.md"
+CONTRADICTION = (
+    'A contradiction is the same answer to "will like?" and "will dislike?". A constant that says Yes to the first and',
+    "No to the second never contradicts itself: read the rate beside the share of pairs that are both right.",
+)
+LOAD = """```python
+from peft import PeftModel
+from transformers import LlamaForCausalLM
+
+base_folder = {base!r}  # the base checkpoint
+adapter_folder = {adapter!r}  # the folder of this file
+base = LlamaForCausalLM.from_pretrained(base_folder, dtype="auto")
+model = PeftModel.from_pretrained(base, adapter_folder).eval()
+```"""
+
+
+def model_card(results: dict, adapter: dict, folder: Path) -> str:
+    """The card as Markdown. results: results.json of the run; adapter: what lora.adapter.save_adapter writes of it."""
+    name = results["data"]
+    lines = [
+        "---",
+        "library_name: peft",
+        f"base_model: {json.dumps(adapter['base'])}",
+        "tags: [lora, recommendation, lcft]",
+        "---",
+        "",
+        f"# LoRA adapter for {_plain(name)}, objective {results['objective']}",
+        "",
+        f"{_plain(provenance(results))}; {tuning(results)}.",
+        *_cautions(results),
+        "",
+        *_facts(results, adapter),
+        "",
+        "## Figures",
+        "",
+        *_figures(results["test"]),
+        "",
+        *CONTRADICTION,
+        "",
+        "## How to load it",
+        "",
+        LOAD.format(base=str(model_folder(adapter["base"])), adapter=str(folder)),
+        "",
+        "The tokenizer is that of the base: `AutoTokenizer` reads a `tokenizer.model` if protobuf is installed.",
+        "The answer is read at the last token of the prompt: the logits of Yes and No. The prompts are those of",
+        f"`data/prompts.py`, template `{results['template']}`; `predict.py --run` asks them.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cautions(results: dict) -> list[str]:
+    lines = []
+    if results["demo_model"]:
+        lines.append("**Demo**: the base is the built-in demo model, or was made from it; which is tiny.")
+    if results["data_source"] == STAND_IN:
+        lines.append("**Stand-in data**: simulated viewers. The figures show how the method works, and nothing else.")
+    return [line for text in lines for line in ("", text)]
+
+
+def _facts(results: dict, adapter: dict) -> list[str]:
+    validation = f"{results['best_valid_auc']:.3f}" if results["best_valid_auc"] is not None else "none"
+    facts = {
+        "base": f"`{adapter['base']}`, sha256 of its weights `{adapter['base_fingerprint'][:12]}`",
+        "data": f"{results['data']}: {results['data_source']}",
+        "objective": tuning(results),
+        "LoRA": f"r {adapter['r']}, alpha {adapter['alpha']:g}, dropout {adapter['dropout']:g}, "
+        f"on {', '.join(adapter['targets'])}",
+        "best state": f"step {results['best_step']} of {results['steps']}; AUC {validation} on the validation rows",
+    }
+    return ["| | |", "|---|---|", *(f"| {name} | {_plain(text)} |" for name, text in facts.items())]
+
+
+def _figures(test: dict) -> list[str]:
+    counts, columns = test["after"]["counts"], ("before", "after", "change")
+    rows = part_of_split(test["chosen"]) if "chosen" in test else f"{counts['rows']:,} rows"
+    unit = "users" if counts["users"] else "rows"
+    lines = [
+        f"Test split: {rows}, {counts['users']:,} users; 95 % intervals from resampling {unit}.",
+        "",
+        "| | base | with this adapter | change |",
+        "|---|---|---|---|",
+    ]
+    for key, label in METRICS:
+        if test["after"].get(key) is not None:
+            cells = [interval_cell(test[column], key, "+" if column == "change" else "") for column in columns]
+            lines.append(f"| {label.strip()} | {' | '.join(cells)} |")
+    return lines
+
+
+def _plain(text: str) -> str:
+    """The text in one cell of a table."""
+    return " ".join(text.replace("|", "\\|").split())
