@@ -9,13 +9,13 @@ Two wordings, one for each recommender that is fine-tuned (`Dataset.wording`):
 
 Templates (`--template`):
   tallrec   TALLRec's wording (or CoLLM's, mended); the negative prompt says "dislike" wherever the question stands
-  printed   the paper's sections 3.2 and 4.2, of the tallrec wording alone: the negative prompt differs in its
-            instruction only; the input, which asks nothing, is the same
+  printed   the paper's own words, sections 3.2 and 4.2; its input asks nothing and stays the same; not for collm
   released  the text that the published code feeds to the model, mistakes included
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from data.interactions import Dataset, Interaction, Item
 from errors import FlagError
@@ -55,13 +55,12 @@ def prompt_pair(row: Interaction, data: Dataset, template: str = "tallrec", ques
     """Both prompts of an interaction and the right answer to each.
 
     question: the words of the negative prompt, `dislike` or one of `held_out`; None: `dislike`.
-    Raises FlagError if the data set's wording has no such template.
+    Raises FlagError if the wording has no such template.
     """
     wording = WORDINGS[data.wording]
     row, question = as_shown(row, data.wording), question or wording.dislike
     if template not in wording.templates:
-        names = " or ".join(wording.templates)
-        raise FlagError(f"--template {template}: the prompts of --data {data.name} have no such form; choose {names}")
+        raise FlagError(f"--template {template}: not for --data {data.name}; choose {' or '.join(wording.templates)}")
     write = wording.templates[template]
     same_answer = wording.held_out.get(question, False)  # as to `like`
     return PromptPair(
@@ -100,31 +99,18 @@ INPUT = (
     "User Preference: {liked}\nUser Unpreference: {disliked}\nWhether the user {question} the target {noun} {target}?"
 )
 WRITTEN_BY = " written by "
-# The paper prints "will likes" and "will dislikes", which is mended, and does not say in which frame the two parts
-# stood; here it is that of the other templates.
-PRINTED_INSTRUCTION = (
+# The paper prints "will likes", which is mended, and no frame around the two parts; here it is ALPACA.
+PRINTED = (
     "Given the user's historical interactions, please determine whether the user {question} "
-    'the target new {noun} by answering "Yes" or "No".'
+    'the target new {noun} by answering "Yes" or "No".',
+    "User's liked items: {liked}. User's disliked items: {disliked}. Target new {noun}: {target}",
 )
-PRINTED_INPUT = "User's liked items: {liked}. User's disliked items: {disliked}. Target new {noun}: {target}"
 
 
-def _tallrec(row: Interaction, data: Dataset, question: str) -> str:
-    target = _with_author(data.catalogue[row.target])
-    return ALPACA.format(
-        header=HEADER,
-        instruction=INSTRUCTION.format(question=question, noun=data.noun),
-        input=_tallrec_input(row, data, question, target),
-    )
-
-
-def _tallrec_printed(row: Interaction, data: Dataset, question: str) -> str:
-    target = _with_author(data.catalogue[row.target])
-    return ALPACA.format(
-        header=HEADER,
-        instruction=PRINTED_INSTRUCTION.format(question=question, noun=data.noun),
-        input=PRINTED_INPUT.format(**_histories(row, data), noun=data.noun, target=target),
-    )
+def _tallrec(row: Interaction, data: Dataset, question: str, form: tuple[str, str] = (INSTRUCTION, INPUT)) -> str:
+    fields = _fields(row, data, question)
+    instruction, input_ = (part.format(**fields) for part in form)
+    return ALPACA.format(header=HEADER, instruction=instruction, input=input_)
 
 
 def _tallrec_released(row: Interaction, data: Dataset, question: str) -> str:
@@ -141,15 +127,13 @@ def released_input(row: Interaction, data: Dataset, question: str) -> str:
     """The three input lines as published: a book as target has a second pair of quotes."""
     item = data.catalogue[row.target]
     target = f'"{_with_author(item)}"' if item.author else _with_author(item)
-    return _tallrec_input(row, data, question, target)
+    return INPUT.format(**_fields(row, data, question) | {"target": target})
 
 
-def _tallrec_input(row: Interaction, data: Dataset, question: str, target: str) -> str:
-    return INPUT.format(**_histories(row, data), question=question, noun=data.noun, target=target)
-
-
-def _histories(row: Interaction, data: Dataset) -> dict[str, str]:
-    return {name: _listed(row, data, _with_author, liked) for name, liked in (("liked", True), ("disliked", False))}
+def _fields(row: Interaction, data: Dataset, question: str) -> dict[str, str]:
+    liked, disliked = (_listed(row, data, _with_author, wanted) for wanted in (True, False))
+    target = _with_author(data.catalogue[row.target])
+    return {"liked": liked, "disliked": disliked, "question": question, "noun": data.noun, "target": target}
 
 
 def _with_author(item: Item) -> str:
@@ -169,7 +153,7 @@ TALLREC = Wording(
         "is going to like": True,
     },
     latest_likes=None,
-    templates={"tallrec": _tallrec, "printed": _tallrec_printed, "released": _tallrec_released},
+    templates={"tallrec": _tallrec, "printed": partial(_tallrec, form=PRINTED), "released": _tallrec_released},
 )
 
 # ---- CoLLM, its text-only prompt ----------------------------------------------------------------
@@ -180,16 +164,7 @@ QUESTION = (
 )
 
 
-def _collm_mended(row: Interaction, data: Dataset, question: str) -> str:
-    return _collm(row, data, question, line_break="\n", no_history="unknown")
-
-
-def _collm_released(row: Interaction, data: Dataset, question: str) -> str:
-    # In the published text the line break is the two characters `\n`, and no history is `unkow`.
-    return _collm(row, data, question, line_break="\\n", no_history="unkow")
-
-
-def _collm(row: Interaction, data: Dataset, question: str, line_break: str, no_history: str) -> str:
+def _collm(row: Interaction, data: Dataset, question: str, line_break: str = "\n", no_history: str = "unknown") -> str:
     return QUESTION.format(
         noun=data.noun,
         liked=_listed(row, data, lambda item: f'"{item.title}"', wanted=True) or no_history,
@@ -212,7 +187,8 @@ COLLM = Wording(
         "is going to enjoy": True,
     },
     latest_likes=10,
-    templates={"tallrec": _collm_mended, "released": _collm_released},
+    # In the published text the line break is the two characters `\n`, and no history is `unkow`.
+    templates={"tallrec": _collm, "released": partial(_collm, line_break="\\n", no_history="unkow")},
 )
 
 WORDINGS = {"tallrec": TALLREC, "collm": COLLM}
