@@ -50,7 +50,7 @@ class Times:
 
     def left(self, step: int, total_steps: int, eval_every: int) -> float:
         """After this step, to the end of the run: with all validations and the final scoring."""
-        validations = math.ceil(total_steps / eval_every) - step // eval_every
+        validations = math.ceil(total_steps / eval_every) - step // eval_every if step < total_steps else 0
         return (total_steps - step) * self.step + validations * self.validation + self.scoring
 
 
@@ -58,7 +58,7 @@ def show_step(bar: Bar, progress: Progress, record: dict[str, float], left: floa
     """Move the progress bar; in a log print a line per validation too. left: seconds, None if nothing is known."""
     if "valid_auc" in record and bar.is_log:
         notice(f"step {progress.step}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}")
-    note = f", loss {record['loss']:.3f}, KL {record['kl']:.2f}"
+    note = f"loss {record['loss']:.3f}, KL {record['kl']:.2f}"
     bar.update(1, note + (f", AUC {progress.best_auc:.3f}" if progress.best_step else ""), left)
 
 
