@@ -27,7 +27,6 @@ from data.pairs import EncodedPair
 from data.splits import Split
 from errors import notice
 from machine import ranks
-from machine.bar import Bar
 from machine.signals import Stopped, StopRequest
 from objectives import TERMS, Objective
 from run.failures import (
@@ -38,7 +37,7 @@ from run.failures import (
 )
 from run.folder import RunFolder, resume_command
 from run.outcome import finish, score_after, score_before
-from run.progress import Progress, count_steps, ending, show_step, step_timing
+from run.progress import Progress, count_steps, ending, show_step, step_timing, training_bar
 from run.start import start_run
 from scoring.splits import positive_auc
 from tensors import copy_tensors, trainable_parameters
@@ -77,7 +76,7 @@ def fine_tune(
     steps_per_epoch, total_steps = count_steps(len(pairs), flags)
     progress = run.restore_state(model, optimizer)
     report_resumed(run, progress, progress.is_over(total_steps, flags.patience))
-    with StopRequest() as stop, Bar(total_steps, "training", "steps", progress.step, keep=True) as bar:
+    with StopRequest() as stop, training_bar(total_steps, progress) as bar:
         while not progress.is_over(total_steps, flags.patience):
             step, started = progress.step, time.perf_counter()
             lr = learning_rate(step, total_steps, flags.lr, flags.warmup_steps)

@@ -54,6 +54,11 @@ class Times:
         return (total_steps - step) * self.step + validations * self.validation + self.scoring
 
 
+def training_bar(total_steps: int, progress: Progress) -> Bar:
+    """The bar of the loop, from where the run stands."""
+    return Bar(total_steps, "training", "steps", progress.step, keep=True)
+
+
 def show_step(bar: Bar, progress: Progress, record: dict[str, float], left: float | None) -> None:
     """Move the progress bar; in a log print a line per validation too. left: seconds, None if nothing is known."""
     if "valid_auc" in record and bar.is_log:

@@ -312,7 +312,7 @@ def test_a_disagreement_ends_with_exit_status_1(monkeypatch, capsys):
     monkeypatch.setattr(auditing.naive, "naive_released", lambda pair, *args: (0.0, [0.0] * len(pair.positive.ids)))
     with pytest.raises(SystemExit) as end:
         run_verb(audit.main)
-    assert end.value.code == 1 and "DISAGREES" in capsys.readouterr().err
+    assert end.value.code == 1 and "DISAGREES" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
