@@ -31,7 +31,7 @@ from cli.model import RunDataFlags, model_problems
 from cli.verb import run_verb
 from data.pairs import EncodedPair
 from data.splits import encode_split
-from errors import DataError, FlagError, RunError, notice
+from errors import DataError, FlagError, RunError, answer, notice
 from files import write_text
 from lora.inject import add_lora
 from machine import ranks
@@ -121,8 +121,9 @@ def main(argv: list[str]) -> None:
 
 
 def show(report: dict, flags: AuditFlags) -> None:
-    """Text to standard error; with --html a page; with --json one line to standard output."""
-    notice(audit_text(report, colour=sys.stderr.isatty()))
+    """The text, with --html a page, with --json one line on standard output and the text on standard error."""
+    stream = sys.stderr if flags.json else sys.stdout
+    answer(audit_text(report, colour=stream.isatty()), aside=flags.json)
     if flags.html:
         write_text(Path(flags.html), audit_page(report))
         notice(f"\nWritten to {flags.html}")

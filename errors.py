@@ -1,4 +1,4 @@
-"""What a user can mend, as exceptions, and the one way to tell a user something.
+"""What a user can mend, as exceptions, and the two ways to tell a user something: notices and answers.
 
 Importable from everywhere. cli/verb.py turns each of these into one line per problem and exit status 2.
 """
@@ -33,6 +33,11 @@ class RunError(UserError):
 def notice(line: str) -> None:
     """One line for the person at the terminal; standard output stays free for results."""
     print(line, file=sys.stderr, flush=True)
+
+
+def answer(text: str, aside: bool = False) -> None:
+    """What a verb was asked for, on standard output. aside: on standard error, since the former is kept for JSON."""
+    print(text, file=sys.stderr if aside else sys.stdout, flush=True)
 
 
 def quoted(value: object, limit: int = 60) -> str:

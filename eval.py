@@ -8,6 +8,8 @@
     python eval.py --run runs/NAME --negations         asked in words that training never used
     python eval.py --run runs/NAME --merge-out DIR     and write base and adapter as one plain checkpoint
 
+The results go to standard output, everything else to standard error.
+
 One forward pass per prompt: the logits of "Yes" and "No" are read at the prompt's last token.
 """
 
@@ -24,7 +26,7 @@ from cli.train import TrainFlags
 from cli.verb import run_verb
 from data.prompts import WORDINGS
 from data.splits import Split, Wanted, chosen_rows, encode_split, encode_wanted
-from errors import DataError, FlagError, notice
+from errors import DataError, FlagError, answer, notice
 from files import write_json
 from machine import ranks
 from metrics import Scored, evaluate
@@ -99,14 +101,14 @@ def main(argv: list[str]) -> None:
         **evaluate(scored),
         "rules": rules_without_learning(data.train, split.rows),
     } | chosen_rows(split)
-    notice(score_table(results))
+    answer(score_table(results), aside=flags.json)
     if flags.negations:
         words = WORDINGS[data.wording]
         results["negations"] = [trained_wording(scored, words.dislike)]
         for question, same in words.held_out.items():
             other = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
             results["negations"].append(score_wording(model, scored, other, question, same))
-        notice(wording_table(results["negations"]))
+        answer(wording_table(results["negations"]), aside=flags.json)
     if ranks.is_first():
         write_outcome(flags, results, split, scored)
         write_merged_on_request(model, settings.model, Path(adapter or ""), flags.merge_out)

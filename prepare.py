@@ -17,7 +17,7 @@ from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
 from cli.data import OPTIONS, DataFlags, alias_problems, data_problems, load_data
-from cli.flags import Resolved, flag, parse_flags
+from cli.flags import Resolved, fit, flag, parse_flags
 from cli.verb import run_verb
 from data.cache import prepare
 from data.interactions import SPLITS, select_shots
@@ -54,7 +54,7 @@ def overview() -> str:
     """What --help prints."""
     lines = [f"    {source.name:12} {source.summary}, from {source.raw_names}" for source in SOURCES.values()]
     lines.append(f"    {'show':12} samples and figures of any data set; nothing is written but --plot")
-    return "\n".join([__doc__, *lines, "", "python prepare.py NAME --help lists the flags of each."])
+    return fit("\n".join([__doc__, *lines, "", "python prepare.py NAME --help lists the flags of each."]))
 
 
 # ---- preparing ----------------------------------------------------------------------------------
@@ -88,7 +88,8 @@ def prepare_source(source: Source, argv: list[str]) -> None:
 def flags_with(options: list[Option]) -> type:
     """PrepareFlags with a flag for each option."""
     extra = [(o.name, o.type, flag(o.default, o.help, choices=o.choices)) for o in options]
-    return make_dataclass("PrepareSourceFlags", extra, bases=(PrepareFlags,), frozen=True)
+    about = {"__doc__": "Options of this data set."}
+    return make_dataclass("PrepareSourceFlags", extra, bases=(PrepareFlags,), namespace=about, frozen=True)
 
 
 def prepare_problems(source: Source, flags: PrepareFlags, resolved: Resolved) -> list[str]:

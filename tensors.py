@@ -22,6 +22,11 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def copy_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What is trained, as it is now, on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in trainable_parameters(model).items()}
+
+
 def put_tensors(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
     """Copy the given tensors into the wanted ones of the same names.
 

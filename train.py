@@ -7,6 +7,8 @@
     python train.py --out runs/NAME --resume                       resume that run
     torchrun --nproc-per-node 4 train.py --data movie ...          the same run on four GPUs
 
+The results go to standard output, everything else to standard error.
+
 Exit status: 0 done; 2 something to mend, said in a line; 75 stopped by SIGINT or SIGTERM during training, saved, can be
 resumed; 130 and 143 stopped at once by these two; 1 a bug. docs/reliability.md says what is kept.
 """
@@ -18,7 +20,6 @@ import time
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from cli.train import OptimisationFlags
 from cli.verb import run_verb
@@ -36,10 +37,10 @@ from run.failures import (
 )
 from run.folder import RunFolder, resume_command
 from run.outcome import finish, score_after, score_before
-from run.progress import Progress, count_steps, show_step, step_timing
+from run.progress import Progress, count_steps, ending, show_step, step_timing, training_bar
 from run.start import start_run
 from scoring.splits import positive_auc
-from tensors import trainable_parameters
+from tensors import copy_tensors, trainable_parameters
 
 
 def main(argv: list[str]) -> None:
@@ -49,11 +50,12 @@ def main(argv: list[str]) -> None:
         return
     inputs, objective, run, flags = start.inputs, start.objective, start.run, start.flags
     rehearse(inputs.model, start.longest, objective, flags.micro_batch_size, start.planned)
-    before = score_before(run, inputs)
+    before, untrained = score_before(run, inputs), copy_tensors(inputs.model)
     progress = fine_tune(inputs.model, inputs.train.pairs, inputs.valid, objective, run, flags)
-    after = score_after(run, inputs)
+    after = score_after(run, inputs, progress, before, untrained)
     if ranks.is_first():
         finish(run, inputs, flags, progress, before, after)
+        notice(ending(progress, start.began))
 
 
 # ---- the loop -----------------------------------------------------------------------------------
@@ -74,7 +76,7 @@ def fine_tune(
     steps_per_epoch, total_steps = count_steps(len(pairs), flags)
     progress = run.restore_state(model, optimizer)
     report_resumed(run, progress, progress.is_over(total_steps, flags.patience))
-    with StopRequest() as stop, tqdm(total=total_steps, initial=progress.step, unit="step", disable=None) as bar:
+    with StopRequest() as stop, training_bar(total_steps, progress) as bar:
         while not progress.is_over(total_steps, flags.patience):
             step, started = progress.step, time.perf_counter()
             lr = learning_rate(step, total_steps, flags.lr, flags.warmup_steps)
@@ -104,7 +106,7 @@ def fine_tune(
             if stopping:
                 signal = stop.signal or "a signal to another process"
                 raise Stopped(f"{signal}: saved after step {progress.step}; resume with: {resume_command(run.path)}")
-            show_step(bar, progress, record)
+            show_step(bar, progress, record, run.times and run.times.left(progress.step, total_steps, flags.eval_every))
     return progress
 
 

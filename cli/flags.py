@@ -6,7 +6,9 @@ Order of precedence, each value's source recorded: default < preset < flag.
 import argparse
 import difflib
 import math
+import re
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, NoReturn
 
 from errors import FlagError, notice
 
+WIDTH = 80  # columns of a terminal
 LARGEST_INT = 2**53  # beyond it a float cannot hold every whole number
 
 
@@ -100,7 +103,7 @@ def flag_name(field_name: str) -> str:
 def _parser(verb: type, description: str, command: str) -> argparse.ArgumentParser:
     """A parser of all flags; --help groups them by the class in which each is defined, under its docstring."""
     program = f"{Path(sys.argv[0]).name} {command}".strip()
-    parser = _Parser(prog=program, description=description, allow_abbrev=False, formatter_class=_Help)
+    parser = _Parser(prog=program, description=fit(description), allow_abbrev=False, formatter_class=_Help)
     for part in reversed(verb.__mro__):
         own = (
             [f for f in fields(part) if f.name in part.__dict__.get("__annotations__", {})]
@@ -111,6 +114,30 @@ def _parser(verb: type, description: str, command: str) -> argparse.ArgumentPars
         for f in own:
             _add_argument(group, f)
     return parser
+
+
+def fit(text: str, width: int = WIDTH) -> str:
+    """A verb's description for a terminal: paragraphs wrapped anew; the comment of a long example on its own line."""
+    lines: list[str] = []
+    for block in text.strip("\n").split("\n\n"):
+        if not block.startswith(" "):
+            lines += textwrap.wrap(" ".join(block.split()), width, break_on_hyphens=False)
+        for line in block.splitlines() if block.startswith(" ") else []:
+            command, gap, comment = re.fullmatch(r"( *\S.*?)(?:( {2,})(\S.*))?", line).groups()
+            lines += [line] if len(line) <= width else [*_cut(command, width), *_indented(comment or "", width)]
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def _cut(command: str, width: int) -> list[str]:
+    """A long command in lines that a shell reads as one."""
+    parts = textwrap.wrap(command, width - 2, subsequent_indent=" " * 8, break_on_hyphens=False)
+    return [f"{part} \\" for part in parts[:-1]] + parts[-1:]
+
+
+def _indented(comment: str, width: int) -> list[str]:
+    indent = " " * 8
+    return textwrap.wrap(comment, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _add_argument(group: argparse._ArgumentGroup, f: Field) -> None:
@@ -185,6 +212,9 @@ def parse_value(name: str, f: Field, text: Any) -> Any:
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, width=WIDTH)
+
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         # nargs="?" lets all missing values be listed at once, but argparse would show every value as optional.
         return action.metavar

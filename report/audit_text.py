@@ -3,16 +3,17 @@
 import textwrap
 
 from report.tables import provenance
+from report.wrap import WIDTH, wrapped
 
 READING_LABELS = {"own": "paper, own", "shared": "paper, shared", "first": "paper, first", "released": "released"}
-WIDTH = 80
 RED, GREEN, INVERSE, RESET = "\x1b[1;31m", "\x1b[32m", "\x1b[7m", "\x1b[0m"
 
 
 def audit_text(report: dict, colour: bool) -> str:
     """The whole report, in lines of at most WIDTH characters, but for long names. colour: use ANSI escape sequences."""
     parts = (
-        [line for text in heading(report) for line in _wrapped(text)],
+        [verdict(report)],
+        [line for text in heading(report) for line in wrapped(text)],
         prompts(report, colour),
         answer_table(report),
         vocabulary_tables(report),
@@ -21,6 +22,14 @@ def audit_text(report: dict, colour: bool) -> str:
         check_lines(report, colour),
     )
     return "\n".join(line for part in parts for line in ["", *part])
+
+
+def verdict(report: dict) -> str:
+    """Whether all checks agree, in one sentence."""
+    checks = report["value_checks"] + report["gradient_checks"]
+    if failed := sum(not check["ok"] for check in checks):
+        return f"{failed} of {len(checks)} values DISAGREE with their second computation."
+    return f"All {len(checks)} values of this pair equal those of a second computation."
 
 
 def heading(report: dict) -> list[str]:
@@ -64,7 +73,7 @@ def prompts(report: dict, colour: bool) -> list[str]:
     ids = " and ".join(
         ", ".join(f"{t['piece']} = {t['id']}" for t in _answer(report, side)) for side in ("positive", "negative")
     )
-    return [*lines, *_wrapped(f"The answers, tokenised after these prompts: {ids}")]
+    return [*lines, *wrapped(f"The answers, tokenised after these prompts: {ids}")]
 
 
 def answer_table(report: dict) -> list[str]:
@@ -78,7 +87,7 @@ def answer_table(report: dict) -> list[str]:
     terms = {"ce_pos": ("CE+", ""), "ce_neg": ("CE-", ""), "kl_own": ("KL", "own"), "kl_shared": ("KL", "shared")}
     total = "".join(f"{sum(row[name] for row in report['answer_tokens']):>11.4f}" for name in terms)
     return [
-        *_wrapped("Answer tokens: p = P(.|X+, Y+ before), q own = P(.|X-, Y- before), q shared = P(.|X-, Y+ before)"),
+        *wrapped("Answer tokens: p = P(.|X+, Y+ before), q own = P(.|X-, Y- before), q shared = P(.|X-, Y+ before)"),
         *_token_lines(report, logs),
         "",
         *_token_lines(report, terms),
@@ -190,7 +199,7 @@ def check_lines(report: dict, colour: bool) -> list[str]:
     lines = []
     for line in check_summary(report):
         colour_of_line = (RED if "DISAGREE" in line else GREEN) if "agree" in line.lower() else ""
-        lines += [_paint(part, colour_of_line, colour and bool(colour_of_line)) for part in _wrapped(line)]
+        lines += [_paint(part, colour_of_line, colour and bool(colour_of_line)) for part in wrapped(line)]
     for check in report["value_checks"]:
         if not check["ok"]:
             values = ", ".join(
@@ -207,12 +216,6 @@ def check_lines(report: dict, colour: bool) -> list[str]:
         line = f"    {check['what']:22}{numbers}"
         lines.append(line if check["ok"] else _paint(line + "  DISAGREES", RED, colour))
     return lines
-
-
-def _wrapped(text: str) -> list[str]:
-    """Lines of at most WIDTH characters; each keeps the indentation of the text."""
-    indent = " " * (len(text) - len(text.lstrip()))
-    return textwrap.wrap(text.strip(), WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _paint(text: str, escape: str, colour: bool) -> str:

@@ -14,6 +14,7 @@ from data.sources.stand_in import STAND_IN
 from data.statistics import UNBOUNDED
 from files import write_file
 from protocols import Tokenizer
+from report.wrap import wrapped
 
 COLORS = {"train": "tab:blue", "valid": "tab:orange", "test": "tab:green"}
 
@@ -48,13 +49,21 @@ def heading(figures: dict) -> str:
     )
 
 
+def in_words(figures: dict) -> str:
+    """How much there is to learn from, in one sentence."""
+    rows = ", ".join(f"{of_split['rows']:,} rows for {split}" for split, of_split in figures["splits"].items())
+    leaks = f"{len(figures['leaks'])} leaks, listed below" if figures["leaks"] else "no leaks"
+    return f"{figures['data']} has {rows}, and {leaks}."
+
+
 def statistics_table(figures: dict) -> str:
     """One column per split. figures: data.statistics.describe, and "tokenizer", whose tokens were counted."""
     splits = figures["splits"]
-    lines = [heading(figures), "", f"{'':34}" + "".join(f"{split:>18}" for split in splits)]
+    lines = [*wrapped(in_words(figures)), "", *wrapped(heading(figures)), ""]
+    lines.append(" " * 32 + "".join(f"{split:>16}" for split in splits))
 
     def line(label: str, cell: Callable[[dict], str]) -> None:
-        lines.append(f"{label:34}" + "".join(f"{cell(of_split):>18}" for of_split in splits.values()))
+        lines.append(f"{label:32}" + "".join(f"{cell(of_split):>16}" for of_split in splits.values()))
 
     def share(name: str) -> Callable[[dict], str]:
         return lambda of_split: f"{of_split[name]:,} ({of_split[name] / of_split['rows']:.1%})"

@@ -4,6 +4,7 @@ import math
 
 from cli.train import OptimisationFlags
 from objectives import Objective
+from report.wrap import wrapped
 
 PLAN_PARTS = {
     "weights": "the base's weights",
@@ -32,6 +33,15 @@ def step_plan(pairs: int, total_steps: int, objective: Objective, flags: Optimis
     return text + f"; at most {total_steps:,} steps, validated every {flags.eval_every}"
 
 
+def plan_line(plan: dict, seconds: float) -> str:
+    """Memory and time of a run in one line. seconds: of the whole run, validations and scoring included."""
+    warning = "" if plan["fits"] else "; THIS DOES NOT FIT, or only just: see --plan"
+    return (
+        f"Planned: at most {plan['peak'] / 1e6:,.0f} MB of {plan['room'] / 1e6:,.0f} MB, "
+        f"about {max(1, round(seconds / 60)):,} min{warning}"
+    )
+
+
 def plan_table(plan: dict, most_steps: int) -> str:
     """run.plan.Plan.as_dict(): memory by part in MB, and time."""
 
@@ -39,19 +49,23 @@ def plan_table(plan: dict, most_steps: int) -> str:
         return f"  {label:52}{size / 1e6:>12,.1f}"
 
     lines = [
-        f"Plan for this {plan['device']}: {plan['pairs']} pairs a micro-batch, "
-        f"the longest of {plan['tokens']:,} distinct tokens; "
-        f"{plan['checkpointed']} of {plan['layers']} layers recomputed in the backward pass",
+        *wrapped(
+            f"Plan for this {plan['device']}: {plan['pairs']} pairs a micro-batch, "
+            f"the longest of {plan['tokens']:,} distinct tokens; "
+            f"{plan['checkpointed']} of {plan['layers']} layers recomputed in the backward pass"
+        ),
         "  memory, MB",
         *(line(label, plan[name]) for name, label in PLAN_PARTS.items()),
         line("at most while training", plan["training"]),
         line("at most at any time, scoring and saving included", plan["peak"]),
         line("available", plan["room"]),
-        f"  time, from that of one layer: {plan['step_s']:,.1f} s a step, {plan['validation_s']:,.1f} s a validation; "
-        f"{most_steps:,} steps at most, {most_steps * plan['step_s'] / 3600:,.2f} h without validations",
+        *wrapped(
+            f"  time, from that of one layer: {plan['step_s']:,.1f} s a step, {plan['validation_s']:,.1f} s a "
+            f"validation; {most_steps:,} steps at most, {most_steps * plan['step_s'] / 3600:,.2f} h without validations"
+        ),
     ]
     if not plan["fits"]:
-        lines.append(
+        lines += wrapped(
             "  THIS DOES NOT FIT, or only just: lower --micro-batch-size or --max-len, "
             "or set --checkpointing on or --base-dtype int8"
         )

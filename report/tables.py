@@ -7,12 +7,14 @@ from cli.train import TrainFlags
 from cli.typed import train_command, verb_as_typed
 from data.sources.stand_in import STAND_IN
 from objectives import OBJECTIVES, flags_of
+from report.wrap import wrapped
 
+CAUTION = "Simulated viewers: these figures show how the method works, and say nothing about MovieLens."
 METRICS = (  # (name in results.json, label)
     ("auc", "AUC, positive prompt"),
     ("uauc", "UAUC, positive prompt"),
     ("auc_negative", "AUC, negative prompt"),
-    ("auc_combined", "AUC, both answers (z+ - z-)"),
+    ("auc_combined", "AUC, both (z+ - z-)"),
     ("contradiction_rate", "contradiction rate"),
     ("yes_yes", "  Yes to both"),
     ("no_no", "  No to both"),
@@ -49,30 +51,61 @@ def part_of_split(chosen: dict, rows: str = "rows") -> str:
 def result_table(results: dict, split: str) -> str:
     """Before, after and change with 95 % intervals over users; below, the rows without learning."""
     columns = {key: results[split][key] for key in ("before", "after", "change")}
-    lines = ["", f"{provenance(results)}; {tuning(results)}", *_table(split, columns, results[split])]
-    return "\n".join(lines + _caution(results))
+    head = [*wrapped(change_in_words(results, split)), "", *wrapped(f"{provenance(results)}; {tuning(results)}")]
+    return "\n".join(["", *head, *_table(split, columns, results[split]), *_caution(results)])
 
 
 def score_table(results: dict) -> str:
     """The metrics of eval.py with 95 % intervals over users; below, the rows without learning."""
-    lines = [
-        "",
-        f"{provenance(results)}; {adapter_in_words(results)}",
-        *_table(results["split"], {"value": results}, results),
-    ]
-    return "\n".join(lines + _caution(results))
+    head = [*wrapped(score_in_words(results)), "", *wrapped(f"{provenance(results)}; {adapter_in_words(results)}")]
+    return "\n".join(["", *head, *_table(results["split"], {"value": results}, results), *_caution(results)])
+
+
+def change_in_words(results: dict, split: str) -> str:
+    """What a run reached, in one sentence."""
+    before, after = results[split]["before"], results[split]["after"]
+    if results["best_step"] == 0:
+        base = _number(results["best_valid_auc"])
+        return f"No validation beat the untuned base ({base}): the adapter of this run is the one it started from."
+    if after["auc"] is None:
+        return "Fine-tuning ended; the rows have one label only, so nothing can be ranked."
+    change = after["auc"] - before["auc"]
+    text = f"Fine-tuning {'raised' if change > 0 else 'lowered'} the AUC"
+    text += f" from {_number(before['auc'])} to {_number(after['auc'])}."
+    if change == 0:
+        text = f"Fine-tuning did not change the AUC ({_number(after['auc'])})."
+    if after.get("contradiction_rate") is None:
+        return text
+    shares = [f"{values[n]:.1%}" for n in ("contradiction_rate", "group_accuracy") for values in (after, before)]
+    return text + (
+        f" The model contradicts itself on {shares[0]} of the rows (before: {shares[1]}), "
+        f"and answers both questions right on {shares[2]} (before: {shares[3]})."
+    )
+
+
+def score_in_words(results: dict) -> str:
+    """What eval.py found, in one sentence."""
+    ranks = "The rows have one label only, so nothing can be ranked"
+    if results["auc"] is not None:
+        ranks = f"The model ranks with an AUC of {_number(results['auc'])}"
+    if results.get("contradiction_rate") is None:
+        return ranks + "."
+    return (
+        f"{ranks}; it contradicts itself on {results['contradiction_rate']:.1%} of the rows, "
+        f"and answers both questions right on {results['group_accuracy']:.1%}."
+    )
 
 
 def wording_table(rows: list[dict]) -> str:
     """How answers to other wordings agree with those to "will like"; a model that merely reacts to any
     change of words fails the last rows.
     """
-    lines = ["", f"{'the user ... the target':36}{'right is':>12}{'inconsistent':>24}{'AUC of this wording':>24}"]
-    for row in rows:
-        label = f"{row['asks']}{' (trained on)' if row['trained_on'] else ''}"
+    cells = [_cell(row, name) for row in rows for name in ("inconsistent_rate", "auc")]
+    lines = ["", f"{'the user ... the target':26}{'right is':>10}{'inconsistent':>22}{'AUC of this wording':>22}"]
+    for row, inconsistent, auc in zip(rows, cells[::2], cells[1::2]):
         right = "the same" if row["same_answer_is_right"] else "opposite"
-        lines.append(f"{label:36}{right:>12}{_cell(row, 'inconsistent_rate'):>24}{_cell(row, 'auc'):>24}")
-    return "\n".join(lines)
+        lines.append(f"{row['asks'] + ' *' * row['trained_on']:26}{right:>10}{inconsistent:>22}{auc:>22}")
+    return "\n".join([*lines, "* asked in training", *_no_interval(cells)])
 
 
 def model_in_words(results: dict) -> str:
@@ -97,30 +130,51 @@ def _table(split: str, columns: dict[str, dict], results: dict) -> list[str]:
     )
     unit = "users" if counts["users"] else "rows"
     rows = part_of_split(results["chosen"]) if results.get("chosen") else f"{counts['rows']:,} rows"
-    lines = [f"{split} split: {rows}, {users}; 95 % intervals from resampling {unit}", ""]
-    lines.append(" " * 36 + "".join(f"{key:>24}" for key in columns))
+    lines = wrapped(f"{split} split: {rows}, {users}; 95 % intervals in [ ], from resampling {unit}")
+    cells = {name: {key: _cell(values, name, key) for key, values in columns.items()} for name, _ in METRICS}
+    widths = {"before": 8, "after": 23, "change": 25, "value": 24}
+    label_width = 24 if "change" in columns else 36
+    lines += ["", " " * label_width + "".join(f"{key:>{widths[key]}}" for key in columns)]
     for name, label in METRICS:
         if last.get(name) is not None:
-            cells = (_cell(values, name, "+" if key == "change" else "") for key, values in columns.items())
-            lines.append(f"{label:36}" + "".join(f"{cell:>24}" for cell in cells))
-    lines += ["", f"{'without any learning':36}{'AUC':>24}{'UAUC':>24}"]
-    for label, values in results["rules"].items():
-        lines.append(f"{label:36}{_cell(values, 'auc'):>24}{_cell(values, 'uauc'):>24}")
-    return lines
+            lines.append(f"{label:{label_width}}" + "".join(f"{cells[name][key]:>{widths[key]}}" for key in columns))
+    lines += ["", f"{'without any learning':36}{'AUC':>22}{'UAUC':>22}"]
+    of_rules = {label: [_cell(values, name) for name in ("auc", "uauc")] for label, values in results["rules"].items()}
+    lines += [f"{label:36}{auc:>22}{uauc:>22}" for label, (auc, uauc) in of_rules.items()]
+    shown = [cell for row in [*cells.values()] for cell in row.values()] + [c for row in of_rules.values() for c in row]
+    return lines + _no_interval(shown, unit)
 
 
 def _caution(results: dict) -> list[str]:
     if results["data_source"] != STAND_IN:
         return []
-    return ["", "Simulated viewers: these figures show how the method works, and say nothing about MovieLens."]
+    return ["", *wrapped(CAUTION)]
 
 
-def _cell(values: dict, name: str, sign: str = "") -> str:
+def _cell(values: dict, name: str, column: str = "") -> str:
+    """A value with its interval, of the same precision and sign; of the base, which is not in question, without."""
     if values.get(name) is None:
         return "-"
-    low, high = values["interval_95"][name]
-    value, low, high = round(values[name], 3) + 0.0, round(low, 2) + 0.0, round(high, 2) + 0.0  # + 0.0: no "-0.00"
-    return f"{value:{sign}.3f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+    sign = "+" if column == "change" else ""
+    value, (low, high) = values[name], values["interval_95"][name]
+    if column == "before":
+        return _number(value)
+    # Where every draw gives the same, resampling says nothing of other users.
+    interval = "-" if low == high else f"{_number(low, sign, value)}, {_number(high, sign, value)}"
+    return f"{_number(value, sign)} [{interval}]"
+
+
+def _number(value: float, sign: str = "", as_precise_as: float | None = None) -> str:
+    """Three decimals, fewer from 10 on; never "-0.000"."""
+    size = abs(value if as_precise_as is None else as_precise_as)
+    decimals = 3 if size < 10 else 2 if size < 100 else 1
+    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"
+
+
+def _no_interval(cells: list[str], unit: str = "users") -> list[str]:
+    """The line that says what [-] means, if it is shown."""
+    reason = f"[-]: no interval, since fewer than two {unit} differ; more {unit} would give one"
+    return ["", reason] if any("[-]" in cell for cell in cells) else []
 
 
 def next_commands(run: Path, flags: TrainFlags) -> str:

@@ -31,7 +31,7 @@ from machine import ranks
 from machine.device import peak_memory
 from objectives import TERMS
 from run.checkpoint import load_state, save_state
-from run.progress import Progress
+from run.progress import Progress, Times
 from run.validate import refuse_config, step_lines
 from tensors import trainable_parameters
 
@@ -100,6 +100,7 @@ class RunFolder:
 
     def __init__(self, path: Path, resume: bool, adapter: dict | None = None):
         self.path, self.resume, self.adapter = path, resume, adapter
+        self.times: Times | None = None  # that the plan expects
         if not ranks.is_first():
             return
         refuse_unusable(path, resume)

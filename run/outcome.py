@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import torch
+
 from cli.train import TrainFlags
 from data.interactions import Dataset
 from data.splits import Split, chosen_rows
-from errors import notice
+from errors import answer, notice
 from files import write_json, write_text
-from metrics import Scored, evaluate, paired_change
+from metrics import Scored, auc, evaluate, paired_change
 from model.demo import model_folder
 from model.llama import Llama
 from report.card import CARD, model_card
@@ -22,6 +24,7 @@ from run.merge import write_merged
 from run.predictions import write_predictions
 from run.progress import Progress
 from scoring.splits import rules_without_learning, score_split
+from tensors import put_tensors, trainable_parameters
 
 
 def score_before(run: RunFolder, inputs: Inputs) -> dict[str, Scored]:
@@ -29,11 +32,23 @@ def score_before(run: RunFolder, inputs: Inputs) -> dict[str, Scored]:
     return {name: score_base(run, name, inputs.model, split) for name, split in _scored_splits(inputs).items()}
 
 
-def score_after(run: RunFolder, inputs: Inputs) -> dict[str, Scored]:
-    """The answers with the run's best adapter, by split."""
+def score_after(
+    run: RunFolder, inputs: Inputs, progress: Progress, before: dict[str, Scored], untrained: dict[str, torch.Tensor]
+) -> dict[str, Scored]:
+    """The answers with the run's best adapter, by split; if no validation beat the base, the run ends as the base.
+
+    untrained: the adapter before the first step. Both are compared by the same computation. The saved states keep the
+    best validated adapter, so that a run that is made longer goes on as if it had never ended.
+    """
     run.load_best(inputs.model)
-    splits = _scored_splits(inputs)
-    return {name: score_split(inputs.model, split, f"tuned on {name}") for name, split in splits.items()}
+    valid = score_split(inputs.model, inputs.valid, "tuned on valid")
+    auc_of_base = auc(before["valid"].labels, before["valid"].z_pos)
+    if auc(valid.labels, valid.z_pos) <= auc_of_base:
+        put_tensors(trainable_parameters(inputs.model), untrained, "the adapter before the first step")
+        run.save_best(inputs.model)
+        progress.best_auc, progress.best_step = auc_of_base, 0
+        return before
+    return {"valid": valid, "test": score_split(inputs.model, inputs.test, "tuned on test")}
 
 
 def _scored_splits(inputs: Inputs) -> dict[str, Split]:
@@ -67,7 +82,7 @@ def finish(
         draw_curves(run.path / "curves.png", run.history(), results)
         write_text(run.path / CARD, model_card(results, inputs.adapter, run.path))
         write_json(run.path / "results.json", results)  # last: the run is complete once it is there
-    notice(result_table(results, "test"))
+    answer(result_table(results, "test"), aside=flags.json)
     notice(next_commands(run.path, flags))
     write_merged_on_request(inputs.model, flags.model, run.path, flags.merge_out)
     if flags.json:

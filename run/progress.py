@@ -8,6 +8,8 @@ from tqdm import tqdm
 
 from cli.train import OptimisationFlags
 from errors import notice
+from machine.bar import Bar
+from machine.device import peak_memory
 
 
 @dataclass
@@ -38,13 +40,40 @@ def count_steps(pairs: int, flags: OptimisationFlags) -> tuple[int, int]:
     return steps_per_epoch, min(flags.epochs * steps_per_epoch, flags.max_steps or math.inf)
 
 
-def show_step(bar: tqdm, progress: Progress, record: dict[str, float]) -> None:
-    """Move the progress bar; without a terminal print a line per validation instead."""
-    if "valid_auc" in record and bar.disable:
+@dataclass
+class Times:
+    """Seconds that the plan expects, of a step, a validation, and of scoring both splits once in both wordings."""
+
+    step: float
+    validation: float
+    scoring: float
+
+    def left(self, step: int, total_steps: int, eval_every: int) -> float:
+        """After this step, to the end of the run: with all validations and the final scoring."""
+        validations = math.ceil(total_steps / eval_every) - step // eval_every if step < total_steps else 0
+        return (total_steps - step) * self.step + validations * self.validation + self.scoring
+
+
+def training_bar(total_steps: int, progress: Progress) -> Bar:
+    """The bar of the loop, from where the run stands."""
+    return Bar(total_steps, "training", "steps", progress.step, keep=True)
+
+
+def show_step(bar: Bar, progress: Progress, record: dict[str, float], left: float | None) -> None:
+    """Move the progress bar; in a log print a line per validation too. left: seconds, None if nothing is known."""
+    if "valid_auc" in record and bar.is_log:
         notice(f"step {progress.step}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}")
-    bar.update()
-    best = f"{progress.best_auc:.3f}"
-    bar.set_postfix(loss=f"{record['loss']:.3f}", kl=f"{record['kl']:.2f}", valid_auc=best)
+    note = f"loss {record['loss']:.3f}, KL {record['kl']:.2f}"
+    bar.update(1, note + (f", AUC {progress.best_auc:.3f}" if progress.best_step else ""), left)
+
+
+def ending(progress: Progress, began: float) -> str:
+    """The last line of a run. began: time.monotonic() at its start."""
+    memory = f"; at most {size / 1e6:,.0f} MB of memory" if (size := peak_memory()) else ""
+    return (
+        f"\nDone in {tqdm.format_interval(time.monotonic() - began)} (min:s){memory}; "
+        f"best step {progress.best_step} of {progress.step}"
+    )
 
 
 def step_timing(step: int, started: float, pairs: int, tokens: int) -> dict:

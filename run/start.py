@@ -1,23 +1,24 @@
 """The beginning of a training run: flags, inputs, plan and run folder, before any step."""
 
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cli.flags import Resolved, parse_flags
 from cli.train import TrainFlags, check_flags, run_name
 from data.pairs import EncodedPair
-from errors import notice
+from errors import answer, notice
 from machine import ranks
 from objectives import Objective, make_objective
-from report.plan import plan_table, step_plan
+from report.plan import plan_line, plan_table, step_plan
 from run.catalogue import write_catalogue
 from run.config import chosen_flags, fingerprints, run_config
 from run.folder import RunFolder, fresh_name, refuse_unusable
 from run.inputs import Inputs, load_inputs
 from run.merge import refuse_unusable_output
-from run.plan import longest_pairs, make_plan
-from run.progress import count_steps
+from run.plan import Plan, longest_pairs, make_plan
+from run.progress import Times, count_steps
 from run.resume import config_of_resumed, flags_of_run, presets_or_config
 from tensors import trainable_parameters
 
@@ -32,6 +33,7 @@ class Start:
     run: RunFolder
     longest: list[EncodedPair]
     planned: str
+    began: float  # time.monotonic()
 
 
 def start_run(argv: list[str], description: str) -> Start | None:
@@ -39,6 +41,7 @@ def start_run(argv: list[str], description: str) -> Start | None:
 
     Raises UserError for whatever is unusable, as early as it can be known.
     """
+    began = time.monotonic()
     flags, resolved = parse_flags(TrainFlags, argv, description, presets_or_config, check_flags)
     if flags.resume:
         flags, resolved = flags_of_run(flags, resolved)
@@ -52,7 +55,7 @@ def start_run(argv: list[str], description: str) -> Start | None:
     plan = make_plan(inputs.model, objective, train, inputs.valid.pairs, flags)
     planned = plan_table(plan.as_dict(), total_steps)
     if flags.plan:
-        notice(planned)
+        answer(planned, aside=flags.json)
         if flags.json:
             print(json.dumps(plan.as_dict()))
         return None
@@ -62,7 +65,14 @@ def start_run(argv: list[str], description: str) -> Start | None:
     run = open_run(out, flags, resolved, inputs)
     notice(step_plan(len(train), total_steps, objective, flags))
     longest = longest_pairs(train, min(flags.batch_size, flags.micro_batch_size * ranks.count()))
-    return Start(flags, inputs, objective, run, longest, planned)
+    run.times = expected_times(plan, len(inputs.valid.rows), len(inputs.test.rows))
+    notice(plan_line(plan.as_dict(), run.times.left(0, total_steps, flags.eval_every) + run.times.scoring))
+    return Start(flags, inputs, objective, run, longest, planned, began)
+
+
+def expected_times(plan: Plan, valid: int, test: int) -> Times:
+    """valid, test: rows. A validation asks one question of each row of the first, scoring both of all rows."""
+    return Times(plan.step_s, plan.validation_s, plan.validation_s * 2 * (valid + test) / valid)
 
 
 def open_run(out: Path, flags: TrainFlags, resolved: Resolved, inputs: Inputs) -> RunFolder:

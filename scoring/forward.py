@@ -7,18 +7,19 @@ lm_head.
 Shape letters: N pairs, R prompts, B rows of a batch, D hidden_size, V vocabulary.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from data.pairs import EncodedPair, pad_right
 from data.splits import Split
 from errors import RunError
 from loss import log_probabilities, token_kl
+from machine.bar import Bar
 from metrics import Scored
 from model.llama import Llama
 from model.prefix_tree import prefix_tree
@@ -67,14 +68,15 @@ def _both_answers(model: Llama, hidden_states: Tensor, yes: int, no: int) -> dic
 def last_hidden(model: Llama, prompts: list[Sequence[int]], progress: str | None = None) -> Tensor:
     """The final hidden state of every prompt's last token: (R, D), in the prompts' order."""
     hidden_states: list[Tensor] = [torch.empty(0)] * len(prompts)
-    with tqdm(total=len(prompts), desc=progress, unit="prompt", leave=False, disable=None if progress else True) as bar:
+    with Bar(len(prompts), progress, "prompts") if progress else contextlib.nullcontext() as bar:
         for batch in _batches(prompts):
             rows = [prompts[i] for i in batch]
             lengths = torch.tensor([len(row) for row in rows])
             tree = prefix_tree(model, pad_right(rows), lengths, lengths[:, None] - 1)
             for i, hidden in zip(batch, model.model(tree.input_ids, tree)):  # (B, D)
                 hidden_states[i] = hidden
-            bar.update(len(batch))
+            if bar:
+                bar.update(len(batch))
     return torch.stack(hidden_states)
 
 

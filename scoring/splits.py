@@ -21,7 +21,7 @@ def score_split(model: Llama, split: Split, progress: str | None = None) -> Scor
 
 def positive_auc(model: Llama, split: Split) -> float:
     """AUC of the positive prompts, which chooses the best state."""
-    scored = _score_on_all_ranks(model, split, negatives=False)
+    scored = _score_on_all_ranks(model, split, negatives=False, progress="validation")
     return auc(scored.labels, scored.z_pos)
 
 

@@ -97,7 +97,7 @@ def test_a_run_is_trained_scored_audited_and_asked(trained, capsys):
     assert negative.startswith(asked[0]) and all(asks not in positive for asks in asked)
 
     audit.main(["--run", str(run), "--sample", "0", "--device", "cpu"])
-    assert results["data"] in capsys.readouterr().err
+    assert results["data"] in capsys.readouterr().out
 
     predict.main(["--run", str(run), "--liked", "A", "--target", "B", "--device", "cpu", "--json"])
     assert json.loads(capsys.readouterr().out)["noun"] in positive

@@ -147,9 +147,7 @@ def test_the_wording_of_training_has_the_contradiction_rate(run, capsys):
 def test_the_wording_table_says_what_would_be_right(run, capsys):
     rows = evaluated(capsys, "--run", run[0], "--negations")["negations"]
     lines = {line.split("  ")[0]: line for line in wording_table(rows).splitlines()}
-    assert (
-        "opposite" in lines["will hate"] and "the same" in lines["will enjoy"] and "will dislike (trained on)" in lines
-    )
+    assert "opposite" in lines["will hate"] and "the same" in lines["will enjoy"] and "will dislike *" in lines
     assert f"{rows[1]['inconsistent_rate']:.3f} [" in lines["will not like"]
 
 
@@ -187,11 +185,9 @@ def test_what_is_merged_into_the_demo_is_still_the_demo(run, capsys):
     """It may be scored on simulated viewers, which a real checkpoint refuses, and its figures are labelled."""
     eval_verb.main(["--model", str(run[1]), "--data", "demo", "--device", "cpu", "--split", "valid", "--json"])
     shown = capsys.readouterr()
-    assert (
-        json.loads(shown.out)["demo_model"]
-        and "made from the built-in demo model" in shown.err
-        and "Simulated viewers" in shown.err
-    )
+    said = " ".join(shown.err.split())
+    assert json.loads(shown.out)["demo_model"] and "made from the built-in demo model" in said
+    assert "Simulated viewers" in said
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Command lines: all problems are reported together, one line each; every value records where it came from."""
 
+import contextlib
+import importlib
+import sys
 from dataclasses import dataclass
 
 import pytest
 
-from cli.flags import flag, parse_flags
+from cli.flags import fit, flag, parse_flags
 from cli.train import TrainFlags
 from cli.verb import run_verb
 from errors import AdapterError, CheckpointError, DataError, FlagError, RunError
@@ -166,6 +169,28 @@ def test_help_lists_every_flag_keeps_the_lines_of_the_description_and_ends_with_
     for name in verb.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in shown
     assert "[WORD]" not in shown
+
+
+VERBS = [("train",), ("eval",), ("predict",), ("audit",), ("prepare",), ("prepare", "show"), ("prepare", "book")]
+
+
+@pytest.mark.parametrize("verb, command", [(verb, command) for verb, *command in VERBS])
+def test_help_fits_80_columns_and_keeps_all_words(verb, command, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [f"{verb}.py", *command, "--help"])
+    module = importlib.import_module(verb)
+    with contextlib.suppress(SystemExit):
+        module.main(sys.argv[1:])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    if not command:
+        assert [word for word in module.__doc__.replace("\\", "").split() if word not in shown] == []
+
+
+def test_a_long_example_is_cut_where_a_shell_reads_on():
+    command = "    python a.py " + " ".join(f"--flag-{i} value" for i in range(8))
+    lines = fit(f"{command}   the comment").splitlines()
+    assert max(map(len, lines)) <= 80 and lines[-1] == "        the comment"
+    assert "".join(line.rstrip("\\") for line in lines[:-1]).split() == command.split()
 
 
 # ---- run_verb -----------------------------------------------------------------------------------

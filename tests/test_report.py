@@ -13,12 +13,13 @@ import pytest
 from cli.flags import parse_flags
 from cli.train import ObjectiveFlags, TrainFlags, check_flags, presets
 from data.interactions import Dataset, Interaction, Item
+from data.prompts import WORDINGS
 from machine.device import pick_device
 from metrics import Scored, evaluate, paired_change, ranking_metrics
 from objectives import make_objective
 from report.curves import draw_curves
 from report.plan import step_plan
-from report.tables import next_commands, provenance, result_table, score_table, tuning
+from report.tables import next_commands, provenance, result_table, score_table, tuning, wording_table
 from run.config import results_heading, run_config
 from run.folder import RunFolder
 
@@ -77,7 +78,7 @@ def line_of(table, label):
 
 def cell(values, name, sign=""):
     low, high = values["interval_95"][name]
-    return f"{values[name]:{sign}.3f} [{low:{sign}.2f}, {high:{sign}.2f}"
+    return f"{values[name]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}"
 
 
 def test_a_result_table_shows_before_after_and_change_in_this_order(results):
@@ -88,10 +89,12 @@ def test_a_result_table_shows_before_after_and_change_in_this_order(results):
         ("UAUC, positive prompt", "uauc"),
         ("calibration error (ECE)", "ece"),
     ):
-        cells = [part.strip() for part in line_of(table, label)]
-        assert cells == [cell(test["before"], name), cell(test["after"], name), cell(test["change"], name, "+")]
+        before_and_after, change = (part.strip() for part in line_of(table, label))
+        before = f"{test['before'][name]:.3f}"
+        assert before_and_after.split(maxsplit=1) == [before, cell(test["after"], name)]
+        assert change == cell(test["change"], name, "+")
     assert table.index("before") < table.index("after") < table.index("change")
-    assert "test split: 40 rows, 8 users, 8 of them in UAUC; 95 % intervals from resampling users" in table
+    assert "test split: 40 rows, 8 users, 8 of them in UAUC; 95 % intervals in [ ], from" in table
 
 
 def test_a_result_table_shows_the_rules_beside_the_learned_rows(results):
@@ -102,11 +105,12 @@ def test_a_result_table_shows_the_rules_beside_the_learned_rows(results):
 
 def test_simulated_data_are_named_above_and_below_and_real_ones_are_not_called_simulated(results):
     table = result_table(results, "test")
+    one_line = table.replace("\n", " ")
     assert (
         "movie (SIMULATED stand-in data), built-in demo model; objective paper with lambda 0.0001, 64 shots, seed 3"
-        in table
+        in one_line
     )
-    assert table.endswith(
+    assert one_line.endswith(
         "Simulated viewers: these figures show how the method works, and say nothing about MovieLens."
     )
     real = result_table({**results, "data_source": "movielens-100k", "model": "llama-7b", "demo_model": False}, "test")
@@ -125,7 +129,10 @@ def test_what_does_not_exist_is_a_dash_and_unknown_users_are_told(results):
         "rules": {"rule": ranking_metrics(unknown.labels, unknown.z_pos, unknown.users)},
     }
     table = score_table({**one, **evaluate(unknown)})
-    assert "users unknown; 95 % intervals from resampling rows" in table and "no adapter" in table
+    assert (
+        "users unknown; 95 % intervals in [ ], from resampling rows" in table.replace("\n", " ")
+        and "no adapter" in table
+    )
     assert "UAUC, positive prompt" not in table
     assert table.split("without any learning")[1].splitlines()[1].endswith(" -")
 
@@ -133,7 +140,44 @@ def test_what_does_not_exist_is_a_dash_and_unknown_users_are_told(results):
 def test_no_zero_has_a_minus_sign(results):
     results["test"]["change"]["auc"] = -0.0001
     results["test"]["change"]["interval_95"]["auc"] = [-0.004, 0.001]
-    assert line_of(result_table(results, "test"), "AUC, positive prompt")[2].strip() == "+0.000 [+0.00, +0.00"
+    assert line_of(result_table(results, "test"), "AUC, positive prompt")[1].strip() == "+0.000 [-0.004, +0.001"
+
+
+def test_a_result_table_fits_80_columns_and_says_first_what_was_reached(results):
+    results["test"]["after"]["kl"], results["test"]["after"]["interval_95"]["kl"] = 123.456, [99.9876, 150.0]
+    table = result_table(
+        {**results, "model": "checkpoints/a rather long name of a folder", "demo_model": False}, "test"
+    )
+    assert max(map(len, table.splitlines())) <= 80 and "123.5 [100.0, 150.0]" in table
+    before, after = (results["test"][name] for name in ("before", "after"))
+    first = " ".join(table.split("\n\n")[0].split())
+    assert first.startswith(f"Fine-tuning raised the AUC from {before['auc']:.3f} to {after['auc']:.3f}. The model ")
+    assert f"on {after['contradiction_rate']:.1%} of the rows (before: {before['contradiction_rate']:.1%})" in first
+    assert f"both questions right on {after['group_accuracy']:.1%}" in first
+
+
+def test_a_run_that_beat_nothing_says_so_first(results):
+    table = result_table({**results, "best_step": 0, "best_valid_auc": 0.6543}, "test")
+    first = " ".join(table.split("\n\n")[0].split())
+    assert first == "No validation beat the untuned base (0.654): the adapter of this run is the one it started from."
+
+
+def test_an_interval_that_cannot_be_is_a_dash_with_a_reason(results):
+    two = Scored([1, 2], np.array([True, False]), np.array([-0.5, -1.5]), np.array([-1.0, -0.5]))
+    found = {**evaluate(two), "rules": {"rule": ranking_metrics(two.labels, np.array([1.0, 0.0]), two.users)}}
+    table = score_table({**results, "run": None, "adapter": None, "split": "test", **found})
+    assert "1.000 [-]" in table and "[1.0" not in table
+    assert "[-]: no interval, since fewer than two users differ; more users would give one" in table
+
+
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_the_table_of_wordings_fits_80_columns(wording):
+    words = WORDINGS[wording]
+    rates = {"inconsistent_rate": 0.5, "auc": 0.25, "interval_95": dict.fromkeys(("inconsistent_rate", "auc"), [0, 1])}
+    asked = [(words.dislike, False, True), *((q, same, False) for q, same in words.held_out.items())]
+    rows = [{"asks": q, "same_answer_is_right": same, "trained_on": on, **rates} for q, same, on in asked]
+    lines = wording_table(rows).splitlines()
+    assert max(map(len, lines)) <= 80 and f"{words.dislike} *" in lines[2] and lines[2].count(" [0.000, 1.000]") == 2
 
 
 def test_tuning_names_lambda_only_where_there_is_one(results):

@@ -1,0 +1,61 @@
+"""What is said while a run works: a bar of at most 80 columns, or a line a minute; how long it still takes."""
+
+import io
+import os
+import sys
+
+import pytest
+
+import machine.bar
+from machine.bar import Bar
+from report.plan import plan_line
+from run.progress import Progress, Times, ending, show_step
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_fits_a_terminal_of_80_columns(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(machine.bar.shutil, "get_terminal_size", lambda: os.terminal_size((200, 40)))
+    with Bar(1000, "training", "steps", keep=True) as bar:
+        for step in range(1, 1001):
+            progress = Progress(step, best_auc=0.75 if step > 500 else -1.0, best_step=500 if step > 500 else 0)
+            show_step(bar, progress, {"loss": 12.3456, "kl": 123.456}, 3661.0)
+            bar.bar.refresh()
+    shown = sys.stderr.getvalue()
+    assert max(len(part.rstrip()) for part in shown.split("\r")) <= 80 and "<1:01:01, loss 12.346, KL 123.46" in shown
+    assert "-1.000" not in shown and ", AUC 0.750]" in shown.split("\r")[-1]
+
+
+def test_a_log_gets_a_line_a_minute_with_what_is_done_and_what_is_left(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(machine.bar.time, "monotonic", lambda: clock[0])
+    with Bar(600, "tuned on test", "prompts", done=0) as bar:
+        for _ in range(10):
+            clock[0] += 25
+            bar.update(40)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        f"tuned on test: {done} of 600 prompts, about {left} left"
+        for done, left in ((120, "05:00"), (240, "03:45"), (360, "02:30"))
+    ]
+
+
+@pytest.mark.parametrize("step, left", [(0, 25 * 2 + 3 * 10 + 100), (10, 15 * 2 + 2 * 10 + 100), (25, 100)])
+def test_the_time_that_is_left_knows_validations_and_the_final_scoring(step, left):
+    """25 steps, validated after 10, 20 and the last."""
+    assert Times(2.0, 10.0, 100.0).left(step, 25, 10) == left
+
+
+def test_the_plan_and_the_end_are_one_line_each(monkeypatch):
+    plan = {"peak": 5.5e8, "room": 2e9, "fits": True}
+    assert plan_line(plan, 200) == "Planned: at most 550 MB of 2,000 MB, about 3 min"
+    assert "THIS DOES NOT FIT" in plan_line({**plan, "fits": False}, 200)
+    monkeypatch.setattr("run.progress.peak_memory", lambda: 0)
+    monkeypatch.setattr("run.progress.time.monotonic", lambda: 100.0)
+    assert ending(Progress(step=60, best_step=40), 9.0) == "\nDone in 01:31 (min:s); best step 40 of 60"
+    monkeypatch.setattr("run.progress.peak_memory", lambda: 812_000_000)
+    assert "; at most 812 MB of memory; best step 40 of 60" in ending(Progress(step=60, best_step=40), 9.0)
