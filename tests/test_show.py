@@ -75,7 +75,7 @@ def test_the_command_shows_samples_and_every_split_and_draws(tmp_path):
     assert "==== test sample 1 of 2: user " in done.stdout and "==== test sample 2 of 2" in done.stdout
     assert done.stdout.count("---- positive: ") == done.stdout.count("---- negative: ") == 2
     assert done.stdout.count("will dislike the target movie") == 4
-    assert all(f"{name:>18}" in done.stdout for name in ("train", "valid", "test"))
+    assert all(f"{name:>16}" in done.stdout for name in ("train", "valid", "test"))
     pixels = image.imread(tmp_path / "x.png")
     assert pixels.shape[0] > 300 and pixels[..., :3].std() > 0.05
 
