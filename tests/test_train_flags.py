@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -291,6 +292,22 @@ def test_allowed_changes_are_reported_and_recorded_in_the_config(tmp_path, capsy
     assert config["flags"]["epochs"]["value"] == 5 and config["flags"]["json"]["value"] is False
     assert [sorted(change) for change in config["changes"]] == [["--epochs", "device", "torch"]]
     assert config_now(tmp_path) == THEN | {"changes": []} and capsys.readouterr().err == ""
+
+
+FLAGS_OF_0_1 = """
+data data_dir real_data book_zeros amazon_liked like_threshold noun split_by shots model init_adapter objective
+kl_weight kl_forcing kl_tokens kl_cap train_on_prompt template max_len lora_r lora_alpha lora_dropout
+lora_targets lr weight_decay warmup_steps clip epochs max_steps batch_size micro_batch_size eval_every patience
+precision base_dtype checkpointing compile device fsdp seed out merge_out resume plan json
+"""
+
+
+def test_a_run_of_version_0_1_resumes(run):
+    """FLAGS_OF_0_1 is the list of that version: a flag that is new must have a default that changes nothing."""
+    new = {f.name for f in fields(TrainFlags)} - set(FLAGS_OF_0_1.split())
+    folder = run(drop=new)
+    _, resolved = resumed(folder)
+    assert {resolved.sources[name] for name in new} == {"default"}
 
 
 def test_resume_of_another_version_is_refused(run):
