@@ -1,7 +1,6 @@
 """The model card of an adapter: README.md in the run folder, for those who get the adapter without its history."""
 
 import json
-from pathlib import Path
 
 from data.sources.stand_in import STAND_IN
 from model.demo import model_folder
@@ -18,13 +17,13 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 base_folder = {base!r}  # the base checkpoint
-adapter_folder = {adapter!r}  # the folder of this file
+adapter_folder = "."  # the folder of this file
 base = LlamaForCausalLM.from_pretrained(base_folder, dtype="auto")
 model = PeftModel.from_pretrained(base, adapter_folder).eval()
 ```"""
 
 
-def model_card(results: dict, adapter: dict, folder: Path) -> str:
+def model_card(results: dict, adapter: dict) -> str:
     """The card as Markdown. results: results.json of the run; adapter: what lora.adapter.save_adapter writes of it."""
     name = results["data"]
     lines = [
@@ -49,7 +48,7 @@ def model_card(results: dict, adapter: dict, folder: Path) -> str:
         "",
         "## How to load it",
         "",
-        LOAD.format(base=str(model_folder(adapter["base"])), adapter=str(folder)),
+        LOAD.format(base=str(model_folder(adapter["base"]))),
         "",
         "The tokenizer is that of the base: `AutoTokenizer` reads a `tokenizer.model` if protobuf is installed.",
         "The answer is read at the last token of the prompt: the logits of Yes and No. The prompts are those of",

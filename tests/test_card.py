@@ -27,7 +27,7 @@ def test_the_card_has_base_data_objective_and_every_figure_of_the_results(run):
     card, results = (run / "README.md").read_text(), json.loads((run / "results.json").read_text())
     assert card.startswith('---\nlibrary_name: peft\nbase_model: "demo"\n')
     assert "objective paper with lambda 0.0001, 8 shots, seed 0" in card
-    assert "| LoRA | r 4, alpha 16, dropout 0.05, on q_proj, v_proj |" in card
+    assert "| LoRA | r 4, alpha 16, dropout 0.005, on q_proj, v_proj |" in card
     assert "**Demo**" in card and "12 of 16 rows (seeded subset)" in card
     for name, label in (("contradiction_rate", "contradiction rate"), ("group_accuracy", "both answers right")):
         (row,) = re.findall(rf"^\| {label} \| (.*) \|$", card, re.M)
@@ -40,7 +40,7 @@ def test_the_card_has_base_data_objective_and_every_figure_of_the_results(run):
 def test_stand_in_data_is_named_and_a_pipe_does_not_break_the_table(run):
     results = json.loads((run / "results.json").read_text())
     adapter = {"base": "a|b", "base_fingerprint": "f" * 64, "r": 4, "alpha": 16.0, "dropout": 0.0, "targets": ["q"]}
-    card = model_card(results | {"data_source": stand_in().source}, adapter, run)
+    card = model_card(results | {"data_source": stand_in().source}, adapter)
     assert "**Stand-in data**: simulated viewers" in card and "SIMULATED stand-in data" in card
     assert r"| base | `a\|b`" in card
 

@@ -208,7 +208,7 @@ def test_what_is_merged_into_the_demo_is_still_the_demo(run, capsys):
         (("--model", "demo", "--adapter", "nowhere"), "nowhere/adapter_config.json: missing"),
         (
             ("--model", "demo", "--adapter", "{head}"),
-            "{head}/adapter_config.json: target_modules q_proj,lm_head: no linear layer is called lm_head",
+            "{head}/adapter_config.json: target_modules q_proj,lm_head: LoRA on lm_head",
         ),
     ],
 )

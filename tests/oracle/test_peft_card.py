@@ -16,7 +16,7 @@ from run.base import load_base
 pytest.importorskip("peft")
 
 
-def test_the_card_loads_the_adapter_in_peft(tmp_path):
+def test_the_card_loads_the_adapter_in_peft(tmp_path, monkeypatch):
     data = stand_in()
     for split in ("train", "valid", "test"):
         (tmp_path / "rows").mkdir(exist_ok=True)
@@ -25,12 +25,13 @@ def test_the_card_loads_the_adapter_in_peft(tmp_path):
     train.main(["--data", str(tmp_path / "rows"), "--out", str(tmp_path / "run"), *short.split()])
     (block,) = re.findall(r"^```python\n(.*?)^```$", (tmp_path / "run/README.md").read_text(), re.S | re.M)
     names = {}
+    monkeypatch.chdir(tmp_path / "run")
     exec(compile(block, "README.md", "exec"), names)
 
     ours, tokenizer = load_base("demo", "fp32", torch.device("cpu"))
     add_lora(ours, **read_adapter_config(tmp_path / "run"))
     load_adapter(ours, tmp_path / "run")
-    row = encode_split(data.test[:1], data, tokenizer, "paper", 512).pairs[0].positive
+    row = encode_split(data.test[:1], data, tokenizer, "tallrec", 512).pairs[0].positive
     ids = torch.tensor([row.prompt.tolist()])
     with torch.no_grad():
         theirs, mine = names["model"].float()(ids).logits, ours.eval()(ids)
