@@ -154,10 +154,10 @@ def test_a_run_on_subsets_says_so_everywhere(run, capsys):
 
     argv = ["--run", str(run), "--device", "cpu"]
     eval_verb.main([*argv, "--rows", "12", "--out", str(run.parent / "same")])
-    assert "test split: 12 of 30 rows (seeded subset)" in capsys.readouterr().err
+    assert "test split: 12 of 30 rows (seeded subset)" in capsys.readouterr().out
     assert (run.parent / "same/predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
     eval_verb.main([*argv, "--out", str(run.parent / "whole")])
-    assert "test split: 30 rows" in capsys.readouterr().err  # the subset of a run is not that of eval.py
+    assert "test split: 30 rows" in capsys.readouterr().out  # the subset of a run is not that of eval.py
     assert "chosen" not in json.loads((run.parent / "whole/results.json").read_text())
 
 
@@ -165,7 +165,7 @@ def test_a_resumed_run_keeps_its_subsets(run, capsys):
     before = (run / "results.json").read_bytes()
     train.main(["--out", str(run), "--resume"])
     assert (run / "results.json").read_bytes() == before
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "test split: 12 of 30 rows (seeded subset)" in said
     assert "best state chosen on 20 of 30 validation rows (seeded subset)" in said
 
