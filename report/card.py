@@ -12,15 +12,17 @@ CONTRADICTION = (
     'A contradiction is the same answer to "will like?" and "will dislike?". A constant that says Yes to the first and',
     "No to the second never contradicts itself: read the rate beside the share of pairs that are both right.",
 )
-LOAD = """```python
-from peft import PeftModel
-from transformers import LlamaForCausalLM
-
-base_folder = {base!r}  # the base checkpoint
-adapter_folder = "."  # the folder of this file
-base = LlamaForCausalLM.from_pretrained(base_folder, dtype="auto")
-model = PeftModel.from_pretrained(base, adapter_folder).eval()
-```"""
+LOAD = (
+    "```python",
+    "from peft import PeftModel",
+    "from transformers import LlamaForCausalLM",
+    "",
+    "base_folder = {base!r}  # the base checkpoint",
+    'adapter_folder = "."  # the folder of this file',
+    'base = LlamaForCausalLM.from_pretrained(base_folder, dtype="auto")',
+    "model = PeftModel.from_pretrained(base, adapter_folder).eval()",
+    "```",
+)
 
 
 def model_card(results: dict, adapter: dict) -> str:
@@ -48,7 +50,7 @@ def model_card(results: dict, adapter: dict) -> str:
         "",
         "## How to load it",
         "",
-        LOAD.format(base=str(model_folder(adapter["base"]))),
+        "\n".join(LOAD).format(base=str(model_folder(adapter["base"]))),
         "",
         "The tokenizer is that of the base: `AutoTokenizer` reads a `tokenizer.model` if protobuf is installed.",
         "The answer is read at the last token of the prompt: the logits of Yes and No. The prompts are those of",
