@@ -146,7 +146,7 @@ def adapter_warnings(folder: Path, base: str, base_fingerprint: str) -> list[str
     """
     path, warnings = _weights(folder), []
     if all(not tensor.any() for name, tensor in read_tensors(folder).items() if "lora_B" in name):
-        warnings.append(f"{path}: every B is zero, so the adapter changes nothing; was it trained?")
+        warnings.append(f"{path}: every B is zero, so it changes nothing: no training yet, or none that helped")
     trained_on = _read_config(folder).get("base_model_name_or_path")
     if trained_on is not None and not (
         isinstance(trained_on, str) and trained_on.isprintable() and len(trained_on) <= 4096

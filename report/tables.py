@@ -173,7 +173,7 @@ def _number(value: float, sign: str = "", as_precise_as: float | None = None) ->
 
 def _no_interval(cells: list[str], unit: str = "users") -> list[str]:
     """The line that says what [-] means, if it is shown."""
-    reason = f"[-]: no interval, since fewer than two {unit} differ; more {unit} would give one"
+    reason = f"[-]: no interval, since fewer than two {unit} differ here"
     return ["", reason] if any("[-]" in cell for cell in cells) else []
 
 

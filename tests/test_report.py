@@ -167,7 +167,7 @@ def test_an_interval_that_cannot_be_is_a_dash_with_a_reason(results):
     found = {**evaluate(two), "rules": {"rule": ranking_metrics(two.labels, np.array([1.0, 0.0]), two.users)}}
     table = score_table({**results, "run": None, "adapter": None, "split": "test", **found})
     assert "1.000 [-]" in table and "[1.0" not in table
-    assert "[-]: no interval, since fewer than two users differ; more users would give one" in table
+    assert "[-]: no interval, since fewer than two users differ here" in table
 
 
 @pytest.mark.parametrize("wording", WORDINGS)
