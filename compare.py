@@ -17,12 +17,12 @@ from cli.flags import flag, flag_name, parse_flags
 from cli.verb import run_verb
 from errors import DataError, FlagError, RunError, notice
 from files import read_whole
-from metrics import evaluate, mcnemar, paired_change, row_metrics, share_of
+from metrics import constants, evaluate, mcnemar, paired_change, row_metrics
+from report.cells import ANSWERS
 from report.comparison import about, comparison_text
 from run.predictions import Predictions, read_predictions
 
 LARGEST_RESULTS = 2**26  # bytes
-YES_OR_NO = ("contradiction_rate", "group_accuracy")  # the metrics that McNemar's test compares
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,8 @@ def refuse_other_rows(first: Predictions, other: Predictions) -> None:
 
 
 def comparison(names: list[str], found: list[Predictions], rows: int) -> dict:
-    """All figures: of each run, of each run against the first, and of a constant that never contradicts itself."""
+    """All figures: of each run, of each run against the first, and of constants on these rows."""
     first = found[0]
-    likes, interval = share_of(first.scored.labels, first.scored.users)
-    constant = {"contradiction_rate": 0.0, "group_accuracy": likes, "interval_95": {"group_accuracy": interval}}
     runs = [
         {"run": name, "exact": one.exact, **about(_results_beside(one.path)), **evaluate(one.scored)}
         for name, one in zip(names, found)
@@ -119,12 +117,14 @@ def comparison(names: list[str], found: list[Predictions], rows: int) -> dict:
         }
         for name, other in zip(names[1:], found[1:])
     ]
-    return {"runs": runs, "differences": differences, "constant": constant}
+    whoever = constants(first.scored.labels, first.scored.users)
+    return {"runs": runs, "differences": differences, "constants": whoever}
 
 
 def _mcnemar(first: Predictions, other: Predictions) -> dict:
+    """Of the two metrics that are a yes or no of each row."""
     before, after = row_metrics(first.scored), row_metrics(other.scored)
-    return {name: mcnemar(before[name] == 1, after[name] == 1) for name in YES_OR_NO}
+    return {name: mcnemar(before[name] == 1, after[name] == 1) for name in ANSWERS}
 
 
 def disagreements(first: Predictions, other: Predictions, count: int) -> list[dict]:

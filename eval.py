@@ -36,7 +36,7 @@ from run.merge import refuse_merging_twice, refuse_unusable_output
 from run.outcome import write_merged_on_request
 from run.predictions import write_predictions
 from run.restore import resolve_settings, restore_model
-from scoring.splits import rules_without_learning, score_split, score_wording, trained_wording
+from scoring.splits import score_split, score_wording, trained_wording, without_learning
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
         "template": settings.template,
         "split": flags.split,
         **evaluate(scored),
-        "rules": rules_without_learning(data.train, split.rows),
+        **without_learning(data.train, split.rows),
     } | chosen_rows(split)
     answer(score_table(results), aside=flags.json)
     if flags.negations:

@@ -13,6 +13,11 @@ from sklearn.metrics import roc_auc_score
 
 ECE_BINS = 15
 BOOTSTRAP_DRAWS = 1000
+CONSTANTS = {  # label: whether it says Yes to "will like?", and to "will dislike?", whoever is asked
+    'Yes to "like", No to "dislike"': (True, False),
+    'No to "like", Yes to "dislike"': (False, True),
+    "the same answer to both": (True, True),  # No to both has the same figures
+}
 
 
 @dataclass(frozen=True)
@@ -252,11 +257,21 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> dict:
     return {"only_before": only_before, "only_after": only_after, "p": min(1.0, 2 * below / 2**n)}
 
 
-def share_of(column: np.ndarray, users: list, seed: int = 0) -> tuple[float, list[float]]:
-    """The share of rows that are true, (N,) bool, with its interval from resampling users."""
+def constants(labels: np.ndarray, users: list, seed: int = 0) -> dict[str, dict]:
+    """contradiction_rate and group_accuracy of each of CONSTANTS, by its label, with intervals where users differ.
+
+    No contradiction says nothing by itself: a constant reaches it and has a row's both answers right as often as users
+    like, or dislike. What is the same for all rows has no interval.
+    """
     weights, _ = user_resamples(users, seed)  # (S, N)
-    found = with_intervals({"share": float(column.mean())}, {"share": weights @ column / weights.sum(1)})
-    return found["share"], found["interval_95"]["share"]
+    found = {}
+    for label, (like, dislike) in CONSTANTS.items():
+        right = ((labels == like) & (labels != dislike)).astype(np.float64)
+        values = {"contradiction_rate": float(like == dislike), "group_accuracy": float(right.mean())}
+        draws = {} if like == dislike else {"group_accuracy": weights @ right / weights.sum(1)}
+        intervals = with_intervals({name: values[name] for name in draws}, draws)["interval_95"]
+        found[label] = {**values, "interval_95": intervals}
+    return found
 
 
 def ranking_metrics(labels: np.ndarray, scores: np.ndarray, users: list, seed: int = 0) -> dict:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.shots import COLUMNS, run_once, table_row
+from bench.shots import COLUMNS, constant_rows, run_once, table_row
 from cli.data import load_data
 from cli.train import TrainFlags
 from data.splits import encode_split
@@ -93,6 +93,7 @@ def demo_accuracy(name: str, data_dir: str | None) -> None:
                 f"{figures['auc']:.4f}",
                 f"{figures['auc_combined']:.4f}",
                 f"{figures['contradiction_rate']:.3f}",
+                f"{figures['group_accuracy']:.3f}",
                 f"{np.abs(log_odds - reference).mean():.4f}",
                 f"{np.abs(log_odds - reference).max():.4f}",
             )
@@ -100,8 +101,10 @@ def demo_accuracy(name: str, data_dir: str | None) -> None:
     measured = f"{len(data.test)} test rows of {data.name} ({data.source})"
     spread = f"log-odds in nats, of both prompts, standard deviation {reference.std():.3f}"
     print(f"\nDemo model, untuned, {measured}; {spread}")
-    accuracy = ("AUC", "AUC of both", "contradiction", "mean difference of log-odds from fp32", "largest")
+    accuracy = ("AUC", "AUC of both", "contradiction", "both right", "mean difference of log-odds from fp32", "largest")
     table(("base", "matrices, MB", "all weights, MB", *accuracy), rows)
+    liked = np.mean([row.label for row in data.test])
+    print(f'Yes to "like" and No to "dislike", whoever is asked: contradiction 0, both right {liked:.3f}')
 
 
 def tuned_accuracy(data: list[str], seeds: int, out: Path) -> None:
@@ -110,14 +113,13 @@ def tuned_accuracy(data: list[str], seeds: int, out: Path) -> None:
     for base_dtype in BASE_DTYPES:
         folder = out / base_dtype
         folder.mkdir(parents=True, exist_ok=True)
-        runs = [
-            run_once([*data, "--base-dtype", base_dtype], "lcft", "64", seed, folder)["test"]["after"]
-            for seed in range(seeds)
+        splits = [
+            run_once([*data, "--base-dtype", base_dtype], "lcft", "64", seed, folder)["test"] for seed in range(seeds)
         ]
-        rows.append(table_row(f"--base-dtype {base_dtype}", runs))
+        rows.append(table_row(f"--base-dtype {base_dtype}", [split["after"] for split in splits]))
     header = f"| | {' | '.join(label for _, label in COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}"
     print(f"\nLCFT, 64 shots, {seeds} seeds, test split\n\n{header}")
-    print("\n".join(rows), flush=True)
+    print("\n".join([*rows, *constant_rows(splits[0])]), flush=True)
 
 
 @torch.inference_mode()

@@ -52,6 +52,14 @@ def table_row(label: str, runs: list[dict]) -> str:
     return f"| {label} | {' | '.join(cells)} |"
 
 
+def constant_rows(split: dict) -> list[str]:
+    """A Markdown row for each answer that is the same whoever is asked. split: of results.json."""
+    return [
+        f"| {label} | | | | {values['contradiction_rate']:.3f} | {values['group_accuracy']:.3f} |"
+        for label, values in split["constants"].items()
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="demo", help="as for train.py")
@@ -77,7 +85,7 @@ def main() -> None:
             rows.append(table_row(f"{variant}, {shots} shots", [result["test"]["after"] for result in results]))
             print(rows[-1], file=sys.stderr, flush=True)
     print(f"| | {' | '.join(label for _, label in COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
-    print("\n".join(rows))
+    print("\n".join([*rows, *constant_rows(first["test"])]))
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ import json
 
 from data.sources.stand_in import STAND_IN
 from model.demo import model_folder
-from report.comparison import interval_cell
+from report.cells import constant_rows, interval_cell, no_interval
 from report.tables import METRICS, part_of_split, provenance, tuning
 
 CARD = "README.md"
 CONTRADICTION = (
-    'A contradiction is the same answer to "will like?" and "will dislike?". A constant that says Yes to the first and',
-    "No to the second never contradicts itself: read the rate beside the share of pairs that are both right.",
+    'A contradiction is the same answer to "will like?" and "will dislike?". Answers that are the same whoever is',
+    "asked need not contradict each other: read the rate beside the share of pairs that are both right, and beside",
+    "theirs.",
 )
 LOAD = (
     "```python",
@@ -47,6 +48,7 @@ def model_card(results: dict, adapter: dict) -> str:
         *_figures(results["test"]),
         "",
         *CONTRADICTION,
+        *_constants(results["test"]),
         "",
         "## How to load it",
         "",
@@ -95,7 +97,16 @@ def _figures(test: dict) -> list[str]:
         if test["after"].get(key) is not None:
             cells = [interval_cell(test[column], key, "+" if column == "change" else "") for column in columns]
             lines.append(f"| {label.strip()} | {' | '.join(cells)} |")
-    return lines
+    return lines + no_interval(lines, unit)
+
+
+def _constants(test: dict) -> list[str]:
+    """The rows to read contradictions beside, if the answers to both questions are known."""
+    if test["after"].get("contradiction_rate") is None:
+        return []
+    rows = constant_rows(test["constants"])
+    lines = ["| whoever is asked | contradiction rate | both answers right |", "|---|---|---|"]
+    return ["", *lines, *(f"| {' | '.join(cells)} |" for cells in rows)]
 
 
 def _plain(text: str) -> str:

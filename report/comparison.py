@@ -5,10 +5,10 @@ import textwrap
 
 from data.sources.stand_in import STAND_IN
 from objectives import OBJECTIVES, flags_of
+from report.cells import ANSWERS, constant_rows, interval_cell, no_interval
 from report.tables import METRICS
 
 WIDTH = 80
-ANSWERS = ("contradiction_rate", "group_accuracy")
 CHOSEN = "a part of the split: a seeded subset, or without what is too long"
 PER_BLOCK = 2  # columns with intervals that fit beside the labels
 KNOWN = ("data", "data_source", "model", "demo_model", "objective", "kl_weight", "shots", "seed", "run", "adapter")
@@ -37,7 +37,8 @@ def comparison_text(results: dict) -> str:
     lines += _blocks(shown, dict(zip(names, runs)), "")
     changes = {f"{name} - A": change for name, change in zip(names[1:], differences)}
     lines += _blocks(shown, changes, "+")
-    lines += ["", *_answers_table(names, runs, results["constant"])]
+    lines += ["", *_answers_table(names, runs, results["constants"])]
+    lines += no_interval(lines, _unit(runs[0]))
     lines += ["", *_mcnemar_table(names, differences)]
     for name, change in zip(names[1:], differences):
         lines += _disagreements(name, change["rows"])
@@ -88,8 +89,11 @@ def _rows_line(run: dict) -> list[str]:
     counts, chosen = run["counts"], run["chosen"]
     whole = f" of {chosen['of']:,} ({CHOSEN})" if chosen and type(chosen.get("of")) is int else ""
     unit = f"{counts['users']:,} users" if counts["users"] else "users unknown"
-    resampled = "users" if counts["users"] else "rows"
-    return _wrapped(f"{counts['rows']:,} rows{whole}, {unit}; 95 % intervals from resampling {resampled}")
+    return _wrapped(f"{counts['rows']:,} rows{whole}, {unit}; 95 % intervals from resampling {_unit(run)}")
+
+
+def _unit(run: dict) -> str:
+    return "users" if run["counts"]["users"] else "rows"
 
 
 def _blocks(shown: list[tuple[str, str]], columns: dict[str, dict], sign: str) -> list[str]:
@@ -103,12 +107,12 @@ def _blocks(shown: list[tuple[str, str]], columns: dict[str, dict], sign: str) -
     return lines
 
 
-def _answers_table(names: list[str], runs: list[dict], constant: dict) -> list[str]:
-    """Contradictions beside what is right, and beside a constant that never contradicts itself."""
-    lines = [" " * 28 + f"{'contradiction rate':>25}{'both answers right':>25}"]
-    for name, values in zip([*names, "constant"], [*runs, constant]):
-        lines.append(f"{name:28}" + "".join(f"{interval_cell(values, key):>25}" for key in ANSWERS))
-    return [*lines, 'constant: Yes to "will like?", No to "will dislike?", whoever asks']
+def _answers_table(names: list[str], runs: list[dict], constants: dict[str, dict]) -> list[str]:
+    """Contradictions beside what is right, and beside constants: the same answers, whoever is asked."""
+    rows = [("", "contradiction rate", "both answers right")]
+    rows += [(name, *(interval_cell(run, key) for key in ANSWERS)) for name, run in zip(names, runs)]
+    rows += [("whoever is asked:", "", ""), *constant_rows(constants)]
+    return [f"{label:32}{first:>24}{second:>24}".rstrip() for label, first, second in rows]
 
 
 def _mcnemar_table(names: list[str], differences: list[dict]) -> list[str]:
@@ -136,12 +140,3 @@ def _disagreements(name: str, rows: list[dict]) -> list[str]:
 def _short(text: str, width: int) -> str:
     plain = "".join(letter if letter.isprintable() else "?" for letter in text)
     return plain if len(plain) <= width else plain[: width - 1] + "…"
-
-
-def interval_cell(values: dict, name: str, sign: str = "") -> str:
-    """A value with its interval, all with the same digits and sign; a dash where there is none."""
-    if values.get(name) is None:
-        return "-"
-    numbers = [values[name], *values["interval_95"].get(name, [])]
-    first, *bounds = (f"{round(number, 3) + 0.0:{sign}.3f}" for number in numbers)
-    return f"{first} [{', '.join(bounds)}]" if bounds else first

@@ -7,6 +7,7 @@ from cli.train import TrainFlags
 from cli.typed import train_command, verb_as_typed
 from data.sources.stand_in import STAND_IN
 from objectives import OBJECTIVES, flags_of
+from report.cells import best_constant, constant_rows, interval_cell, no_interval, number
 from report.wrap import wrapped
 
 CAUTION = "Simulated viewers: these figures show how the method works, and say nothing about MovieLens."
@@ -65,21 +66,21 @@ def change_in_words(results: dict, split: str) -> str:
     """What a run reached, in one sentence."""
     before, after = results[split]["before"], results[split]["after"]
     if results["best_step"] == 0:
-        base = _number(results["best_valid_auc"])
+        base = number(results["best_valid_auc"])
         return f"No validation beat the untuned base ({base}): the adapter of this run is the one it started from."
     if after["auc"] is None:
         return "Fine-tuning ended; the rows have one label only, so nothing can be ranked."
     change = after["auc"] - before["auc"]
     text = f"Fine-tuning {'raised' if change > 0 else 'lowered'} the AUC"
-    text += f" from {_number(before['auc'])} to {_number(after['auc'])}."
+    text += f" from {number(before['auc'])} to {number(after['auc'])}."
     if change == 0:
-        text = f"Fine-tuning did not change the AUC ({_number(after['auc'])})."
+        text = f"Fine-tuning did not change the AUC ({number(after['auc'])})."
     if after.get("contradiction_rate") is None:
         return text
     shares = [f"{values[n]:.1%}" for n in ("contradiction_rate", "group_accuracy") for values in (after, before)]
     return text + (
-        f" The model contradicts itself on {shares[0]} of the rows (before: {shares[1]}), "
-        f"and answers both questions right on {shares[2]} (before: {shares[3]})."
+        f" The model contradicts itself on {shares[0]} of the rows (before: {shares[1]}), and answers both questions "
+        f"right on {shares[2]} (before: {shares[3]}; a constant: {best_constant(results[split]['constants']):.1%})."
     )
 
 
@@ -87,12 +88,13 @@ def score_in_words(results: dict) -> str:
     """What eval.py found, in one sentence."""
     ranks = "The rows have one label only, so nothing can be ranked"
     if results["auc"] is not None:
-        ranks = f"The model ranks with an AUC of {_number(results['auc'])}"
+        ranks = f"The model ranks with an AUC of {number(results['auc'])}"
     if results.get("contradiction_rate") is None:
         return ranks + "."
     return (
         f"{ranks}; it contradicts itself on {results['contradiction_rate']:.1%} of the rows, "
-        f"and answers both questions right on {results['group_accuracy']:.1%}."
+        f"and answers both questions right on {results['group_accuracy']:.1%} "
+        f"(a constant: {best_constant(results['constants']):.1%})."
     )
 
 
@@ -100,12 +102,12 @@ def wording_table(rows: list[dict]) -> str:
     """How answers to other wordings agree with those to "will like"; a model that merely reacts to any
     change of words fails the last rows.
     """
-    cells = [_cell(row, name) for row in rows for name in ("inconsistent_rate", "auc")]
+    cells = [interval_cell(row, name) for row in rows for name in ("inconsistent_rate", "auc")]
     lines = ["", f"{'the user ... the target':26}{'right is':>10}{'inconsistent':>22}{'AUC of this wording':>22}"]
     for row, inconsistent, auc in zip(rows, cells[::2], cells[1::2]):
         right = "the same" if row["same_answer_is_right"] else "opposite"
         lines.append(f"{row['asks'] + ' *' * row['trained_on']:26}{right:>10}{inconsistent:>22}{auc:>22}")
-    return "\n".join([*lines, "* asked in training", *_no_interval(cells)])
+    return "\n".join([*lines, "* asked in training", *no_interval(cells)])
 
 
 def model_in_words(results: dict) -> str:
@@ -122,7 +124,7 @@ def adapter_in_words(results: dict) -> str:
 
 
 def _table(split: str, columns: dict[str, dict], results: dict) -> list[str]:
-    """results: of the split; its "rules" and, if it is part of a split, "chosen"."""
+    """results: of the split; its "rules", its "constants" and, if it is part of a split, "chosen"."""
     last = columns.get("after") or columns["value"]
     counts = last["counts"]
     users = (
@@ -138,11 +140,14 @@ def _table(split: str, columns: dict[str, dict], results: dict) -> list[str]:
     for name, label in METRICS:
         if last.get(name) is not None:
             lines.append(f"{label:{label_width}}" + "".join(f"{cells[name][key]:>{widths[key]}}" for key in columns))
-    lines += ["", f"{'without any learning':36}{'AUC':>22}{'UAUC':>22}"]
-    of_rules = {label: [_cell(values, name) for name in ("auc", "uauc")] for label, values in results["rules"].items()}
-    lines += [f"{label:36}{auc:>22}{uauc:>22}" for label, (auc, uauc) in of_rules.items()]
-    shown = [cell for row in [*cells.values()] for cell in row.values()] + [c for row in of_rules.values() for c in row]
-    return lines + _no_interval(shown, unit)
+    without = [("without any learning", "AUC", "UAUC")]
+    without += [(rule, *(interval_cell(of, key) for key in ("auc", "uauc"))) for rule, of in results["rules"].items()]
+    if last.get("contradiction_rate") is not None:
+        without += [("", "", ""), ("whoever is asked", "contradiction rate", "both answers right")]
+        without += constant_rows(results["constants"])
+    lines += ["", *(f"{label:36}{first:>22}{second:>22}".rstrip() for label, first, second in without)]
+    shown = [cell for row in cells.values() for cell in row.values()] + [cell for row in without for cell in row]
+    return lines + no_interval(shown, unit)
 
 
 def _caution(results: dict) -> list[str]:
@@ -151,30 +156,11 @@ def _caution(results: dict) -> list[str]:
     return ["", *wrapped(CAUTION)]
 
 
-def _cell(values: dict, name: str, column: str = "") -> str:
-    """A value with its interval, of the same precision and sign; of the base, which is not in question, without."""
-    if values.get(name) is None:
-        return "-"
-    sign = "+" if column == "change" else ""
-    value, (low, high) = values[name], values["interval_95"][name]
-    if column == "before":
-        return _number(value)
-    # Where every draw gives the same, resampling says nothing of other users.
-    interval = "-" if low == high else f"{_number(low, sign, value)}, {_number(high, sign, value)}"
-    return f"{_number(value, sign)} [{interval}]"
-
-
-def _number(value: float, sign: str = "", as_precise_as: float | None = None) -> str:
-    """Three decimals, fewer from 10 on; never "-0.000"."""
-    size = abs(value if as_precise_as is None else as_precise_as)
-    decimals = 3 if size < 10 else 2 if size < 100 else 1
-    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"
-
-
-def _no_interval(cells: list[str], unit: str = "users") -> list[str]:
-    """The line that says what [-] means, if it is shown."""
-    reason = f"[-]: no interval, since fewer than two {unit} differ here"
-    return ["", reason] if any("[-]" in cell for cell in cells) else []
+def _cell(values: dict, name: str, column: str) -> str:
+    """A value with its interval; that of the base, which is not in question, without."""
+    if column == "before" and values.get(name) is not None:
+        return number(values[name])
+    return interval_cell(values, name, "+" if column == "change" else "")
 
 
 def next_commands(run: Path, flags: TrainFlags) -> str:

@@ -23,7 +23,7 @@ from run.inputs import Inputs
 from run.merge import write_merged
 from run.predictions import write_predictions
 from run.progress import Progress
-from scoring.splits import rules_without_learning, score_split
+from scoring.splits import score_split, without_learning
 from tensors import put_tensors, trainable_parameters
 
 
@@ -90,12 +90,12 @@ def finish(
 
 
 def measure(data: Dataset, split: Split, before: Scored, after: Scored) -> dict:
-    """The metrics of a split before and after, their change, and the rules without learning on its rows."""
+    """The metrics of a split before and after, their change, and what its rows give without learning."""
     return {
         "before": evaluate(before),
         "after": evaluate(after),
         "change": paired_change(before, after),
-        "rules": rules_without_learning(data.train, split.rows),
+        **without_learning(data.train, split.rows),
     } | chosen_rows(split)
 
 

@@ -9,7 +9,7 @@ from data.interactions import Interaction
 from data.splits import Split
 from machine import ranks
 from machine.sharding import equal_forward_passes
-from metrics import Scored, agreement, auc, ranking_metrics
+from metrics import Scored, agreement, auc, constants, ranking_metrics
 from model.llama import Llama
 from scoring.forward import COLUMNS, score
 
@@ -51,10 +51,15 @@ def score_wording(model: Llama, scored: Scored, split: Split, question: str, sam
     }
 
 
-def rules_without_learning(train: list[Interaction], rows: list[Interaction]) -> dict[str, dict]:
-    """AUC and UAUC of the trivial rules on these rows, with intervals; item means come from `train`."""
+def without_learning(train: list[Interaction], rows: list[Interaction]) -> dict[str, dict]:
+    """What is reached on these rows without learning, with intervals, as results.json has it.
+
+    "rules": AUC and UAUC of the trivial rules, whose item means come from `train`. "constants": contradictions, and
+    both answers right, of answers that are the same whoever is asked.
+    """
     labels, users = labels_of(rows), users_of(rows)
-    return {name: ranking_metrics(labels, scores, users) for name, scores in all_rules(train, rows).items()}
+    rules = {name: ranking_metrics(labels, scores, users) for name, scores in all_rules(train, rows).items()}
+    return {"rules": rules, "constants": constants(labels, users)}
 
 
 def _score_on_all_ranks(model: Llama, split: Split, negatives: bool, progress: str | None = None) -> Scored:

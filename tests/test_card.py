@@ -28,13 +28,20 @@ def test_the_card_has_base_data_objective_and_every_figure_of_the_results(run):
     assert card.startswith('---\nlibrary_name: peft\nbase_model: "demo"\n')
     assert "objective paper with lambda 0.0001, 8 shots, seed 0" in card
     assert "| LoRA | r 4, alpha 16, dropout 0.005, on q_proj, v_proj |" in card
-    assert "**Demo**" in card and "12 of 16 rows (seeded subset)" in card
+    likes = results["test"]["constants"]['Yes to "like", No to "dislike"']
+    assert f'| Yes to "like", No to "dislike" | 0.000 | {likes["group_accuracy"]:.3f} [' in card
+    assert (
+        "| the same answer to both | 1.000 | 0.000 |" in card
+        and "**Demo**" in card
+        and "12 of 16 rows (seeded subset)" in card
+    )
     for name, label in (("contradiction_rate", "contradiction rate"), ("group_accuracy", "both answers right")):
         (row,) = re.findall(rf"^\| {label} \| (.*) \|$", card, re.M)
         cells = [results["test"][when] for when in ("before", "after", "change")]
         for text, values in zip(row.split(" | "), cells, strict=True):
             found = [float(number) for number in re.findall(r"[+-]?\d\.\d+", text)]
-            assert found == pytest.approx([values[name], *values["interval_95"][name]], abs=6e-4)
+            low, high = values["interval_95"][name]
+            assert found == pytest.approx([values[name], *((low, high) if low < high else ())], abs=6e-4)
 
 
 def test_stand_in_data_is_named_and_a_pipe_does_not_break_the_table(run):

@@ -12,7 +12,7 @@ from cli.verb import run_verb
 from data.splits import Chosen
 from errors import FlagError, UserError
 from files import write_json
-from metrics import evaluate, mcnemar, paired_change, share_of
+from metrics import evaluate, mcnemar, paired_change
 from report.comparison import WIDTH
 from run.predictions import FIRST_COLUMNS, write_predictions
 from tests.test_predictions import scored_rows, split_of
@@ -67,6 +67,9 @@ def test_a_run_is_not_different_from_its_copy(tmp_path, capsys):
     a, b = (run_folder(tmp_path / name, scored(1)) for name in "ab")
     (change,) = compared(capsys, a, b)["differences"]
     assert change["auc"] == 0 and change["interval_95"]["auc"] == [0, 0]
+    compare.main([a, b])
+    shown = capsys.readouterr().out
+    assert "+0.000 [-]" in shown and "[-]: no interval, since fewer than two users differ here" in shown
     assert change["mcnemar"]["contradiction_rate"] == {"only_before": 0, "only_after": 0, "p": 1.0}
 
 
@@ -90,12 +93,12 @@ def test_mcnemar_of_many_rows_neither_overflows_nor_takes_long():
     assert (found["only_before"], found["only_after"]) == (9_000, 11_000) and 0 < found["p"] < 1e-40
 
 
-def test_the_constant_never_contradicts_itself_and_is_right_as_often_as_users_like(two, capsys):
-    constant = compared(capsys, *two)["constant"]
-    likes = scored(1).labels
-    assert constant["contradiction_rate"] == 0 and constant["group_accuracy"] == likes.mean()
-    low, high = constant["interval_95"]["group_accuracy"]
-    assert low < likes.mean() < high and [low, high] == share_of(likes, USERS)[1]
+def test_constants_that_never_contradict_themselves_are_right_as_often_as_users_like_or_dislike(two, capsys):
+    likes, dislikes, same = compared(capsys, *two)["constants"].values()
+    share = scored(1).labels.mean()
+    assert (likes["contradiction_rate"], likes["group_accuracy"]) == (0, share)
+    assert (dislikes["contradiction_rate"], dislikes["group_accuracy"]) == (0, pytest.approx(1 - share))
+    assert (same["contradiction_rate"], same["group_accuracy"]) == (1, 0)
 
 
 def test_the_rows_of_most_disagreement_come_first(two, capsys):
@@ -117,7 +120,15 @@ def test_the_tables_go_to_standard_output_within_80_columns(two, tmp_path, capsy
     shown = capsys.readouterr()
     assert shown.err == "" and max(map(len, shown.out.replace(str(tmp_path), "").splitlines())) <= WIDTH
     assert shown.out.startswith("B against A: ranks ")
-    for part in ("C - A", "D - A", "both answers right", "constant", "McNemar", "disagree most", "lambda 0.0001"):
+    for part in (
+        "C - A",
+        "D - A",
+        "both answers right",
+        "whoever is asked",
+        "McNemar",
+        "disagree most",
+        "lambda 0.0001",
+    ):
         assert part in shown.out
 
 

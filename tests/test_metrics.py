@@ -255,6 +255,18 @@ def test_intervals_resample_users_not_rows():
     assert width(by_user) == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 20), rel=0.15)  # 20 tosses of a coin
 
 
+@pytest.mark.parametrize("z_pos, z_neg, row", [(1, -1, 0), (-1, 1, 1), (1, 1, 2), (-1, -1, 2)])
+def test_a_constant_has_the_figures_of_a_model_that_always_answers_so(z_pos, z_neg, row):
+    labels, users = RNG.random(60) < 0.7, [i % 9 for i in range(60)]
+    model = evaluate(scored(np.full(60, z_pos), labels, users, z_neg=np.full(60, z_neg)))
+    constant = list(metrics.constants(labels, users).values())[row]
+    for name in ("contradiction_rate", "group_accuracy"):
+        assert constant[name] == model[name]
+        interval = model["interval_95"][name]
+        assert constant["interval_95"].get(name, interval) == pytest.approx(interval, abs=1e-12)
+        assert (name in constant["interval_95"]) == (width(interval) > 0)
+
+
 def test_a_resample_draws_whole_users_and_keeps_their_number():
     users = ["a", "b", "b", None, "c", "b", None]
     weights, user_weights = user_resamples(users, seed=3)

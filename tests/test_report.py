@@ -15,7 +15,7 @@ from cli.train import ObjectiveFlags, TrainFlags, check_flags, presets
 from data.interactions import Dataset, Interaction, Item
 from data.prompts import WORDINGS
 from machine.device import pick_device
-from metrics import Scored, evaluate, paired_change, ranking_metrics
+from metrics import Scored, constants, evaluate, paired_change, ranking_metrics
 from objectives import make_objective
 from report.curves import draw_curves
 from report.plan import step_plan
@@ -49,6 +49,7 @@ def results():
         "after": evaluate(after),
         "change": paired_change(before, after),
         "rules": rules,
+        "constants": constants(before.labels, before.users),
     }
     heading = {
         "data": "movie",
@@ -103,6 +104,20 @@ def test_a_result_table_shows_the_rules_beside_the_learned_rows(results):
     assert [part.strip() for part in line_of(table, "history share")] == [cell(rule, "auc"), cell(rule, "uauc")]
 
 
+def test_contradictions_stand_beside_what_is_right_and_beside_the_constants(results):
+    """20 of the 40 rows are liked; in the eval table the same rows, and none where only one question was asked."""
+    one = {**results, "run": None, "adapter": None, "split": "test", **results["test"]["after"]}
+    one |= {name: results["test"][name] for name in ("rules", "constants")}
+    for table in (result_table(results, "test"), score_table(one)):
+        head, rows = table.split("whoever is asked")[0], table.split("whoever is asked")[1].splitlines()
+        assert "both answers right" in head and "contradiction rate    both answers right" in rows[0]
+        assert rows[1].startswith('Yes to "like", No to "dislike"') and " 0.000 " in rows[1] and " 0.500 [" in rows[1]
+        assert rows[3].startswith("the same answer to both") and rows[3].split()[-2:] == ["1.000", "0.000"]
+        assert "a constant: 50.0%" in " ".join(table.split())
+    alone = {name: value for name, value in one.items() if name not in ("contradiction_rate", "group_accuracy")}
+    assert "whoever" not in score_table(alone) and "constant" not in score_table(alone)
+
+
 def test_simulated_data_are_named_above_and_below_and_real_ones_are_not_called_simulated(results):
     table = result_table(results, "test")
     one_line = table.replace("\n", " ")
@@ -127,6 +142,7 @@ def test_what_does_not_exist_is_a_dash_and_unknown_users_are_told(results):
         "adapter": None,
         "split": "test",
         "rules": {"rule": ranking_metrics(unknown.labels, unknown.z_pos, unknown.users)},
+        "constants": constants(unknown.labels, unknown.users),
     }
     table = score_table({**one, **evaluate(unknown)})
     assert (

@@ -9,7 +9,7 @@ from baselines.rules import all_rules, history_share, item_mean
 from data.interactions import Interaction
 from data.sources import ml_1m, movie
 from metrics import auc, ranking_metrics, uauc
-from scoring.splits import rules_without_learning
+from scoring.splits import without_learning
 
 
 def row(target, label, *liked):
@@ -70,7 +70,7 @@ def read_once(folder):
 )
 def test_rules_on_the_published_test_split(real_file, rule, expected_auc, expected_uauc):
     data = read_once(real_file("ml-100k/u.data").parent)
-    metrics = rules_without_learning(data.train, data.test)[rule]
+    metrics = without_learning(data.train, data.test)["rules"][rule]
     assert metrics["auc"] == pytest.approx(expected_auc, abs=5e-4)
     assert metrics["uauc"] == pytest.approx(expected_uauc, abs=5e-4)
     low, high = metrics["interval_95"]["auc"]
