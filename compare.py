@@ -16,7 +16,7 @@ from pathlib import Path
 from cli.flags import flag, flag_name, parse_flags
 from cli.verb import run_verb
 from errors import DataError, FlagError, RunError, notice
-from files import read_whole
+from files import missing_advice, read_whole
 from metrics import constants, evaluate, mcnemar, paired_change, row_metrics
 from report.cells import ANSWERS
 from report.comparison import about, comparison_text
@@ -76,7 +76,9 @@ def find_predictions(folder: str) -> Predictions:
             )
         path = path / "predictions.csv"
     if not path.is_file():
-        raise RunError(f"{folder}: no such folder or file; give a folder that train.py or eval.py wrote")
+        raise RunError(
+            f"{folder}: no such folder or file; give a folder that train.py or eval.py wrote{missing_advice(folder)}"
+        )
     predictions = read_predictions(path)
     if not predictions.exact:
         notice(f"{path}: is of version 0.1.0, with 6 digits; its last digits may differ from those of its results.json")

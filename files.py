@@ -182,21 +182,36 @@ def lock_file(file: IO) -> None:
 
 # ---- names that are no files --------------------------------------------------------------------
 
-HUB_NAME = re.compile(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)?([\w.-]+/[\w.-]+)(?:/tree/[\w.-]+)?/?")
+HUB_NAME = re.compile(
+    r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf:/+)?(datasets/)?([\w.-]+/[\w.-]+)(?:/tree/[\w.-]+)?/?"
+)
 
 
-def hub_advice(name: str) -> str:
+def hub_advice(name: str, is_data: bool = False) -> str:
     """What to add to "no such folder" if the name may be one on the Hugging Face Hub: how to download it; or ""."""
     name = re.sub(r"^(https?):/+", r"\1://", name)  # a Path has one slash there
     found = HUB_NAME.fullmatch(name)
     if not found or name.startswith((".", "-")) or Path(name).parent.exists():
         return ""
-    owner_and_name = found[1]
+    owner_and_name = found[2]
     folder = owner_and_name.split("/")[1]
+    kind = " --repo-type dataset" * (is_data or found[1] is not None)
     return (
         "; if this is its name on the Hugging Face Hub, which is not asked here, download it first: "
-        f"huggingface-cli download {owner_and_name} --local-dir {folder} (or `hf download ...`), and pass {folder}"
+        f"huggingface-cli download {owner_and_name}{kind} --local-dir {folder} (or `hf download ...`), "
+        f"and pass {folder}"
     )
+
+
+def missing_advice(name: str | Path, is_data: bool = False) -> str:
+    """What to add to a message that nothing is at `name`: where it was looked for, and what it may be instead.
+
+    Empty if something is there. is_data: rather a data set than a model.
+    """
+    if Path(name).exists() or Path(name).is_absolute():
+        return ""
+    where = "" if ":/" in str(name) else f"; it was looked for in {Path.cwd()}"
+    return where + hub_advice(str(name), is_data)
 
 
 # ---- reading ------------------------------------------------------------------------------------

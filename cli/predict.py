@@ -9,6 +9,7 @@ from cli.model import ModelFlags, model_contradictions
 from data.titles import UNPRINTABLE
 from data.users import TITLES, User, conflicts, items_of_flags
 from errors import FlagError
+from files import missing_advice
 
 THE_RUNS = "run"  # --catalogue run
 TOP = 10  # of a catalogue, if --top does not say
@@ -50,7 +51,7 @@ def check_flags(flags: PredictFlags, resolved: Resolved) -> None:
         problems.append("--adapter: say which base it belongs to with --model DIR (or --model demo)")
     if flags.noun is not None and (not flags.noun.strip() or UNPRINTABLE.search(flags.noun)):
         problems.append(f"--noun {flags.noun!r}: expected a word, such as book")
-    problems += _catalogue_problems(flags)
+    problems += _catalogue_problems(flags) + _missing_files(flags)
     if flags.input is not None:
         given = [f"--{name}" for name in TITLES if getattr(flags, name)]
         problems += [f"{name}: contradicts --input, whose columns say it; leave one of them out" for name in given]
@@ -87,6 +88,12 @@ def _catalogue_problems(flags: PredictFlags) -> list[str]:
     if flags.catalogue == THE_RUNS and not flags.run:
         problems.append("--catalogue run: say which run with --run DIR, or name a CSV file (./run for one called run)")
     return problems
+
+
+def _missing_files(flags: PredictFlags) -> list[str]:
+    files = {"--input": flags.input, "--catalogue": None if flags.catalogue == THE_RUNS else flags.catalogue}
+    missing = {name: file for name, file in files.items() if file is not None and not Path(file).exists()}
+    return [f"{name} {file}: no such file{missing_advice(file, is_data=True)}" for name, file in missing.items()]
 
 
 def _output_problems(flags: PredictFlags) -> list[str]:

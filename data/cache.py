@@ -23,7 +23,7 @@ from data.interactions import SPLITS, Dataset, Interaction, Item
 from data.prompts import WORDINGS
 from data.sources.base import Source
 from errors import DataError
-from files import new_folder, read_whole, refuse_unencodable, write_file, write_json
+from files import missing_advice, new_folder, read_whole, refuse_unencodable, write_file, write_json
 
 FORMAT = 1
 MANIFEST = "prepared.json"
@@ -67,7 +67,7 @@ def prepare(
 ) -> None:
     """Write the prepared files of the raw files in `raw` into `out`; published: also the published form."""
     if not raw.is_dir():
-        raise DataError(f"--raw {raw}: no such folder")
+        raise DataError(f"--raw {raw}: no such folder{missing_advice(raw, is_data=True)}")
     files = source.raw_files(raw)
     if not files:
         raise DataError(f"--raw {raw}: has no raw files of {source.name}; put {source.raw_names} there")

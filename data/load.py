@@ -12,6 +12,7 @@ from data.sources.base import Source
 from data.sources.own_files import LAYOUTS
 from data.sources.stand_in import stand_in
 from errors import DataError, quoted
+from files import missing_advice
 
 SOURCES = {module.SOURCE.name: module.SOURCE for module in (movie, book, ml_1m, amazon_book, custom)}
 OWN_DATA = custom.SOURCE  # named by its folder instead
@@ -55,7 +56,7 @@ def load_dataset(
         return _load_folder(name, notice, options)
     source, root = SOURCES[name], Path(data_dir) if data_dir is not None else cache_folder()
     if data_dir is not None and not root.is_dir():
-        raise DataError(f"--data-dir {root}: no such folder")
+        raise DataError(f"--data-dir {root}: no such folder{missing_advice(root, is_data=True)}")
     for folder in (root, *(root / sub for sub in source.folders)):
         if data := _load_from(source, folder, notice, options):
             return data
@@ -103,7 +104,8 @@ def _load_folder(name: str, notice: Callable[[str], None], options: Mapping) -> 
     folder = Path(name)
     if not folder.is_dir():
         kind = "it is a file; give the folder that it is in" if folder.exists() else "no folder of that name is here"
-        raise DataError(f"--data {name}: neither {', '.join(NAMES)} nor demo, and {kind}")
+        advice = missing_advice(name, is_data=True)
+        raise DataError(f"--data {name}: neither {', '.join(NAMES)} nor demo, and {kind}{advice}")
     if (folder / MANIFEST).is_file():
         data = read_prepared(folder)
     elif files := OWN_DATA.raw_files(folder):

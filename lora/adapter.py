@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from errors import AdapterError, quoted
-from files import hub_advice
+from files import missing_advice
 from lora.inject import lora_state
 from lora.select import CONFIG, LARGEST_RANK, as_selection, read_selection
 from tensors import is_plain, put_tensors
@@ -172,7 +172,7 @@ def adapter_warnings(folder: Path, base: str, base_fingerprint: str) -> list[str
 def _read_config(folder: Path) -> dict:
     path = Path(folder) / CONFIG
     if not path.is_file():
-        advice = hub_advice(str(folder)) or f"; is {folder} the folder of a finished run or of a PEFT adapter?"
+        advice = missing_advice(folder) or f"; is {folder} the folder of a finished run or of a PEFT adapter?"
         raise AdapterError(f"{path}: missing{advice}")
     try:
         config = json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST_CONFIG else None

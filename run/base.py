@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from errors import CheckpointError, notice
-from files import hub_advice
+from files import missing_advice
 from lora.adapter import adapter_warnings, load_adapter, read_adapter_config, targets_named_in
 from lora.inject import add_lora, refuse_unknown_targets
 from machine.device import DTYPES
@@ -30,20 +30,27 @@ def load_base(
 
     base_dtype: one of machine.device.BASE_DTYPES; fsdp: whether the weights are divided among the ranks.
     """
-    folder = model_folder(model)
+    folder = existing_folder(model)
     # The tokenizer comes first: a mistake there shows at once, while the weights may take minutes.
-    tokenizer = _tokenizer_in(folder, read_llama_config(folder)) if folder.is_dir() else None
+    tokenizer = _tokenizer_in(folder, read_llama_config(folder))
     base = load_llama(folder, DTYPES[precision], torch.device("cpu") if fsdp else device, int8=base_dtype == "int8")
     return shard(base, device) if fsdp else base, tokenizer
 
 
 def base_tokenizer(model: str) -> Tokenizer:
     """The tokenizer alone. The folder may lack config.json: then there is no model that the tokenizer has to fit."""
-    folder = model_folder(model)
+    folder = existing_folder(model)
     has_config = (folder / "config.json").exists()
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint folder{hub_advice(str(folder))}")
     return _tokenizer_in(folder, read_llama_config(folder) if has_config else None)
+
+
+def existing_folder(model: str) -> Path:
+    """The folder of the base. Raises CheckpointError, naming --model, if there is none."""
+    folder = model_folder(model)
+    if not folder.is_dir():
+        what = "is a file, not a checkpoint folder" if folder.exists() else "no such checkpoint folder"
+        raise CheckpointError(f"--model {model}: {what}{missing_advice(folder)}")
+    return folder
 
 
 def _tokenizer_in(folder: Path, config: LlamaConfig | None) -> Tokenizer:

@@ -20,6 +20,7 @@ from files import (
     clear_leftovers,
     flush,
     lock_file,
+    missing_advice,
     naming_errors,
     read_whole,
     refuse_unwritable,
@@ -51,7 +52,10 @@ def refuse_unusable(path: Path, resume: bool) -> None:
 
 def _refuse_content(path: Path, resume: bool) -> None:
     if resume and not (path / "config.json").is_file():
-        raise RunError(f"--resume --out {path}: no run there (config.json is missing); start without --resume")
+        raise RunError(
+            f"--resume --out {path}: no run there (config.json is missing); start without --resume"
+            + missing_advice(path)
+        )
     if not resume and path.exists() and (not path.is_dir() or any(not _is_leftover(file) for file in path.iterdir())):
         raise RunError(f"--out {path}: already exists; choose another folder, or continue that run with --resume")
     refuse_unwritable(path, "--out", RunError)
@@ -239,11 +243,14 @@ def fresh_name(parent: Path, name: str) -> Path:
     return path
 
 
-def read_run_config(folder: Path) -> dict:
-    """config.json of a run. Raises RunError if the folder is not a run."""
+def read_run_config(folder: Path, flag: str) -> dict:
+    """config.json of a run. Raises RunError, naming the flag that named it, if the folder is not a run."""
     path = folder / "config.json"
     if not path.is_file():
-        raise RunError(f"{folder}: no run there (config.json is missing); give the folder that train.py wrote")
+        raise RunError(
+            f"{flag} {folder}: no run there (config.json is missing); give the folder that train.py wrote"
+            + missing_advice(folder)
+        )
     return read_config_file(path)
 
 

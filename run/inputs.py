@@ -18,7 +18,7 @@ from machine import ranks
 from machine.device import compile_layers, pick_device
 from model.llama import Llama
 from protocols import Tokenizer
-from run.base import base_identity, load_base, warn_of_misfit
+from run.base import base_identity, existing_folder, load_base, warn_of_misfit
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class Inputs:
 def load_inputs(flags: TrainFlags) -> Inputs:
     """Load the data and the base, add the adapter, and encode the splits; whatever is unusable is refused first."""
     device = pick_device(flags.device)
+    existing_folder(flags.model)
+    if flags.init_adapter:
+        read_adapter_config(Path(flags.init_adapter))
     data = load_data(vars(flags))
     refuse_one_label(data.selection_rows(), f"--data {flags.data}")
     refuse_too_many(flags, data)

@@ -6,11 +6,13 @@ from pathlib import Path
 from cli.flags import Resolved
 from cli.model import ModelFlags
 from cli.train import BaseFlags, MachineFlags, PairFlags, TrainFlags
+from lora.adapter import read_adapter_config
 from machine.device import demo_precision, pick_device
 from model.demo import is_demo
 from model.llama import Llama
 from protocols import Tokenizer
-from run.base import base_identity, load_base, put_adapter
+from run.base import base_identity, existing_folder, load_base, put_adapter
+from run.elsewhere import refuse_missing
 from run.folder import read_run_config
 from run.validate import recorded_flags
 
@@ -21,13 +23,20 @@ SHARED = frozenset(field.name for part in (PairFlags, BaseFlags, MachineFlags) f
 def resolve_settings(flags: ModelFlags, resolved: Resolved) -> tuple[TrainFlags, dict]:
     """(train.py's flags as they apply here, the run's config.json).
 
-    Flags that were given come first, then the run's own, then train.py's defaults.
+    Flags that were given come first, then the run's own, then train.py's defaults. Raises UserError if a folder that is
+    named, by a flag or by the run, is not found from here: now, and not after minutes of loading.
     """
-    config = read_run_config(Path(flags.run)) if flags.run else {"flags": {}}
+    config = read_run_config(Path(flags.run), "--run") if flags.run else {"flags": {}}
     recorded = recorded_flags(TrainFlags, config, Path(flags.run or "") / "config.json")
     given = {name: value for name, value in resolved.values.items() if resolved.sources[name] == "flag"}
     chosen = {name: value for name, value in (recorded | given).items() if name in SHARED - OF_A_RUN_ALONE}
     settings = TrainFlags(**chosen)
+    if flags.run:
+        needed = {"data", "data_dir", "model"} & resolved.values.keys() - given.keys()
+        refuse_missing(f"--run {flags.run}", vars(settings), needed, Path(flags.run))
+    existing_folder(settings.model)
+    if flags.adapter:
+        read_adapter_config(Path(flags.adapter))
     if "precision" not in chosen:
         precision = demo_precision(flags.device) if is_demo(settings.model) else settings.precision
         settings = replace(settings, precision=precision)

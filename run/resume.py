@@ -7,7 +7,9 @@ from pathlib import Path
 from cli.flags import Resolved, flag_name
 from cli.train import TrainFlags, presets
 from errors import FlagError, RunError, notice
+from files import missing_advice
 from objectives import make_objective
+from run.elsewhere import FOLDERS, refuse_missing
 from run.folder import read_config_file, read_run_config
 from run.validate import recorded_flags, shown
 
@@ -32,7 +34,7 @@ def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Res
 
     The source of a changed flag is "resume". Raises FlagError with a line for each flag that may not change but does.
     """
-    config = read_run_config(Path(flags.out))
+    config = read_run_config(Path(flags.out), "--resume --out")
     then = recorded_flags(TrainFlags, config, Path(flags.out) / "config.json")
     new = {f.name: f.default for f in fields(TrainFlags) if f.name in SINCE_0_1 and f.name not in then}
     then |= new
@@ -50,6 +52,7 @@ def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Res
     if problems:
         raise FlagError("\n".join(problems))
     values = then | {name: now[name] for name in (*FOR_ONE_CALL, *changed)}
+    refuse_missing(f"--resume --out {flags.out}", values, set(FOLDERS) - set(changed), Path(flags.out), resumed=True)
     sources = {name: entry["source"] for name, entry in config["flags"].items()} | dict.fromkeys(new, "default")
     sources |= dict.fromkeys(changed, "resume")
     return TrainFlags(**values), Resolved(values, sources)
@@ -65,7 +68,10 @@ def presets_or_config(values: dict) -> dict:
     path = Path(values["config"])
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
-        raise RunError(f"--config {values['config']}: no such file; name the config.json of a run")
+        raise RunError(
+            f"--config {values['config']}: no such file; name the config.json of a run"
+            + missing_advice(values["config"])
+        )
     config = read_config_file(path)
     recorded = recorded_flags(TrainFlags, config, path)
     taken = {name: value for name, value in recorded.items() if name in values and name not in NEVER_TAKEN}
@@ -99,7 +105,7 @@ def config_of_resumed(path: Path, now: dict) -> dict:
 
     now: what run.config.run_config gives. Raises RunError with a line for every fingerprint that differs.
     """
-    then = read_run_config(path)
+    then = read_run_config(path, "--resume --out")
     differences = _differences(then.get("fingerprints"), now["fingerprints"])
     if differences:
         raise RunError(

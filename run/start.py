@@ -14,6 +14,7 @@ from objectives import Objective, make_objective
 from report.plan import plan_line, plan_table, step_plan
 from run.catalogue import write_catalogue
 from run.config import chosen_flags, fingerprints, run_config
+from run.elsewhere import refuse_missing
 from run.folder import RunFolder, fresh_name, refuse_unusable
 from run.inputs import Inputs, load_inputs
 from run.merge import refuse_unusable_output
@@ -45,6 +46,9 @@ def start_run(argv: list[str], description: str) -> Start | None:
     flags, resolved = parse_flags(TrainFlags, argv, description, presets_or_config, check_flags)
     if flags.resume:
         flags, resolved = flags_of_run(flags, resolved)
+    if flags.config:
+        taken = {name for name, source in resolved.sources.items() if source.startswith("config ")}
+        refuse_missing(f"--config {flags.config}", resolved.values, taken, Path(flags.config))
     out = Path(flags.out or ranks.broadcast(str(fresh_name(Path("runs"), run_name(flags)))))
     refuse_unusable(out, flags.resume)  # now, and not after minutes of loading
     if flags.merge_out:

@@ -73,7 +73,7 @@ def test_any_json_is_read_or_refused_by_every_reader_of_json(place, content):
         (place / name).write_text(text)
     (place / "metrics.jsonl").write_text(text + "\n")
     for call, error in (
-        (lambda: read_run(place), RunError),
+        (lambda: read_run(place, "--run"), RunError),
         (lambda: read_adapter_config(place), AdapterError),
         (lambda: tallrec.read_split(place / "train.json"), DataError),
         (lambda: prepare.read_prepared(place), DataError),

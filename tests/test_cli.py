@@ -121,7 +121,7 @@ def test_a_length_that_holds_no_prompt_is_refused_with_one_that_does(refuse_trai
 
 
 def test_a_model_folder_that_is_not_there_is_named(refuse_train, tmp_path):
-    assert refuse_train("--model", tmp_path / "absent") == f"{tmp_path / 'absent'}: no such checkpoint folder"
+    assert refuse_train("--model", tmp_path / "absent") == f"--model {tmp_path / 'absent'}: no such checkpoint folder"
 
 
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.model", "model.safetensors"])
@@ -217,9 +217,9 @@ def test_a_folder_that_cannot_be_made_is_named(refuse_train, checkpoint, tmp_pat
 
 def test_resuming_or_scoring_what_is_no_run_is_refused(refuse, tmp_path):
     assert refuse(train.main, "--resume", "--out", tmp_path / "absent").startswith(
-        f"{tmp_path / 'absent'}: no run there"
+        f"--resume --out {tmp_path / 'absent'}: no run there"
     )
-    assert refuse(eval_verb.main, "--run", tmp_path).startswith(f"{tmp_path}: no run there")
+    assert refuse(eval_verb.main, "--run", tmp_path).startswith(f"--run {tmp_path}: no run there")
     assert refuse(eval_verb.main).startswith("--run: say which run with --run DIR")
 
 

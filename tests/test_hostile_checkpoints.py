@@ -208,7 +208,7 @@ def test_every_default_can_be_recorded():
 )
 def test_a_run_with_unknown_wording_or_a_value_that_is_not_text_is_refused(tmp_path, change):
     (tmp_path / "config.json").write_text(json.dumps({"flags": {}, "noun": "film", "wording": "tallrec", **change}))
-    assert "not the config.json of a run" in refused(RunError, read_run, tmp_path)
+    assert "not the config.json of a run" in refused(RunError, read_run, tmp_path, "--run")
 
 
 def test_a_whole_number_beyond_every_bound_is_refused():

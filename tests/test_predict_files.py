@@ -142,7 +142,7 @@ def test_a_malformed_file_is_reported_with_line_and_column(refuse, tmp_path, con
 
 def test_a_missing_file_is_reported_by_name(refuse, tmp_path):
     assert refuse("--input", tmp_path / "absent.csv", "--output", tmp_path / "o") == [
-        f"{tmp_path / 'absent.csv'}: No such file or directory"
+        f"--input {tmp_path / 'absent.csv'}: no such file"
     ]
     assert refuse("--input", tmp_path, "--output", tmp_path / "o") == [
         f"{tmp_path}: is a folder; put a plain file there"

@@ -128,12 +128,12 @@ def test_a_fresh_name_is_one_that_is_not_there(tmp_path):
 def test_a_config_that_no_run_wrote_is_refused_by_its_path(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(RunError, match="config.json: not the config.json of a run"):
-        read_run_config(tmp_path)
+        read_run_config(tmp_path, "--run")
 
 
 def test_a_folder_without_config_is_no_run(tmp_path):
-    with pytest.raises(RunError, match=f"^{tmp_path}: no run there"):
-        read_run_config(tmp_path)
+    with pytest.raises(RunError, match=f"^--run {tmp_path}: no run there"):
+        read_run_config(tmp_path, "--run")
 
 
 # ---- metrics.jsonl ------------------------------------------------------------------------------
