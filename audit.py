@@ -35,6 +35,7 @@ from errors import DataError, FlagError, RunError, answer, notice
 from files import write_text
 from lora.inject import add_lora
 from machine import ranks
+from machine.bar import at_work
 from model.demo import is_demo
 from model.llama import Llama
 from protocols import Tokenizer
@@ -97,6 +98,8 @@ def main(argv: list[str]) -> None:
     kl_weight = flags.kl_weight
     if kl_weight is None:
         kl_weight = config["flags"].get("kl_weight", {"value": 1e-4})["value"]
+    with at_work("computing every value a second time"):
+        figures = audit_pair(model.eval(), tokenizer, pair, kl_weight, settings.precision)
     report = {
         "run": flags.run,
         "model": settings.model,
@@ -113,7 +116,7 @@ def main(argv: list[str]) -> None:
         "target": data.catalogue[row.target].title,
         "label": row.label,
         "kl_weight": kl_weight,
-        **audit_pair(model.eval(), tokenizer, pair, kl_weight, settings.precision),
+        **figures,
     }
     show(report, flags)
     if not report["ok"]:

@@ -26,6 +26,7 @@ from data.prompts import RENAMED, TEMPLATES
 from data.sources.base import Option, Source
 from data.statistics import describe
 from errors import FlagError, notice
+from machine.bar import at_work
 from report.data_table import draw_histograms, sample_text, statistics_table
 from run.base import base_tokenizer
 
@@ -82,7 +83,8 @@ def prepare_source(source: Source, argv: list[str]) -> None:
 
     description = f"Prepare {source.name}: {source.summary}, from {source.raw_names}."
     flags, resolved = parse_flags(flags_with(options), argv, description, check=check, command=source.name)
-    prepare(source, Path(flags.raw), Path(flags.out), resolved.values, flags.published, notice)
+    with at_work(f"preparing {source.name}"):
+        prepare(source, Path(flags.raw), Path(flags.out), resolved.values, flags.published, notice)
 
 
 def flags_with(options: list[Option]) -> type:

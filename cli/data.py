@@ -7,6 +7,7 @@ from data.interactions import Dataset
 from data.load import NAMES, OWN_DATA, SOURCES, is_own_folder, load_dataset
 from errors import notice
 from machine import ranks
+from machine.bar import at_work
 from model.demo import is_demo
 
 DATA_HELP = (
@@ -101,4 +102,5 @@ def load_data(settings: dict) -> Dataset:
     settings: values of the flags by name, data, data_dir, real_data, model and all options among them.
     """
     real_data = settings["real_data"] or not is_demo(settings["model"])
-    return ranks.first_rank_first(load_dataset, settings["data"], settings["data_dir"], real_data, notice, settings)
+    with at_work("loading the data"):
+        return ranks.first_rank_first(load_dataset, settings["data"], settings["data_dir"], real_data, notice, settings)

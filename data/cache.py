@@ -5,7 +5,7 @@ written last:
   items.jsonl     [item, title, author] per line
   rows.jsonl      [split, user, [history items], "10..." (liked or not), target, label, timestamp] per line
   prepared.json   name of the data source ("rule"), its version and options, fingerprints of the raw files;
-                  source, noun, wording, ...; checksums
+                  source, noun, wording, ...; checksums; what was said of the raw files, which is said again
 
 In the cache such a folder is named after what it was made from. Other raw files, another version or
 other options give another name, so nothing outdated is ever read. A folder is made under a temporary name
@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data.interactions import SPLITS, Dataset, Interaction, Item
@@ -48,14 +48,15 @@ def prepared(source: Source, files: list[Path], options: Mapping, notice: Callab
     folder = cache_folder() / "prepared" / name
     if (folder / MANIFEST).is_file():
         try:
-            return read_prepared(folder)
+            return read_prepared(folder, notice)
         except DataError as error:
             notice(f"{error}; preparing it again")
             shutil.rmtree(folder, ignore_errors=True)
-    data = build(source, files, options, notice)
+    said: list[str] = []
+    data = build(source, files, options, keeping(said, files, notice))
     try:
         with new_folder(folder) as temporary:
-            write_prepared(data, temporary, key)
+            write_prepared(data, temporary, key, said)
     except OSError as error:
         if not (folder / MANIFEST).is_file():  # if it is there now, another process was first
             notice(f"{folder}: cannot be written ({error.strerror}), so the data set is prepared again each time")
@@ -71,19 +72,41 @@ def prepare(
     files = source.raw_files(raw)
     if not files:
         raise DataError(f"--raw {raw}: has no raw files of {source.name}; put {source.raw_names} there")
-    data = build(source, files, options, notice)
+    said: list[str] = []
+    data = build(source, files, options, keeping(said, files, notice))
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST).unlink(missing_ok=True)  # while its files change, the folder is not a prepared one
-    write_prepared(data, out, key_of(source, files, options))
+    write_prepared(data, out, key_of(source, files, options), said)
     if published:
         source.write_published(data, out)
     counts = ", ".join(f"{split} {len(getattr(data, split)):,}" for split in SPLITS)
     notice(f"{out}: {data.name} from {data.source}: {counts} rows")
 
 
+def keeping(said: list[str], files: list[Path], notice: Callable[[str], None]) -> Callable[[str], None]:
+    """A notice that also goes into `said` if it is about the data: what is prepared is read without the raw files.
+
+    There a raw file has its name without the folder in which it was, which the reader may not have.
+    """
+
+    def tell(line: str) -> None:
+        notice(line)
+        if str(unfinished()) not in line:  # that is about this preparation alone
+            for path in files:
+                line = line.replace(str(path), path.name)
+            said.append(line)
+
+    return tell
+
+
+def unfinished() -> Path:
+    """Where a preparation that takes long leaves what it has read."""
+    return cache_folder() / "unfinished"
+
+
 def build(source: Source, files: list[Path], options: Mapping, notice: Callable[[str], None]) -> Dataset:
     """Build the data set; a source that takes long gets a folder in which to leave what it has read."""
-    work = {"work": cache_folder() / "unfinished"} if source.resumable else {}
+    work = {"work": unfinished()} if source.resumable else {}
     return source.build(files, notice, **source.options_from(options), **work)
 
 
@@ -116,8 +139,11 @@ def fingerprint(path: Path) -> str:
 # ---- a prepared folder --------------------------------------------------------------------------
 
 
-def write_prepared(data: Dataset, folder: Path, key: dict) -> None:
-    """Write items.jsonl, rows.jsonl and, last, prepared.json; each is renamed into place when it is complete."""
+def write_prepared(data: Dataset, folder: Path, key: dict, said: Sequence[str] = ()) -> None:
+    """Write items.jsonl, rows.jsonl and, last, prepared.json; each is renamed into place when it is complete.
+
+    said: the notices of the preparation.
+    """
     selection = None
     if data.selection is not None:
         numbers = {id(row): number for number, row in enumerate(data.valid)}
@@ -131,6 +157,7 @@ def write_prepared(data: Dataset, folder: Path, key: dict) -> None:
         "wording": data.wording,
         "rows": {split: len(getattr(data, split)) for split in SPLITS},
         "selection": selection,
+        "notices": list(said),
         "sha256": {
             "items.jsonl": _write_lines(folder / "items.jsonl", items),
             "rows.jsonl": _write_lines(folder / "rows.jsonl", rows),
@@ -161,8 +188,11 @@ def _write_lines(path: Path, rows: Iterable[list]) -> str:
     return digest.hexdigest()
 
 
-def read_prepared(folder: Path) -> Dataset:
-    """The Dataset in a prepared folder. Raises DataError naming the file that is damaged."""
+def read_prepared(folder: Path, notice: Callable[[str], None] | None = None) -> Dataset:
+    """The Dataset in a prepared folder. notice: gets what was said when it was prepared.
+
+    Raises DataError naming the file that is damaged.
+    """
     try:
         manifest = json.loads(read_whole(folder / MANIFEST))
         if manifest["format"] != FORMAT:
@@ -176,6 +206,9 @@ def read_prepared(folder: Path) -> Dataset:
         texts = [manifest[name] for name in ("name", "source", "noun")]
         data = Dataset(*texts, catalogue, **splits, wording=manifest["wording"], selection=selection)
         _refuse_unusable(data, folder)
+        for line in _notices(manifest):
+            if notice:
+                notice(f"when {folder.name} was prepared: {line}")
         return data
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, FileNotFoundError) as error:
         if isinstance(error, DataError):
@@ -183,6 +216,14 @@ def read_prepared(folder: Path) -> Dataset:
         raise DataError(
             f"{folder}: the prepared files are damaged ({type(error).__name__}); delete the folder and prepare it again"
         ) from None
+
+
+def _notices(manifest: dict) -> list[str]:
+    """What was said of the raw files; a folder of an earlier version does not have it. Raises ValueError."""
+    lines = manifest.get("notices", [])
+    if not isinstance(lines, list) or not all(isinstance(line, str) and line.isprintable() for line in lines):
+        raise ValueError("a notice is no text of one line")
+    return lines
 
 
 def _read_rows(path: Path, manifest: dict, catalogue: dict[int | str, Item]) -> dict[str, list[Interaction]]:

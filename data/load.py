@@ -70,7 +70,7 @@ def load_dataset(
 def _load_from(source: Source, folder: Path, notice: Callable[[str], None], options: Mapping) -> Dataset | None:
     """What the folder has of this data set: prepared, else raw, else in its published form, else None."""
     if (folder / MANIFEST).is_file():
-        data = read_prepared(folder)
+        data = read_prepared(folder, notice)
         if data.name != source.name:
             raise DataError(f"{folder}: holds the prepared data set {data.name}, not {source.name}")
         return data
@@ -107,7 +107,7 @@ def _load_folder(name: str, notice: Callable[[str], None], options: Mapping) -> 
         advice = missing_advice(name, is_data=True)
         raise DataError(f"--data {name}: neither {', '.join(NAMES)} nor demo, and {kind}{advice}")
     if (folder / MANIFEST).is_file():
-        data = read_prepared(folder)
+        data = read_prepared(folder, notice)
     elif files := OWN_DATA.raw_files(folder):
         data = OWN_DATA.build(files, notice, **OWN_DATA.options_from(options))
     elif any((folder / file).is_file() for file in TALLREC_FILES):

@@ -8,6 +8,7 @@ from errors import CheckpointError, notice
 from files import missing_advice
 from lora.adapter import adapter_warnings, load_adapter, read_adapter_config, targets_named_in
 from lora.inject import add_lora, refuse_unknown_targets
+from machine.bar import at_work
 from machine.device import DTYPES
 from machine.sharding import shard
 from model.demo import model_folder
@@ -20,7 +21,8 @@ from protocols import Tokenizer
 def base_identity(model: str) -> dict[str, str]:
     """What an adapter records about its base: `base`, the name given to --model, and `base_fingerprint`."""
     folder = model_folder(model)
-    return {"base": model, "base_fingerprint": fingerprint(folder) if folder.is_dir() else ""}
+    with at_work("computing the fingerprint of the base"):
+        return {"base": model, "base_fingerprint": fingerprint(folder) if folder.is_dir() else ""}
 
 
 def load_base(
@@ -33,8 +35,9 @@ def load_base(
     folder = existing_folder(model)
     # The tokenizer comes first: a mistake there shows at once, while the weights may take minutes.
     tokenizer = _tokenizer_in(folder, read_llama_config(folder))
-    base = load_llama(folder, DTYPES[precision], torch.device("cpu") if fsdp else device, int8=base_dtype == "int8")
-    return shard(base, device) if fsdp else base, tokenizer
+    with at_work("loading the base"):
+        base = load_llama(folder, DTYPES[precision], torch.device("cpu") if fsdp else device, int8=base_dtype == "int8")
+        return shard(base, device) if fsdp else base, tokenizer
 
 
 def base_tokenizer(model: str) -> Tokenizer:

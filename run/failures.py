@@ -7,6 +7,7 @@ import torch
 
 from data.pairs import EncodedPair
 from errors import RunError
+from machine.bar import at_work
 from machine.memory import IN_TRAINING, memory_line
 from model.llama import Llama
 from objectives import Objective
@@ -20,12 +21,13 @@ ADVICE = (
 
 @contextmanager
 def error_context(doing: str, planned: str = "") -> Iterator[None]:
-    """Put what was being done ("step 12") in front of a RunError from within.
+    """Put what was being done ("step 12") in front of a RunError from within; a log hears of it every minute.
 
     A lack of memory becomes a RunError too, with the memory that was planned below it.
     """
     try:
-        yield
+        with at_work(doing):
+            yield
     except RunError as error:
         raise RunError(f"{doing}: {error}") from None
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError

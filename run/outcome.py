@@ -10,6 +10,7 @@ from data.interactions import Dataset
 from data.splits import Split, chosen_rows
 from errors import answer, notice
 from files import write_json, write_text
+from machine.bar import at_work
 from metrics import Scored, auc, evaluate, paired_change
 from model.demo import model_folder
 from model.llama import Llama
@@ -76,7 +77,8 @@ def finish(
     """Measure both splits, write the files of a finished run, and show the results. before, after: by split."""
     heading = results_heading(flags, inputs.data, summary_of(progress, flags.patience))
     splits = _scored_splits(inputs).items()
-    results = heading | {name: measure(inputs.data, split, before[name], after[name]) for name, split in splits}
+    with at_work("intervals of the results"):
+        results = heading | {name: measure(inputs.data, split, before[name], after[name]) for name, split in splits}
     with run.writing():
         write_predictions(run.path / "predictions.csv", inputs.test, after["test"])
         draw_curves(run.path / "curves.png", run.history(), results)
@@ -102,5 +104,6 @@ def measure(data: Dataset, split: Split, before: Scored, after: Scored) -> dict:
 def write_merged_on_request(model: Llama, base: str, adapter: Path, merge_out: str | None) -> None:
     """--merge-out: base and adapter as one plain checkpoint."""
     if merge_out:
-        write_merged(model_folder(base), model, adapter, Path(merge_out))
+        with at_work(f"merging into {merge_out}"):
+            write_merged(model_folder(base), model, adapter, Path(merge_out))
         notice(f"Merged checkpoint written to {merge_out}")

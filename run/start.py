@@ -10,6 +10,7 @@ from cli.train import TrainFlags, check_flags, run_name
 from data.pairs import EncodedPair
 from errors import answer, notice
 from machine import ranks
+from machine.bar import at_work
 from objectives import Objective, make_objective
 from report.plan import plan_line, plan_table, step_plan
 from run.catalogue import write_catalogue
@@ -56,7 +57,8 @@ def start_run(argv: list[str], description: str) -> Start | None:
     inputs, objective = load_inputs(flags), make_objective(vars(flags))
 
     train, total_steps = inputs.train.pairs, count_steps(len(inputs.train.pairs), flags)[1]
-    plan = make_plan(inputs.model, objective, train, inputs.valid.pairs, flags)
+    with at_work("planning memory and time"):
+        plan = make_plan(inputs.model, objective, train, inputs.valid.pairs, flags)
     planned = plan_table(plan.as_dict(), total_steps)
     if flags.plan:
         answer(planned, aside=flags.json)

@@ -196,8 +196,8 @@ BAD_FLAGS = {
     ("--target", "T", "--noun", "a\nb"): ["--noun 'a\\nb': expected a word"],
     ("--target", "T", "--run", "x", "--adapter", "y"): ["--adapter: --run brings an adapter of its own"],
     ("--target", "T", "--adapter", "y"): ["--adapter: say which base it belongs to"],
-    ("--target", "T", "--run", "absent"): ["absent: no run there"],
-    ("--target", "T", "--model", "absent"): ["absent: no such checkpoint folder"],
+    ("--target", "T", "--run", "absent"): ["--run absent: no run there"],
+    ("--target", "T", "--model", "absent"): ["--model absent: no such checkpoint folder"],
     ("--target", "T", "--max-len", "20"): ["--max-len 20: the prompt of row 0 (target 'T') has "],
     ("--target", "T", "U"): ["U: not expected here"],
     ("--target", "T", "--targets", "U"): ["--targets: unknown flag; did you mean --target?"],
@@ -207,6 +207,7 @@ BAD_FLAGS = {
 @pytest.mark.parametrize("argv", BAD_FLAGS)
 def test_unusable_flags_are_refused_one_line_each(refuse, tmp_path, monkeypatch, argv):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").touch()
     lines = refuse(*argv)
     assert len(lines) == len(BAD_FLAGS[argv])
     assert all(line.startswith(start) for line, start in zip(lines, BAD_FLAGS[argv]))

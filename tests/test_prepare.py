@@ -69,6 +69,34 @@ def test_what_is_written_is_read_back_in_full(tmp_path, data):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["items.jsonl", "prepared.json", "rows.jsonl"]
 
 
+def test_what_was_said_of_the_raw_files_is_said_again_of_what_was_prepared_from_them(tmp_path, cache, raw):
+    """From the cache, and from a folder that prepare.py wrote, wherever the raw files have gone."""
+    first, second, third, folder_of_raw = [], [], [], raw[0].parent
+    for said in (first, second):
+        prepared(BOOK, raw, {}, said.append)
+    about = [line.replace(f"{folder_of_raw}/", "") for line in first]
+    assert len(about) >= 1 and any("ratings are 0" in line for line in about)
+    (folder,) = cache.iterdir()
+    assert second == [f"when {folder.name} was prepared: {line}" for line in about]
+    prepare.prepare(BOOK, folder_of_raw, tmp_path / "out", default_options(), False, lambda line: None)
+    folder_of_raw.rename(tmp_path / "gone")
+    load_dataset(str(tmp_path / "out"), None, False, third.append)
+    assert [line for line in third if "LEAK" not in line] == [f"when out was prepared: {line}" for line in about]
+    assert str(tmp_path) not in (tmp_path / "out" / "prepared.json").read_text()
+
+
+def test_a_prepared_folder_of_an_earlier_version_says_nothing_and_one_that_was_changed_is_refused(tmp_path):
+    write_prepared(DATA, tmp_path, {"format": prepare.FORMAT}, ["u.item: read as UTF-8"])
+    manifest = json.loads((tmp_path / "prepared.json").read_text())
+    said = []
+    (tmp_path / "prepared.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != "notices"}))
+    assert read_prepared(tmp_path, said.append) == DATA and said == []
+    for notices in ("text", [3], ["two\nlines"], ["\x1b[2J"]):
+        (tmp_path / "prepared.json").write_text(json.dumps(manifest | {"notices": notices}))
+        with pytest.raises(DataError, match="the prepared files are damaged"):
+            read_prepared(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["items.jsonl", "rows.jsonl"])
 def test_a_changed_byte_is_noticed(tmp_path, name):
     write_prepared(DATA, tmp_path, {"format": prepare.FORMAT})
@@ -163,7 +191,8 @@ def test_a_damaged_cache_is_made_again_with_a_notice(cache, raw):
     rows.write_bytes(rows.read_bytes()[:-5])
     assert prepared(BOOK, raw, {}, notices.append) == first
     assert len(notices) == 3 and "is not as it was written" in notices[0] and "preparing it again" in notices[0]
-    assert prepared(BOOK, raw, {}, notices.append) == first and len(notices) == 3
+    assert prepared(BOOK, raw, {}, notices.append) == first
+    assert all(line.startswith("when book-") for line in notices[3:])
 
 
 def test_without_a_writable_cache_the_data_are_built_with_a_notice(tmp_path, raw, monkeypatch):

@@ -3,12 +3,17 @@
 import io
 import os
 import sys
+import threading
+import time
 
 import pytest
 
 import machine.bar
-from machine.bar import Bar
+import train
+from errors import RunError
+from machine.bar import Bar, at_work
 from report.plan import plan_line
+from run.failures import error_context
 from run.progress import Progress, Times, ending, show_step
 
 
@@ -42,6 +47,46 @@ def test_a_log_gets_a_line_a_minute_with_what_is_done_and_what_is_left(monkeypat
         f"tuned on test: {done} of 600 prompts, about {left} left"
         for done, left in ((120, "05:00"), (240, "03:45"), (360, "02:30"))
     ]
+
+
+def test_a_piece_that_takes_longer_than_a_minute_is_told_of_meanwhile_and_nothing_afterwards(monkeypatch, capsys):
+    """The minute is 50 ms here. After the block no thread is left that could say something."""
+    monkeypatch.setattr(machine.bar, "EVERY", 0.05)
+    before = threading.active_count()
+    with pytest.raises(RunError, match="^step 3: "), error_context("step 3"):
+        time.sleep(0.18)
+        raise RunError("the loss is nan")
+    with Bar(600, "tuned on test", "prompts") as bar:
+        bar.update(40)
+        time.sleep(0.18)
+    lines = capsys.readouterr().err.splitlines()
+    steps = [line for line in lines if line.startswith("step 3: at work for 00:0")]
+    scoring = [line for line in lines if line.startswith("tuned on test: 40 of 600 prompts, at work for 00:0")]
+    assert 2 <= len(steps) <= 3 and 1 <= len(scoring) <= 3 and len(steps) + len(scoring) == len(lines)
+    assert threading.active_count() == before
+    time.sleep(0.12)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_that_shows_a_bar_gets_no_such_lines(monkeypatch):
+    monkeypatch.setattr(machine.bar, "EVERY", 0.02)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with at_work("loading the base"):
+        time.sleep(0.1)
+    assert sys.stderr.getvalue() == ""
+
+
+def test_the_long_phases_of_a_run_are_told_of(tmp_path, monkeypatch, capsys):
+    """Every phase that has no bar, in a run that is slow because a minute is 1 ms."""
+    monkeypatch.setattr(machine.bar, "EVERY", 0.001)
+    short = "--data demo --shots 4 --max-steps 1 --eval-every 1 --valid-rows 4 --test-rows 4 --device cpu"
+    train.main([*short.split(), "--out", str(tmp_path / "run")])
+    shown = capsys.readouterr().err
+    for phase in ("loading the data", "loading the base", "the longest micro-batch, tried before step 1", "step 1"):
+        assert f"\n{phase}: at work for 00:00" in f"\n{shown}", phase
+    for phase in ("validation after step 1", "intervals of the results"):
+        assert f"\n{phase}: at work for 00:00" in shown, phase
+    assert "\nbase on test: " in shown
 
 
 @pytest.mark.parametrize("step, left", [(0, 25 * 2 + 3 * 10 + 100), (10, 15 * 2 + 2 * 10 + 100), (25, 100)])
