@@ -159,7 +159,7 @@ def _umask() -> int:
 
 
 def optional_module(name: str) -> ModuleType | None:
-    """A module of the standard library that some systems lack, such as fcntl on Windows; None there."""
+    """A module that some systems lack, such as fcntl on Windows, or torch.utils.tensorboard; None there."""
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -107,6 +107,7 @@ class OutputFlags:
     )
     resume: bool = flag(False, "resume the run in --out")
     config: str = flag(None, "take every flag that is not given from this config.json of a run", metavar="FILE")
+    tensorboard: str = flag(None, "also write TensorBoard events into DIR/NAME-OF-THE-RUN", metavar="DIR")
     json: bool = flag(False, "print the results, or the plan, as one JSON line on standard output")
 
 

@@ -32,6 +32,7 @@ from machine import ranks
 from machine.device import peak_memory
 from objectives import TERMS
 from run.checkpoint import load_state, save_state
+from run.events import Events
 from run.progress import Progress, Times
 from run.validate import refuse_config, step_lines
 from tensors import trainable_parameters
@@ -105,6 +106,7 @@ class RunFolder:
     def __init__(self, path: Path, resume: bool, adapter: dict | None = None):
         self.path, self.resume, self.adapter = path, resume, adapter
         self.times: Times | None = None  # that the plan expects
+        self.events: Events | None = None  # of --tensorboard, on the first rank
         if not ranks.is_first():
             return
         refuse_unusable(path, resume)
@@ -167,6 +169,8 @@ class RunFolder:
                 if content is not None:
                     with naming_errors(self.path / name), open(self.path / name, "ab") as file:
                         file.write(json.dumps(content, allow_nan=False).encode() + b"\n")
+            if self.events:
+                self.events.log(record, self.history)
 
     def history(self) -> list[dict]:
         """The lines of metrics.jsonl so far; a line cut off by a crash is left out."""
@@ -188,6 +192,8 @@ class RunFolder:
             for name in (METRICS, TIMINGS):
                 if (self.path / name).exists():
                     flush(self.path / name)
+            if self.events:
+                self.events.flush()
             save_state(self.path / "last", model, optimizer, progress, best=self.path / WEIGHTS)
 
     def restore_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:

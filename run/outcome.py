@@ -83,6 +83,8 @@ def finish(
         write_predictions(run.path / "predictions.csv", inputs.test, after["test"])
         draw_curves(run.path / "curves.png", run.history(), results)
         write_text(run.path / CARD, model_card(results, inputs.adapter))
+        if run.events:
+            run.events.end(results)
         write_json(run.path / "results.json", results)  # last: the run is complete once it is there
     answer(result_table(results, "test"), aside=flags.json)
     notice(next_commands(run.path, flags))

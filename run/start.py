@@ -16,6 +16,7 @@ from report.plan import plan_line, plan_table, step_plan
 from run.catalogue import write_catalogue
 from run.config import chosen_flags, fingerprints, run_config
 from run.elsewhere import refuse_missing
+from run.events import Events, tensorboard_module
 from run.folder import RunFolder, fresh_name, refuse_unusable
 from run.inputs import Inputs, load_inputs
 from run.merge import refuse_unusable_output
@@ -54,6 +55,7 @@ def start_run(argv: list[str], description: str) -> Start | None:
     refuse_unusable(out, flags.resume)  # now, and not after minutes of loading
     if flags.merge_out:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out")
+    tensorboard = tensorboard_module(flags.tensorboard)
     inputs, objective = load_inputs(flags), make_objective(vars(flags))
 
     train, total_steps = inputs.train.pairs, count_steps(len(inputs.train.pairs), flags)[1]
@@ -69,6 +71,8 @@ def start_run(argv: list[str], description: str) -> Start | None:
     inputs.model.model.checkpointed_layers, micro = ranks.broadcast([plan.checkpointed, plan.pairs])
     flags, resolved.values["micro_batch_size"] = replace(flags, micro_batch_size=micro), micro
     run = open_run(out, flags, resolved, inputs)
+    if tensorboard and ranks.is_first():
+        run.events = Events(tensorboard, Path(flags.tensorboard) / out.absolute().name)
     notice(step_plan(len(train), total_steps, objective, flags))
     longest = longest_pairs(train, min(flags.batch_size, flags.micro_batch_size * ranks.count()))
     run.times = expected_times(plan, len(inputs.valid.rows), len(inputs.test.rows))

@@ -9,7 +9,7 @@ import train
 from cli.flags import parse_flags
 from cli.train import TrainFlags, check_flags
 from errors import FlagError, RunError
-from run.resume import FOR_ONE_CALL, presets_or_config
+from run.resume import NEVER_TAKEN, presets_or_config
 from tests.test_train_flags import train_flags
 
 
@@ -30,7 +30,7 @@ def test_every_flag_of_the_run_comes_back_with_its_source(tmp_path):
     flags, resolved = from_config(path)
     then = json.loads(Path(path).read_text())["flags"]
     for name, entry in then.items():
-        if name not in (*FOR_ONE_CALL, "config"):
+        if name not in NEVER_TAKEN:
             assert (resolved.values[name], resolved.sources[name]) == (entry["value"], f"config {path}")
     assert (flags.lr, flags.objective, flags.test_rows, flags.max_steps) == (0.5, "tallrec", 9, 60)
     assert flags.out is None and flags.json is False and flags.resume is False
