@@ -171,6 +171,28 @@ def test_a_malformed_review_is_named_with_its_line(tmp_path, line, message):
         amazon_book.build(files, print)
 
 
+REVIEW = '{"overall": 5.0, "asin": "x", "reviewerID": "A", "unixReviewTime": %s}'
+
+
+@pytest.mark.parametrize("time", ["1490000000000", "20170320", "149000000000000000000000"])
+def test_a_time_of_another_form_is_refused_and_not_taken_for_another_year(tmp_path, time):
+    files = write(tmp_path, *invented(), packed=False)
+    lines = files[0].read_text().splitlines()
+    files[0].write_text("\n".join([*lines[:4], REVIEW % time, *lines[4:]]) + "\n")
+    with pytest.raises(DataError, match="Books_5.json"):
+        amazon_book.build(files, print)
+    files[0].write_text("\n".join([REVIEW % time] * 3))
+    with pytest.raises(DataError, match=f"Books_5.json line 1: unixReviewTime {time} is .*; is it the file of another"):
+        amazon_book.build(files, print)
+
+
+def test_early_times_are_unix_seconds_too(tmp_path):
+    files = write(tmp_path, *invented(), packed=False)
+    expected = amazon_book.build(files, print)
+    files[0].write_text("".join((REVIEW % time) + "\n" for time in ("0", "5", "-9")) + files[0].read_text())
+    assert amazon_book.build(files, print).train == expected.train
+
+
 @pytest.mark.parametrize("line", ["{", '{"title": "x"}', '{"asin": "x", "title": ["x"]}'])
 def test_malformed_metadata_are_named_with_their_line(tmp_path, line):
     files = write(tmp_path, *invented(), packed=False)

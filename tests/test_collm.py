@@ -84,6 +84,7 @@ BAD = {
     "his of text": ({"his": '["a"]'}, "column his"),
     "his is no list": ({"his": "7"}, "column his"),
     "title": ({"title": "B"}, "test.csv line 2, column title: item 1 has another title"),
+    "no time": ({"timestamp": "yesterday"}, "test.csv line 2, column timestamp: expected unix time or a date"),
     "no column": ({"his": None}, "test.csv line 1: column 'his' is missing"),
     "unknown item": ({"his": "[0,99]"}, "item 99 in a history, but no row has its title"),
 }
@@ -94,6 +95,19 @@ def test_what_is_malformed_is_named_by_file_line_and_column(tmp_path, changes, m
     with pytest.raises(DataError) as refusal:
         collm.read_published(write(tmp_path, **changes), "x", "book")
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["1491004800", "1491004800000", "2017-04-01", "2017/04/01 00:00:00.25", "20170401"])
+def test_times_are_read_as_those_of_every_source(tmp_path, text):
+    data = collm.read_published(write(tmp_path, timestamp=text), "x", "book")
+    assert [row.timestamp for row in (*data.train, *data.test)] == [5, 1491004800]
+
+
+def test_a_column_that_mixes_forms_of_time_is_refused_with_two_lines(tmp_path):
+    path = write(tmp_path) / "test.csv"
+    path.write_text(path.read_text() + path.read_text().splitlines()[1].replace(",5,", ",1491004800000,") + "\n")
+    with pytest.raises(DataError, match="column timestamp: mixes forms of time: line 2 has '5' .*line 3 has '14910048"):
+        collm.read_published(tmp_path, "x", "book")
 
 
 @pytest.mark.parametrize(

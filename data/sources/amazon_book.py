@@ -33,7 +33,8 @@ from tqdm import tqdm
 from data.interactions import SPLITS, Dataset, Item
 from data.sources import collm
 from data.sources.base import Option, Source
-from errors import DataError
+from data.timestamps import UNITS, read_times
+from errors import DataError, quoted
 from files import GZIP_ERRORS, lines, refuse_special, refuse_unencodable, write_file
 
 NAME = "amazon-book"
@@ -50,7 +51,7 @@ DAMAGE = (
     *(ValueError, TypeError, KeyError, SyntaxError, OSError, EOFError, RuntimeError, MemoryError),
     *(zipfile.BadZipFile, zlib.error),
 )
-_TIME = re.compile(rb'"unixReviewTime": ?(\d{1,12})[,}]')
+_TIME = re.compile(rb'"unixReviewTime": ?(\d{9,11})[,}]')  # 1973 or later: no other form of time has so many digits
 PUBLISHED_ROWS = (727_463, 25_747, 25_747)
 
 
@@ -101,10 +102,13 @@ def read_year(path: Path) -> dict:
     columns = {"user": array("i"), "item": array("i"), "stars": array("f"), "time": array("q")}
     users: dict[str, int] = {}
     items: dict[str, int] = {}
+    seconds: tuple[int, str] | None = None  # line and text of the first time that is surely in unix seconds
     for number, raw in _lines(path, "reviews"):
         # Most lines are of other years; parsing those as JSON takes five times as long as this. Within
         # a review's text a quote is written \", so only the key itself can match.
         match = _TIME.search(raw)
+        if match and seconds is None:
+            seconds = (number, match[1].decode())
         if match and not START <= int(match[1]) < END:
             continue
         try:
@@ -122,6 +126,8 @@ def read_year(path: Path) -> dict:
                 f"{path} line {number}: expected a review as JSON with reviewerID, asin, overall and unixReviewTime, "
                 f"found {raw[:60]!r}"
             ) from None
+        if not match:
+            refuse_other_form(path, (number, str(time)), seconds)
         if START <= time < END:
             columns["user"].append(users.setdefault(user, len(users)))
             columns["item"].append(items.setdefault(item, len(items)))
@@ -132,6 +138,19 @@ def read_year(path: Path) -> dict:
         for name, column in columns.items()
     }
     return arrays | {"users": list(users), "items": list(items)}
+
+
+def refuse_other_form(path: Path, cell: tuple[int, str], seconds: tuple[int, str] | None) -> None:
+    """Raises DataError unless a time is read as unix seconds, too: as another form it would be of another year.
+
+    cell: its line and text; seconds: those of a time that is surely in unix seconds, if there is one.
+    """
+    lines_, cells = zip(*(entry for entry in (seconds, cell) if entry))
+    times = read_times(cells, lines_, f"{path}, unixReviewTime")
+    if times.form != UNITS["s"][0] or times.ticks[-1] is None:
+        form = "no time" if times.ticks[-1] is None else f"{times.form}, not unix seconds"
+        where = f"{path} line {cell[0]}: unixReviewTime {quoted(cell[1])[1:-1]}"
+        raise DataError(f"{where} is {form}; is it the file of another release?")
 
 
 def read_titles(path: Path, wanted: set[str]) -> dict[str, str]:

@@ -9,12 +9,14 @@ import gzip
 import io
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 from data.interactions import SPLITS, Dataset, Interaction, Item, not_cold
-from errors import DataError
+from data.timestamps import EXPECTED, read_times
+from errors import DataError, quoted
 from files import GZIP_ERRORS, lines, refuse_larger
 
 FLAG_OF_SPLIT = {"train": -1, "valid": 0, "test": 1}  # the published column `flag`
@@ -109,7 +111,9 @@ def read_published(folder: Path, name: str, noun: str) -> Dataset:
 
 
 def _read_split(path: Path, catalogue: dict) -> list[Interaction]:
-    rows, entries = [], {}
+    rows: list[tuple[int, Interaction]] = []  # without their times
+    cells: list[str] = []
+    entries: dict[int, tuple[int, bool]] = {}
     if path.suffix == ".gz":  # a plain file is read line by line, so its size does not matter
         refuse_larger(path)
     try:
@@ -120,17 +124,24 @@ def _read_split(path: Path, catalogue: dict) -> list[Interaction]:
                 raise DataError(
                     f"{path} line 1: column {sorted(missing)[0]!r} is missing; expected {', '.join(COLUMNS)}"
                 )
-            rows.extend(_read_row(fields, f"{path} line {reader.line_num}", catalogue, entries) for fields in reader)
+            for fields in reader:
+                rows.append((reader.line_num, _read_row(fields, f"{path} line {reader.line_num}", catalogue, entries)))
+                cells.append(fields["timestamp"] or "")
     except (UnicodeDecodeError, csv.Error, *GZIP_ERRORS) as error:
         raise DataError(f"{path}: cannot be read ({str(error)[:60]}); fetch it again") from None
     if not rows:
         raise DataError(f"{path}: has no rows; fetch it again")
-    return rows
+    times = read_times(cells, [line for line, _ in rows], f"{path}, column timestamp")
+    for (line, _), cell, tick in zip(rows, cells, times.ticks):
+        if tick is None:
+            raise DataError(f"{path} line {line}, column timestamp: {EXPECTED}, found {quoted(cell, 40)}")
+    return [replace(row, timestamp=times.seconds(tick)) for (_, row), tick in zip(rows, times.ticks)]
 
 
 def _read_row(fields: dict[str, str], where: str, catalogue: dict, entries: dict) -> Interaction:
+    """The row without its time, which the whole column decides."""
     numbers = {}
-    for name in ("uid", "iid", "label", "timestamp"):
+    for name in ("uid", "iid", "label"):
         try:
             numbers[name] = int(fields[name])
         except (TypeError, ValueError):
@@ -151,4 +162,4 @@ def _read_row(fields: dict[str, str], where: str, catalogue: dict, entries: dict
     if title is None or catalogue.setdefault(numbers["iid"], Item(title)).title != title:
         raise DataError(f"{where}, column title: item {numbers['iid']} has another title in an earlier row")
     history = tuple(entries.setdefault(item, (item, True)) for item in his if item != 0)  # 0 is padding
-    return Interaction(numbers["uid"], history, numbers["iid"], numbers["label"] == 1, numbers["timestamp"])
+    return Interaction(numbers["uid"], history, numbers["iid"], numbers["label"] == 1)
