@@ -8,7 +8,6 @@ import re
 import sys
 import unicodedata
 from functools import cache
-from itertools import groupby
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|[\s]+(?![^\s])|[\s]+"
 # The same after a step that makes each digit a text of its own, as SmolLM2 has it.
@@ -23,13 +22,8 @@ WHITE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Uni
 @cache
 def word_pattern(pattern: str) -> re.Pattern:
     """One of the patterns above for Python's `re`."""
-    for name, inside in ((r"\p{L}", _characters("L")), (r"\p{N}", _characters("N")), (r"\s", WHITE)):
-        pattern = pattern.replace(name, inside)
-    return re.compile(pattern)
-
-
-def _characters(category: str) -> str:
-    """All characters of a general category of Unicode, as the inside of a character class."""
-    codes = range(sys.maxunicode + 1)
-    runs = [list(run) for found, run in groupby(codes, lambda c: unicodedata.category(chr(c))[0] == category) if found]
-    return "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in runs)
+    kinds = "".join(unicodedata.category(chr(code))[0] for code in range(sys.maxunicode + 1))  # "L", "N", ... of each
+    for name, kind in ((r"\p{L}", "L"), (r"\p{N}", "N")):
+        runs = re.finditer(f"{kind}+", kinds)
+        pattern = pattern.replace(name, "".join(f"{chr(run.start())}-{chr(run.end() - 1)}" for run in runs))
+    return re.compile(pattern.replace(r"\s", WHITE))
