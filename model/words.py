@@ -1,4 +1,4 @@
-"""How a byte-level BPE cuts a text into words before it joins anything: the patterns of GPT-2, SmolLM2 and Llama 3.
+"""What a byte-level BPE starts from: words, cut by a pattern of GPT-2, SmolLM2 or Llama 3, and symbols of their bytes.
 
 In a pattern, `\\p{L}` stands for letters, `\\p{N}` for numbers and `\\s` for white space, as Unicode defines them.
 Python's `re` has no names for the first two, and its `\\s` has four characters more.
@@ -17,6 +17,13 @@ LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|[\s]*[\r\n]+|[\s]+(?![^\s])|[\s]+"
 )
 WHITE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space
+
+# Every byte as a visible character: itself if it is one, else one from U+0100 on. A space is "Ġ", a line break "Ċ".
+VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTE_SYMBOLS = {byte: chr(byte) for byte in VISIBLE} | {
+    byte: chr(256 + n) for n, byte in enumerate(sorted(set(range(256)) - set(VISIBLE)))
+}
+BYTES = {symbol: byte for byte, symbol in BYTE_SYMBOLS.items()}
 
 
 @cache
