@@ -40,11 +40,19 @@ CUTS = {
 WORDS = ["Yes", "No", "Ġuser", "Ġmovie", "Ġ(", "ĠĠ", "ĊĊ", "Ġ1", "Ã©"]
 
 
-def bos_in_front(token: str) -> dict:
+def bos_in_front(token: str, number: int = 0) -> dict:
     """A post-processor as Llama 3 has it."""
-    single = [{"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    template = {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}}
-    return {"type": "Sequence", "processors": [{"type": "ByteLevel", "trim_offsets": True}, template]}
+    bos, text = {"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    template = {
+        "type": "TemplateProcessing",
+        "single": [bos, text],
+        "pair": [bos, text, {"Sequence": {"id": "B", "type_id": 1}}],
+    }
+    template["special_tokens"] = {token: {"id": token, "ids": [number], "tokens": [token]}}
+    return {
+        "type": "Sequence",
+        "processors": [{"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}, template],
+    }
 
 
 def special(text: str, number: int, is_special: bool = True) -> dict:
