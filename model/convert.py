@@ -73,7 +73,9 @@ def convert_checkpoint(
     _refuse_output(src, out, note)
     progress(f"{src}: checking names and shapes of {len(weights)} file{'s' if len(weights) > 1 else ''}")
     source = _open_meta(description, weights) if meta else _open_bins(src, weights)
-    load_tokenizer(tokenizer_folder, source.config["vocab_size"])  # one that cannot be used is refused before the work
+    tokenizer = load_tokenizer(tokenizer_folder, source.config["vocab_size"])  # refused now if it cannot be used
+    if meta:  # params.json does not say
+        source.config |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
 
     target = DTYPES[dtype]
     sizes = {name: math.prod(shape) * (target or kept).itemsize for name, (shape, kept) in source.stored.items()}

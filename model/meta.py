@@ -81,8 +81,6 @@ def config_of_params(path: Path, params: dict, stored: dict) -> tuple[dict, Llam
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
-        "bos_token_id": 1,
-        "eos_token_id": 2,
     }
     dtype = str(stored[embeddings][1]).removeprefix("torch.")
     return {**published, **sizes, "torch_dtype": dtype}, LlamaConfig(head_dim=D // H, **sizes)
