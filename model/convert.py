@@ -10,11 +10,12 @@ import installed  # noqa: F401
 import argparse
 import json
 import math
+import os
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,8 +23,10 @@ from safetensors import SafetensorError
 
 from errors import CheckpointError
 from files import hub_advice
-from model.gguf import MAGIC, GgufFile
-from model.gguf_llama import config_of_fields, label_of, our_names, read_tensors
+from model.gguf import GgufFile
+from model.gguf_config import config_of_fields, label_of
+from model.gguf_header import MAGIC
+from model.gguf_llama import our_names, read_tensors
 from model.gguf_tokenizer import tokenizer_files
 from model.llama import Llama, LlamaConfig
 from model.meta import config_of_params, half_split, our_name
@@ -50,10 +53,10 @@ class Source:
     """A checkpoint whose headers were read: what it contains, under our names, and how to read it."""
 
     config: dict  # for config.json
-    kept: dict[str, bytes]  # the content of the files beside it, by name
     stored: dict[str, tuple[torch.Size, torch.dtype]]
     groups: list[list[str]] | None  # the tensor names of each output shard; None: divide them by size
     read: Callable[[list[str]], dict[str, torch.Tensor]]  # reads the named tensors, all of one group
+    kept: dict[str, bytes] = field(default_factory=dict)  # the files beside config.json: their content by name
 
 
 def convert_checkpoint(
@@ -68,24 +71,13 @@ def convert_checkpoint(
     dtype: a key of DTYPES; limit: bytes per shard, unless the source is divided into files already; progress: called
     with one line per step. Raises CheckpointError, before anything is written if the headers show the problem.
     """
-    weights = [src] if src.is_file() else _weight_files(src)
-    meta = weights[0].suffix == ".pth" and src.is_dir()
-    description = [] if src.is_file() else [src / ("params.json" if meta else "config.json")]
-    tokenizer_folder = _tokenizer_folder(src, meta)
-    kept, files = [] if src.is_file() else kept_files(src, tokenizer_folder), {}
-    for path in (*description, *kept, *weights):
+    files = [src] if src.is_file() else _files_of(src)
+    for path in files:
         refuse_missing_or_pointer(path)
-        files[path.name] = [path.stat().st_size, path.stat().st_mtime_ns]
-    note = {"source": str(src.resolve()), "files": files, "dtype": dtype, "shard_bytes": limit}
+    states = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+    note = {"source": str(src.resolve()), "files": states, "dtype": dtype, "shard_bytes": limit}
     _refuse_output(src, out, note)
-    progress(f"{src}: checking names and shapes of {len(weights)} file{'s' if len(weights) > 1 else ''}")
-    if src.is_file():
-        source = _open_gguf(src, progress)
-    else:
-        source = _open_meta(description[0], weights) if meta else _open_bins(src, weights)
-        load_tokenizer(tokenizer_folder, source.config["vocab_size"])  # an unusable one is refused before the work
-        source.kept = {path.name: path.read_bytes() for path in kept}
-
+    source = _open_gguf(src, progress) if src.is_file() else _open_folder(src, progress)
     target = DTYPES[dtype]
     sizes = {name: math.prod(shape) * (target or kept).itemsize for name, (shape, kept) in source.stored.items()}
     plan = name_shards(source.groups, sizes) if source.groups else plan_shards(sizes, limit)
@@ -152,6 +144,17 @@ def _weight_files(src: Path) -> list[Path]:
         advice = "it has safetensors already" if any(src.glob("*.safetensors")) else "pass a folder that has them"
         raise CheckpointError(f"{src}: neither pytorch_model*.bin nor consolidated.*.pth to convert; {advice}")
     return parts
+
+
+def _files_of(src: Path) -> list[Path]:
+    """Everything in the folder that is read."""
+    weights = _weight_files(src)
+    description = src / ("params.json" if _is_metas(weights) else "config.json")
+    return [description, *kept_files(src, _tokenizer_folder(src, _is_metas(weights))), *weights]
+
+
+def _is_metas(weights: list[Path]) -> bool:
+    return weights[0].suffix == ".pth"
 
 
 def _tokenizer_folder(src: Path, meta: bool) -> Path:
@@ -233,6 +236,20 @@ def _refuse_misfits(where: Path, config: LlamaConfig, stored: dict, problems: li
         )
 
 
+# ---- folders ------------------------------------------------------------------------------------
+
+
+def _open_folder(src: Path, progress: Callable[[str], None]) -> Source:
+    weights = _weight_files(src)
+    meta = _is_metas(weights)
+    progress(f"{src}: checking names and shapes of {len(weights)} file{'s' if len(weights) > 1 else ''}")
+    source = _open_meta(src / "params.json", weights) if meta else _open_bins(src, weights)
+    folder = _tokenizer_folder(src, meta)
+    load_tokenizer(folder, source.config["vocab_size"])  # one that cannot be used is refused before the work
+    source.kept = {path.name: path.read_bytes() for path in kept_files(src, folder)}
+    return source
+
+
 # ---- pytorch_model*.bin -------------------------------------------------------------------------
 
 
@@ -259,7 +276,7 @@ def _open_bins(src: Path, paths: list[Path]) -> Source:
         return {name: tensors[name] for name in names}
 
     groups = [group for path in paths if (group := [name for name in stored if files[name] == path])]
-    return Source(read_json(src / "config.json"), {}, stored, groups, read)
+    return Source(read_json(src / "config.json"), stored, groups, read)
 
 
 # ---- Meta's consolidated.*.pth ------------------------------------------------------------------
@@ -299,7 +316,7 @@ def _open_meta(params_path: Path, paths: list[Path]) -> Source:
                 tensors[name] = half_split(tensors[name], config.head_dim)
         return tensors
 
-    return Source(fields, {}, stored, None, read)
+    return Source(fields, stored, None, read)
 
 
 # ---- GGUF ---------------------------------------------------------------------------------------
@@ -325,9 +342,9 @@ def _open_gguf(src: Path, progress: Callable[[str], None]) -> Source:
             config = read_llama_config(Path(folder))
             load_tokenizer(Path(folder), config.vocab_size)
         except CheckpointError as error:
-            raise CheckpointError(str(error).replace(f"{folder}/", f"{file.where}: as ")) from None
+            raise CheckpointError(str(error).replace(f"{folder}{os.sep}", f"{file.where}: as ")) from None
     _refuse_misfits(Path(file.where), config, stored, [])
-    return Source(fields, kept, stored, None, lambda names: read_tensors(file, origin, names, config.head_dim))
+    return Source(fields, stored, None, lambda names: read_tensors(file, origin, names, config.head_dim), kept)
 
 
 def main() -> None:

@@ -1,176 +1,159 @@
-"""The vocabulary of a GGUF file as the files that a checkpoint folder has: tokenizer.json, or tokenizer.model.
+"""The vocabulary of a GGUF file as the files of a checkpoint folder.
 
-A byte-level BPE ("gpt2") becomes tokenizer.json of the `tokenizers` library; a SentencePiece vocabulary ("llama") its
-protobuf. A GGUF file names the pattern that cuts a text into words, and does not contain it. Those of llama.cpp
-(llama-vocab.cpp) that LLaMA models use are here.
+Byte-level BPE ("gpt2") becomes tokenizer.json of the `tokenizers` library, a SentencePiece vocabulary ("llama") becomes
+tokenizer.model. Of the pattern that cuts a text into words a GGUF file has only the name.
 """
 
+import array
 import json
-import struct
+import math
 
 from errors import CheckpointError, quoted
+from model.sentencepiece_proto import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Pieces
 
-UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 2, 3, 4, 5  # types of tokens; SentencePiece gives them the same numbers
-MOST_MERGED = 1000  # characters of a merge
-
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SPLIT = {"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Isolated", "invert": False}
-PRE = {  # tokenizer.ggml.pre: the pre-tokenizer
-    "gpt-2": BYTES | {"use_regex": True},
-    "smollm": {
-        "type": "Sequence",
-        "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTES | {"use_regex": True}],
-    },
-    "llama-bpe": {"type": "Sequence", "pretokenizers": [SPLIT, BYTES | {"use_regex": False}]},
+DIGITS = {"type": "Digits", "individual_digits": True}
+# By tokenizer.ggml.pre, as llama.cpp's llama-vocab.cpp has them: the steps before the merges.
+PRE = {
+    "gpt-2": [BYTES | {"use_regex": True}],
+    "smollm": [DIGITS, BYTES | {"use_regex": True}],
+    "llama-bpe": [SPLIT, BYTES | {"use_regex": False}],
 }
-PRE |= {"llama3": PRE["llama-bpe"], "llama-v3": PRE["llama-bpe"]}
+ADDS_BOS = ["llama-bpe", "llama3", "llama-v3"]  # which llama.cpp takes for granted if the file does not say it
+PRE |= dict.fromkeys(ADDS_BOS, PRE["llama-bpe"])
+FETCH = "fetch the complete file"
 
 
 def tokenizer_files(where: str, fields: dict) -> dict[str, bytes]:
-    """The content of each file by name. fields: those of the GGUF file. Raises CheckpointError naming a wrong one."""
-    tokens = fields.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
-        raise CheckpointError(f"{where}: has no tokenizer.ggml.tokens, a list of strings; fetch a complete file")
-    types = list(fields.get("tokenizer.ggml.token_type", [1] * len(tokens)))
-    if len(types) != len(tokens):
-        raise CheckpointError(f"{where}: has {len(tokens)} tokens, but {len(types)} of tokenizer.ggml.token_type")
-    kind = fields.get("tokenizer.ggml.model")
+    """The content of each file by name. fields: those of the GGUF file; where: what messages call it.
+
+    Raises CheckpointError naming a field that is missing, wrong or not supported.
+    """
+    field = {key.removeprefix("tokenizer.ggml."): value for key, value in fields.items()}
+    kind, tokens, types = field.get("model"), field.get("tokens"), field.get("token_type")
     if kind not in ("gpt2", "llama"):
         raise CheckpointError(f"{where}: tokenizer.ggml.model is {quoted(kind)}, which is not read; gpt2 and llama are")
-    special = {}
-    for name in ("bos", "eos"):
-        number = fields.get(f"tokenizer.ggml.{name}_token_id")
-        if type(number) is not int or not 0 <= number < len(tokens):
-            raise CheckpointError(f"{where}: tokenizer.ggml.{name}_token_id is {quoted(number)}; expected a token")
-        special[name] = number
-    pre = fields.get("tokenizer.ggml.pre")
-    adds_bos = fields.get("tokenizer.ggml.add_bos_token", kind == "llama" or "llama" in str(pre))
+    if not isinstance(tokens, list) or not tokens or len(set(tokens)) < len(tokens):
+        raise CheckpointError(f"{where}: tokenizer.ggml.tokens is no list of different texts; {FETCH}")
+    if (
+        not isinstance(types, array.array)
+        or len(types) != len(tokens)
+        or not all(number in range(NORMAL, BYTE + 1) for number in types)
+    ):
+        raise CheckpointError(f"{where}: tokenizer.ggml.token_type has no type, 1 to 6, for each token; {FETCH}")
+    bos, eos = (_token_id(where, field, f"{name}_token_id", len(tokens)) for name in ("bos", "eos"))
+    adds_bos = _flag(where, field, "add_bos_token", kind == "llama" or field.get("pre") in ADDS_BOS)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast" if kind == "gpt2" else "LlamaTokenizer",
-        "add_bos_token": bool(adds_bos),
-        "add_eos_token": False,
+        "add_bos_token": adds_bos,
+        "bos_token": tokens[bos],
+        "eos_token": tokens[eos],
         "clean_up_tokenization_spaces": False,
-        **{f"{name}_token": tokens[number] for name, number in special.items()},
     }
-    template = fields.get("tokenizer.chat_template")
-    if isinstance(template, str):
-        settings["chat_template"] = template
-    ids = {f"{name}_token_id": number for name, number in special.items()}
+    if isinstance(fields.get("tokenizer.chat_template"), str):
+        settings["chat_template"] = fields["tokenizer.chat_template"]
     if kind == "gpt2":
-        bos = (tokens[special["bos"]], special["bos"]) if adds_bos else None
-        files = {"tokenizer.json": _byte_level(where, fields, tokens, types, bos)}
+        written = {"tokenizer.json": _json(_byte_level(where, field, bos if adds_bos else None))}
     else:
-        files = {"tokenizer.model": _sentencepiece(where, fields, tokens, types, special)}
-    return files | {"tokenizer_config.json": _json(settings), "generation_config.json": _json(ids)}
+        written = {"tokenizer.model": _sentencepiece(where, field, bos, eos)}
+    ids = {"bos_token_id": bos, "eos_token_id": eos}
+    return written | {"tokenizer_config.json": _json(settings), "generation_config.json": _json(ids)}
 
 
 def _json(content: dict) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _byte_level(where: str, fields: dict, tokens: list[str], types: list, bos: tuple[str, int] | None) -> bytes:
-    """tokenizer.json. bos: (token, id) if it begins every text. Raises CheckpointError naming what cannot be written."""
-    pre, merges = fields.get("tokenizer.ggml.pre"), fields.get("tokenizer.ggml.merges")
-    if pre not in PRE:
+def _flag(where: str, field: dict, name: str, default: bool) -> bool:
+    value = field.get(name, default)
+    if type(value) is not bool:
+        raise CheckpointError(f"{where}: tokenizer.ggml.{name} is {quoted(value)}; expected true or false")
+    return value
+
+
+def _token_id(where: str, field: dict, name: str, count: int) -> int:
+    value = field.get(name)
+    if type(value) is not int or not 0 <= value < count:
+        raise CheckpointError(f"{where}: tokenizer.ggml.{name} is {quoted(value)}; expected one of {count:,} tokens")
+    return value
+
+
+def _byte_level(where: str, field: dict, bos: int | None) -> dict:
+    """The content of tokenizer.json. bos: the token that begins every text, if there is one."""
+    pre, merges, tokens, types = field.get("pre"), field.get("merges"), field["tokens"], list(field["token_type"])
+    if not isinstance(pre, str) or pre not in PRE:
         raise CheckpointError(
             f"{where}: tokenizer.ggml.pre is {quoted(pre)}, which is not read; {', '.join(PRE)} are. "
             "Take the checkpoint's safetensors with its tokenizer.json"
         )
-    if fields.get("tokenizer.ggml.add_space_prefix"):
-        raise CheckpointError(f"{where}: tokenizer.ggml.add_space_prefix is true, which a gpt2 vocabulary cannot have")
-    if not isinstance(merges, list) or not all(isinstance(merge, str) for merge in merges):
-        raise CheckpointError(f"{where}: has no tokenizer.ggml.merges, a list of strings; fetch a complete file")
-    while types and types[-1] == UNUSED:  # padding up to the rows of the embeddings, which has made-up names
+    if _flag(where, field, "add_space_prefix", False):
+        raise CheckpointError(f"{where}: tokenizer.ggml.add_space_prefix is true, which is not supported for gpt2")
+    while types and types[-1] == UNUSED:  # made-up names for the rows of the embeddings that have no token
         types.pop()
     vocabulary = {token: number for number, token in enumerate(tokens[: len(types)])}
-    if len(vocabulary) < len(types):
-        raise CheckpointError(f"{where}: has a token twice in tokenizer.ggml.tokens; fetch the file again")
-    for number, merge in enumerate(merges):
-        left, _, right = merge.partition(" ")
-        if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
-            raise CheckpointError(f"{where}: merge {number} is {quoted(merge)}; it does not join two tokens to a third")
+    for merge in merges if isinstance(merges, list) else [merges]:
+        left, _, right = str(merge).partition(" ")
+        if not {left, right, left + right} <= vocabulary.keys():
+            raise CheckpointError(f"{where}: tokenizer.ggml.merges has {quoted(merge)}, which makes no token; {FETCH}")
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [
-        {"id": number, "content": tokens[number], **plain, "special": kind == CONTROL}
-        for number, kind in enumerate(types)
-        if kind in (CONTROL, USER_DEFINED)
-    ]
-    processor = BYTES | {"use_regex": True}
-    if bos:
-        sequences = {name: {"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB")}
-        token = {"SpecialToken": {"id": bos[0], "type_id": 0}}
-        template = {
-            "type": "TemplateProcessing",
-            "single": [token, sequences["A"]],
-            "pair": [token, sequences["A"], {"SpecialToken": {"id": bos[0], "type_id": 1}}, sequences["B"]],
-            "special_tokens": {bos[0]: {"id": bos[0], "ids": [bos[1]], "tokens": [bos[0]]}},
-        }
-        processor = {"type": "Sequence", "processors": [processor, template]}
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": PRE[pre] is PRE["llama-bpe"],
-        "vocab": vocabulary,
-        "merges": merges,
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": number, "content": tokens[number], **plain, "special": kind == CONTROL}
+            for number, kind in enumerate(types)
+            if kind in (CONTROL, USER_DEFINED)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": PRE[pre]} if len(PRE[pre]) > 1 else PRE[pre][0],
+        "post_processor": None if bos is None else _begin_with(tokens[bos], bos),
+        "decoder": BYTES | {"use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": PRE[pre] is PRE["llama-bpe"],
+            "vocab": vocabulary,
+            "merges": merges,
+        },
     }
-    return _json(
-        {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": added,
-            "normalizer": None,
-            "pre_tokenizer": PRE[pre],
-            "post_processor": processor,
-            "decoder": BYTES | {"add_prefix_space": True, "use_regex": True},
-            "model": model,
-        }
-    )
 
 
-# ---- SentencePiece's protobuf: ModelProto of sentencepiece_model.proto ----------------------------
+def _begin_with(token: str, number: int) -> dict:
+    """A post-processor that puts this token in front of a text, and of the second text of a pair."""
+    parts = [
+        part
+        for i, name in enumerate("AB")
+        for part in ({"SpecialToken": {"id": token, "type_id": i}}, {"Sequence": {"id": name, "type_id": i}})
+    ]
+    special = {token: {"id": token, "ids": [number], "tokens": [token]}}
+    return {"type": "TemplateProcessing", "single": parts[:2], "pair": parts, "special_tokens": special}
 
 
-def _sentencepiece(where: str, fields: dict, tokens: list[str], types: list, special: dict[str, int]) -> bytes:
-    """tokenizer.model: pieces with scores and types, BPE with bytes for unknown characters, no normalisation."""
-    scores = fields.get("tokenizer.ggml.scores")
-    if scores is None or len(scores) != len(tokens):
-        raise CheckpointError(f"{where}: has no tokenizer.ggml.scores, one a token; fetch a complete file")
-    if UNKNOWN not in types:
-        raise CheckpointError(f"{where}: has no token of type 2 (unknown) in tokenizer.ggml.token_type")
-    parts = []
-    for token, score, kind in zip(tokens, scores, types, strict=True):
-        parts.append(_bytes(1, _bytes(1, token.encode()) + b"\x15" + struct.pack("<f", score) + _int(3, int(kind))))
-    unknown = types.index(UNKNOWN)
-    trainer = _int(3, 2) + _int(4, len(tokens)) + _int(35, 1)  # model_type BPE, vocab_size, byte_fallback
-    for field, number in ((40, unknown), (41, special["bos"]), (42, special["eos"])):
-        trainer += _int(field, number) + _bytes(field + 5, tokens[number].encode())
-    normalizer = _bytes(1, b"identity")
-    for field, key, default in ((3, "add_space_prefix", True), (4, "remove_extra_whitespaces", False)):
-        normalizer += _int(field, int(bool(fields.get(f"tokenizer.ggml.{key}", default))))
-    return b"".join(parts) + _bytes(2, trainer) + _bytes(3, normalizer + _int(5, 1))
-
-
-def _varint(number: int) -> bytes:
-    found = b""
-    while number > 127:
-        found += bytes([number & 127 | 128])
-        number >>= 7
-    return found + bytes([number])
-
-
-def _int(field: int, number: int) -> bytes:
-    return _varint(field << 3) + _varint(number)
-
-
-def _bytes(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
+def _sentencepiece(where: str, field: dict, bos: int, eos: int) -> bytes:
+    """The content of tokenizer.model."""
+    tokens, types, scores = field["tokens"], field["token_type"], field.get("scores")
+    if not isinstance(scores, array.array) or scores.typecode != "f" or len(scores) != len(tokens):
+        raise CheckpointError(f"{where}: tokenizer.ggml.scores has no number for each token; {FETCH}")
+    if not all(map(math.isfinite, scores)) or list(types).count(UNKNOWN) != 1:
+        raise CheckpointError(f"{where}: has a score that is not finite, or not one unknown token; {FETCH}")
+    if "precompiled_charsmap" in field:
+        raise CheckpointError(f"{where}: tokenizer.ggml.precompiled_charsmap is there, which is not supported")
+    return Pieces(
+        list(zip(tokens, scores, types, strict=True)),
+        list(types).index(UNKNOWN),
+        bos,
+        eos,
+        _flag(where, field, "add_space_prefix", True),
+        _flag(where, field, "remove_extra_whitespaces", False),
+    ).serialised()

@@ -29,7 +29,7 @@ def unpack_gguf(path: Path) -> tuple[str, BinaryIO]:
         found = [member for member in archive.infolist() if member.filename.endswith(".gguf")]
         if len(found) != 1:
             raise CheckpointError(
-                f"{path}: has {len(found)} .gguf files in it; expected one. Unpack it and pass a file"
+                f"{path}: has {len(found)} .gguf files in it; expected one; of a pickled checkpoint, pass the folder"
             )
         size = found[0].file_size
         if size > MOST_SHRUNK * max(found[0].compress_size, 1):
