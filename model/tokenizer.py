@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from errors import CheckpointError
+from model.byte_bpe import ByteBPE
 from model.sentencepiece import SentencePieceTokenizer
+from model.tiktoken import Tiktoken
 from model.weights import LARGEST_JSON, refuse_missing_or_pointer
 from protocols import Tokenizer
 
-KINDS = (SentencePieceTokenizer,)  # a folder is read by the first whose file is there
+KINDS = (SentencePieceTokenizer, ByteBPE, Tiktoken)  # a folder is read by the first that says so
 # What transformers reads beside a checkpoint, and what is therefore kept when one is merged or converted.
 COMPANIONS = (
     "tokenizer.json",
@@ -58,19 +60,13 @@ def kept_files(folder: Path, tokenizer_folder: Path | None = None) -> list[Path]
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether the folder has the files of a tokenizer; they are not read."""
-    return any((folder / kind.FILES[0]).exists() for kind in KINDS)
+    """Whether the folder has the files of a tokenizer; of a `tokenizer.model` only the beginning is read."""
+    return any(kind.reads(folder) for kind in KINDS)
 
 
 def _kind_in(folder: Path) -> type:
     for kind in KINDS:
-        if (folder / kind.FILES[0]).exists():
+        if kind.reads(folder):
             return kind
-    names = " or ".join(str(folder / kind.FILES[0]) for kind in KINDS)
-    if (folder / "tokenizer.json").exists():
-        raise CheckpointError(
-            f"{names}: missing; {folder / 'tokenizer.json'} is there, as Llama 3 has it, but only SentencePiece's "
-            "tokenizer.model is read (LLaMA 1 and 2, Vicuna, TinyLlama, ...): fetch it from where the checkpoint is "
-            "from, or take another checkpoint if it has none"
-        )
+    names = " or ".join(dict.fromkeys(str(folder / kind.FILES[0]) for kind in KINDS))
     raise CheckpointError(f"{names}: missing; fetch it, or pass a complete checkpoint folder")
