@@ -35,7 +35,7 @@ from errors import DataError, FlagError, RunError, answer, notice
 from files import write_text
 from lora.inject import add_lora
 from machine import ranks
-from model.demo import is_demo
+from model.demo import base_in_results
 from model.llama import Llama
 from protocols import Tokenizer
 from report.audit_page import LONGEST_STYLE, PAGE_HEADING, audit_page
@@ -99,8 +99,7 @@ def main(argv: list[str]) -> None:
         kl_weight = config["flags"].get("kl_weight", {"value": 1e-4})["value"]
     report = {
         "run": flags.run,
-        "model": settings.model,
-        "demo_model": is_demo(settings.model),
+        **base_in_results(settings.model),
         "adapter": adapter,
         "data": data.name,
         "data_source": data.source,

@@ -7,13 +7,18 @@ from pathlib import Path
 import torch
 
 from errors import CheckpointError, quoted
+from model.demo import LABEL, LONGEST_LABEL
 from model.gguf import GgufFile
 from model.gguf_llama import ROPE_FACTORS
 from model.llama import LlamaConfig, RopeScaling, rope_frequencies
 
 # general.file_type: the type of most matrices, as llama.cpp calls it.
-FILE_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 14: "Q4_K_S", 15: "Q4_K_M"}
-FILE_TYPES |= {16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 32: "BF16"}
+FILE_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 14: "Q4_K_S", 15: "Q4_K_M"} | {
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    32: "BF16",
+}
 OTHERWISE = {  # fields that change the computation, and the value that says that they do not
     "expert_count": 0,
     "attention.sliding_window": 0,
@@ -50,7 +55,7 @@ def config_of_fields(file: GgufFile, label: str) -> dict:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "converted_from": label,
+        LABEL: label,
         "hidden_act": "silu",
         "hidden_size": D,
         "intermediate_size": _size(file, "feed_forward_length"),
@@ -79,7 +84,8 @@ def label_of(name: str, fields: dict) -> str:
     kind = FILE_TYPES.get(number) if type(number) is int else None
     if kind and stem.upper().endswith((f".{kind}", f"-{kind}", f"_{kind}")):
         stem = stem[: -len(kind) - 1]
-    return f"{stem}, {kind}" if kind else stem
+    label = "".join(c for c in (f"{stem}, {kind}" if kind else stem) if c.isprintable())
+    return label[: LONGEST_LABEL // 2]
 
 
 def _size(file: GgufFile, key: str, default: int | None = None) -> int:

@@ -114,7 +114,7 @@ class Header:
         if number not in TYPES:
             readable = ", ".join(kind.name for kind in TYPES.values())
             raise CheckpointError(
-                f"{self.where}: {name} is of type {NOT_READ.get(number, number)}, which is not read; {readable} are"
+                f"{self.where}: {name} is of type {NOT_READ.get(number, f'number {number}')}, which is not read; {readable} are"
             )
         kind = TYPES[number]
         if not 0 < min(sizes) <= max(sizes) <= LARGEST_DIMENSION or sizes[0] % kind.size or start % alignment:

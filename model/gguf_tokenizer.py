@@ -19,13 +19,12 @@ LLAMA3 = (
 SPLIT = {"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Isolated", "invert": False}
 DIGITS = {"type": "Digits", "individual_digits": True}
 # By tokenizer.ggml.pre, as llama.cpp's llama-vocab.cpp has them: the steps before the merges.
+ADDS_BOS = ["llama-bpe", "llama3", "llama-v3"]  # which llama.cpp takes for granted if the file does not say it
 PRE = {
     "gpt-2": [BYTES | {"use_regex": True}],
     "smollm": [DIGITS, BYTES | {"use_regex": True}],
-    "llama-bpe": [SPLIT, BYTES | {"use_regex": False}],
+    **dict.fromkeys(ADDS_BOS, [SPLIT, BYTES | {"use_regex": False}]),
 }
-ADDS_BOS = ["llama-bpe", "llama3", "llama-v3"]  # which llama.cpp takes for granted if the file does not say it
-PRE |= dict.fromkeys(ADDS_BOS, PRE["llama-bpe"])
 FETCH = "fetch the complete file"
 
 
@@ -122,7 +121,7 @@ def _byte_level(where: str, field: dict, bos: int | None) -> dict:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": PRE[pre] is PRE["llama-bpe"],
+            "ignore_merges": pre in ADDS_BOS,
             "vocab": vocabulary,
             "merges": merges,
         },
