@@ -13,11 +13,9 @@ from model.gguf_llama import ROPE_FACTORS
 from model.llama import LlamaConfig, RopeScaling, rope_frequencies
 
 # general.file_type: the type of most matrices, as llama.cpp calls it.
-FILE_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 14: "Q4_K_S", 15: "Q4_K_M"} | {
-    16: "Q5_K_S",
-    17: "Q5_K_M",
-    18: "Q6_K",
-    32: "BF16",
+FILE_TYPES = {
+    **{0: "F32", 1: "F16", 32: "BF16", 2: "Q4_0", 3: "Q4_1", 8: "Q5_0", 9: "Q5_1", 7: "Q8_0"},
+    **{14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K"},
 }
 OTHERWISE = {  # fields that change the computation, and the value that says that they do not
     "expert_count": 0,

@@ -112,10 +112,9 @@ class Header:
             raise self.error(f"the tensor {name} has {dimensions} dimensions")
         sizes, number, start = [self.number("Q") for _ in range(dimensions)], self.number("I"), self.number("Q")
         if number not in TYPES:
+            name = f"{name} is of type {NOT_READ.get(number, f'number {number}')}"
             readable = ", ".join(kind.name for kind in TYPES.values())
-            raise CheckpointError(
-                f"{self.where}: {name} is of type {NOT_READ.get(number, f'number {number}')}, which is not read; {readable} are"
-            )
+            raise CheckpointError(f"{self.where}: {name}, which is not read; {readable} are")
         kind = TYPES[number]
         if not 0 < min(sizes) <= max(sizes) <= LARGEST_DIMENSION or sizes[0] % kind.size or start % alignment:
             raise self.error(f"the tensor {name} is {kind.name} of shape {sizes[::-1]} at {start}, which cannot be")
