@@ -8,17 +8,10 @@ import re
 from heapq import heappop, heappush
 from pathlib import Path
 
-from errors import CheckpointError
+from errors import CheckpointError, quoted
 from model.tokenizer_json import Vocabulary, read_tokenizer_json
 from model.tokenizer_settings import SETTINGS, adds_bos, eos_of, named_token, spare_rows
-from model.words import word_pattern
-
-# Every byte as a visible character: itself if it is one, else one from U+0100 on. A space is "Ġ", a line break "Ċ".
-VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
-BYTE_SYMBOLS = {byte: chr(byte) for byte in VISIBLE} | {
-    byte: chr(256 + n) for n, byte in enumerate(sorted(set(range(256)) - set(VISIBLE)))
-}
-BYTES = {symbol: byte for byte, symbol in BYTE_SYMBOLS.items()}
+from model.words import BYTE_SYMBOLS, BYTES, word_pattern
 
 
 class ByteBPE:
@@ -39,11 +32,17 @@ class ByteBPE:
         """
         path = folder / self.FILES[0]
         self.vocabulary = vocabulary = self._read(path)
-        tokens = {**vocabulary.ids, **vocabulary.control, **vocabulary.added}
-        self._tokens = {number: token for token, number in tokens.items()}
-        self.assumed = spare_rows(path, max(self._tokens) + 1, vocab_size)
-        self.bos_id, begins = _bos(folder, vocabulary)
-        self.eos_id, ends = eos_of(folder, {**vocabulary.control, **vocabulary.added}, vocabulary.end)
+        self._tokens = {
+            number: text for text, number in (vocabulary.ids | vocabulary.control | vocabulary.added).items()
+        }
+        # Some checkpoints add a control token, such as one for padding, but no row for it.
+        unused = [n for n in vocabulary.control.values() if vocab_size is not None and n >= vocab_size]
+        self.assumed = spare_rows(path, max(self._tokens.keys() - unused) + 1, vocab_size)
+        if unused:
+            self.assumed.append(f"{path}: control tokens that have no row in the model are not used: {quoted(unused)}")
+        usable = {text: n for text, n in (vocabulary.control | vocabulary.added).items() if n not in unused}
+        self.bos_id, begins = _bos(folder, usable, vocabulary.begin)
+        self.eos_id, ends = eos_of(folder, usable, vocabulary.end)
         self.assumed += begins + ends
         self._words = word_pattern(vocabulary.pattern)
         longest_first = sorted(vocabulary.added, key=len, reverse=True)
@@ -83,12 +82,10 @@ class ByteBPE:
 
     def piece(self, token_id: int) -> str:
         """One token as visible text, with "Ġ" for a space and "Ċ" for a line break; as stored if it is part of one."""
-        stored = self._tokens.get(token_id, f"<{token_id}>")
-        try:
-            text = "".join(BYTE_SYMBOLS[ord(c)] if c <= " " else c for c in self._bytes(token_id).decode())
-        except UnicodeDecodeError:
-            return stored
-        return text if text and text.isprintable() else stored
+        stored, text = self._tokens.get(token_id, f"<{token_id}>"), self._bytes(token_id).decode(errors="replace")
+        text = "".join(BYTE_SYMBOLS[ord(c)] if c <= " " else c for c in text)
+        shown = text if text and text.isprintable() and "\ufffd" not in text else stored
+        return shown if shown.isprintable() else quoted(shown)
 
     def ends_line(self, token_id: int) -> bool:
         """Whether the text of the token ends with a line break."""
@@ -133,17 +130,15 @@ class ByteBPE:
         return [ids[part] for part in parts if part]
 
 
-def _bos(folder: Path, vocabulary: Vocabulary) -> tuple[int | None, list[str]]:
-    """(the token that begins every text, a line if tokenizer_config.json overrules the tokenizer's own file)."""
+def _bos(folder: Path, control: dict[str, int], begin: int | None) -> tuple[int | None, list[str]]:
+    """(the token that begins every text, a line if tokenizer_config.json overrules `begin`, the tokenizer's own)."""
     adds = adds_bos(folder)
-    if adds is False and vocabulary.begin is not None:
+    if adds is False and begin is not None:
         return None, [f"{folder / SETTINGS}: add_bos_token is false, so no BOS begins a prompt"]
-    if adds is not True:
-        return vocabulary.begin, []
-    bos = {**vocabulary.control, **vocabulary.added}.get(named_token(folder, "bos_token"), vocabulary.begin)
-    if bos is None:
+    bos = control.get(named_token(folder, "bos_token"), begin) if adds else begin
+    if bos not in control.values() and (adds or bos is not None):
         raise CheckpointError(
-            f"{folder / SETTINGS}: add_bos_token is true, but bos_token is no added token of the tokenizer; "
-            "take both files of the same checkpoint"
+            f"{folder / SETTINGS}: BOS begins every text, but it is no control token of this model; "
+            "take the tokenizer's files of the same checkpoint"
         )
     return bos, []

@@ -1,8 +1,8 @@
-"""A checkpoint in pickled files to safetensors: `python -m model.convert SRC --out DIR`.
+"""A checkpoint in pickled files, or in one GGUF file, to safetensors: `python -m model.convert SRC --out DIR`.
 
-Two layouts are read: pytorch_model*.bin with config.json, as Vicuna is published, and Meta's consolidated.*.pth with
-params.json. A pickle can contain code, so PyTorch is told to load tensors and nothing else. The files are
-memory-mapped, so checking all names and shapes costs no memory.
+Three layouts are read: pytorch_model*.bin with config.json, as Vicuna is published; Meta's consolidated.*.pth with
+params.json; and GGUF, alone or in a wheel. A pickle can contain code, so PyTorch is told to load tensors and nothing
+else. The files are memory-mapped, so checking all names and shapes costs no memory.
 """
 
 import installed  # noqa: F401
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from errors import CheckpointError
+from errors import CheckpointError, notice
 from files import hub_advice
 from model.gguf import GgufFile
 from model.gguf_config import config_of_fields, label_of
@@ -29,7 +29,7 @@ from model.gguf_header import MAGIC
 from model.gguf_llama import our_names, read_tensors
 from model.gguf_tokenizer import tokenizer_files
 from model.llama import Llama, LlamaConfig
-from model.meta import config_of_params, half_split, our_name
+from model.meta import Unsaid, assumed_positions, config_of_params, half_split, our_name
 from model.packed import unpack_gguf
 from model.tokenizer import has_tokenizer, kept_files, load_tokenizer
 from model.weights import (
@@ -65,19 +65,23 @@ def convert_checkpoint(
     dtype: str = "keep",
     limit: int = SHARD_BYTES,
     progress: Callable[[str], None] = lambda line: None,
+    unsaid: Unsaid | None = None,
 ) -> None:
     """Write the checkpoint of `src` to `out` as safetensors. Repeating an interrupted call completes it.
 
     dtype: a key of DTYPES; limit: bytes per shard, unless the source is divided into files already; progress: called
-    with one line per step. Raises CheckpointError, before anything is written if the headers show the problem.
+    with one line per step; unsaid: for Meta's layout only. Raises CheckpointError, before anything is written if the
+    headers show the problem.
     """
     files = [src] if src.is_file() else _files_of(src)
+    if unsaid and not _is_metas(files[-1:]):
+        raise CheckpointError(f"{src}: --rope-factor and --positions are for Meta's consolidated.*.pth; leave them out")
     for path in files:
         refuse_missing_or_pointer(path)
     states = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
     note = {"source": str(src.resolve()), "files": states, "dtype": dtype, "shard_bytes": limit}
     _refuse_output(src, out, note)
-    source = _open_gguf(src, progress) if src.is_file() else _open_folder(src, progress)
+    source = _open_gguf(src, progress) if src.is_file() else _open_folder(src, progress, unsaid or Unsaid())
     target = DTYPES[dtype]
     sizes = {name: math.prod(shape) * (target or kept).itemsize for name, (shape, kept) in source.stored.items()}
     plan = name_shards(source.groups, sizes) if source.groups else plan_shards(sizes, limit)
@@ -85,15 +89,21 @@ def convert_checkpoint(
         source.config["dtype" if "dtype" in source.config else "torch_dtype"] = str(target).removeprefix("torch.")
     out.mkdir(parents=True, exist_ok=True)
     (out / NOTE).write_text(json.dumps(note, indent=2) + "\n")
-    write_checkpoint(
-        out,
-        plan,
-        lambda names: _cast(src, source.read(names), target),
-        source.config,
-        source.kept,
-        lambda file: progress(f"{out / file}: {'is there' if (out / file).exists() else 'writing'}"),
-    )
-    (out / NOTE).unlink()
+    try:
+        write_checkpoint(
+            out,
+            plan,
+            lambda names: _cast(src, source.read(names), target),
+            source.config,
+            source.kept,
+            lambda file: progress(f"{out / file}: {'is there' if (out / file).exists() else 'writing'}"),
+        )
+        (out / NOTE).unlink()
+    except CheckpointError:
+        if os.listdir(out) == [NOTE]:  # nothing is done that repeating the call could build on
+            (out / NOTE).unlink()
+            out.rmdir()
+        raise
 
 
 def _cast(src: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
@@ -239,13 +249,17 @@ def _refuse_misfits(where: Path, config: LlamaConfig, stored: dict, problems: li
 # ---- folders ------------------------------------------------------------------------------------
 
 
-def _open_folder(src: Path, progress: Callable[[str], None]) -> Source:
+def _open_folder(src: Path, progress: Callable[[str], None], unsaid: Unsaid) -> Source:
     weights = _weight_files(src)
     meta = _is_metas(weights)
     progress(f"{src}: checking names and shapes of {len(weights)} file{'s' if len(weights) > 1 else ''}")
-    source = _open_meta(src / "params.json", weights) if meta else _open_bins(src, weights)
+    source = _open_meta(src / "params.json", weights, unsaid) if meta else _open_bins(src, weights)
     folder = _tokenizer_folder(src, meta)
-    load_tokenizer(folder, source.config["vocab_size"])  # one that cannot be used is refused before the work
+    tokenizer = load_tokenizer(folder, source.config["vocab_size"])  # refused now if it cannot be used
+    if meta:  # params.json does not say
+        source.config |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+        if unsaid.positions is None:
+            progress(assumed_positions(src / "params.json", source.config["max_position_embeddings"]))
     source.kept = {path.name: path.read_bytes() for path in kept_files(src, folder)}
     return source
 
@@ -282,7 +296,7 @@ def _open_bins(src: Path, paths: list[Path]) -> Source:
 # ---- Meta's consolidated.*.pth ------------------------------------------------------------------
 
 
-def _open_meta(params_path: Path, paths: list[Path]) -> Source:
+def _open_meta(params_path: Path, paths: list[Path], unsaid: Unsaid) -> Source:
     params = read_json(params_path)
     parts = [_load(path) for path in paths]
     origin, stored, problems = {}, {}, []  # origin: {our name: (Meta's name, dimension)}
@@ -302,7 +316,7 @@ def _open_meta(params_path: Path, paths: list[Path]) -> Source:
                 problems.append(f"{theirs} has another shape or dtype in another part")
             shape = [size * (len(parts) if i == dim else 1) for i, size in enumerate(tensors[0].shape)]
             origin[ours], stored[ours] = (theirs, dim), (torch.Size(shape), tensors[0].dtype)
-    fields, config = config_of_params(params_path, params, stored)
+    fields, config = config_of_params(params_path, params, stored, unsaid)
     _refuse_misfits(params_path, config, stored, problems)
 
     def read(names: list[str]) -> dict[str, torch.Tensor]:
@@ -350,20 +364,24 @@ def _open_gguf(src: Path, progress: Callable[[str], None]) -> Source:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m model.convert", description="Convert a pickled LLaMA checkpoint to safetensors."
+        prog="python -m model.convert", description="Convert a pickled or GGUF checkpoint of a LLaMA to safetensors."
     )
     parser.add_argument(
-        "source", type=Path, metavar="SRC", help="folder with pytorch_model*.bin, or Meta's consolidated.*.pth"
+        "source",
+        type=Path,
+        metavar="SRC",
+        help="folder with pytorch_model*.bin or Meta's consolidated.*.pth, or a GGUF file, or a wheel that has one",
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="new folder; repeat an interrupted call to complete it"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of the written tensors (default: as they are)")
+    parser.add_argument("--rope-factor", type=float, metavar="F", help="of Meta's Llama 3.1 (8) or 3.2 (32)")
+    parser.add_argument("--positions", type=int, metavar="N", help="tokens that Meta's model was made for")
     args = parser.parse_args()
+    unsaid = Unsaid(args.rope_factor, args.positions) if args.rope_factor or args.positions else None
     try:
-        convert_checkpoint(
-            args.source, args.out, args.dtype, progress=lambda line: print(line, file=sys.stderr, flush=True)
-        )
+        convert_checkpoint(args.source, args.out, args.dtype, progress=notice, unsaid=unsaid)
     except (CheckpointError, SafetensorError, OSError) as error:
         print(f"model.convert: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -92,8 +92,6 @@ def config_of_params(path: Path, params: dict, stored: dict, unsaid: Unsaid) -> 
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
-        "bos_token_id": 1,
-        "eos_token_id": 2,
     }
     dtype = str(stored[embeddings][1]).removeprefix("torch.")
     scaled = {"rope_scaling": {"rope_type": "llama3", **FACTORS, "factor": scaling.factor}} if scaling else {}
@@ -101,11 +99,11 @@ def config_of_params(path: Path, params: dict, stored: dict, unsaid: Unsaid) -> 
     return {**published, **sizes, **scaled, "torch_dtype": dtype}, config
 
 
-def assumed_positions(path: Path, config: dict) -> str:
-    """A line that says which max_position_embeddings was taken, for who did not give it. config: for config.json."""
+def assumed_positions(path: Path, positions: int) -> str:
+    """A line that says which max_position_embeddings was taken because nobody gave one."""
     return (
-        f"{path}: does not say for how many tokens the model was made; {config['max_position_embeddings']:,} is assumed. "
-        "Llama 1 was made for 2,048, Llama 2 for 4,096, Llama 3 for 8,192, its successors for 131,072 (--positions)"
+        f"{path}: does not say for how many tokens the model was made; {positions:,} is assumed; if that is wrong, "
+        "pass --positions (Llama 1 was made for 2048, Llama 2 for 4096, Llama 3 for 8192, Llama 3.1 and 3.2 for 131072)"
     )
 
 
@@ -115,7 +113,7 @@ def _positions(params: dict, scaling: RopeScaling | None) -> int:
 
 
 def _rope_scaling(path: Path, params: dict, unsaid: Unsaid) -> RopeScaling | None:
-    """The scaling of Llama 3.1 and its successors. Its factor is in no params.json, and 3.2 has another one than 3.1."""
+    """The scaling of Llama 3.1 and its successors; its factor differs, and most params.json do not have it."""
     scaled = params.get("use_scaled_rope", False)
     if not isinstance(scaled, bool):
         raise CheckpointError(f"{path}: use_scaled_rope is {quoted(scaled)}; expected true or false")
@@ -129,7 +127,8 @@ def _rope_scaling(path: Path, params: dict, unsaid: Unsaid) -> RopeScaling | Non
             f"{path}: use_scaled_rope is true, and the factor is not said; "
             "pass --rope-factor 8 for Llama 3.1 and 3.3, or --rope-factor 32 for Llama 3.2"
         )
-    return RopeScaling("llama3", _positive(path, {"rope_scaling_factor": factor}, "rope_scaling_factor", LARGEST_FLOAT), **FACTORS)
+    factor = _positive(path, {"rope_scaling_factor": factor}, "rope_scaling_factor", LARGEST_FLOAT)
+    return RopeScaling("llama3", factor, **FACTORS)
 
 
 def _positive(path: Path, params: dict, name: str, largest: float) -> float:

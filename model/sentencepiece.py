@@ -8,8 +8,9 @@ import sentencepiece
 from errors import CheckpointError, quoted
 from model.tiktoken import is_tiktoken
 from model.tokenizer_settings import SETTINGS, adds_bos, json_beside, named_token, spare_rows
-from model.weights import refuse_missing_or_pointer
+from model.weights import LARGEST_SIZE, refuse_missing_or_pointer
 
+ADDED = "added_tokens.json"  # of transformers
 LARGEST_FILE = 2**26  # bytes; LLaMA's has 500,000
 NEWLINE = "<0x0A>"  # LLaMA's vocabularies have no piece for a line break, so it is written as this byte
 
@@ -33,7 +34,10 @@ class SentencePieceTokenizer:
         path = folder / self.FILES[0]
         self.pieces = _read(path)
         self.bos_id, self.eos_id = self.pieces.bos_id(), self.pieces.eos_id()
-        self.assumed = spare_rows(path, self.pieces.GetPieceSize(), vocab_size) + _assumed(folder, self.pieces)
+        self._added = _added_tokens(folder / ADDED)  # transformers keeps them apart; no text is turned into one of them
+        rows = [number for number in self._added if vocab_size is None or number < vocab_size]
+        size = max([self.pieces.GetPieceSize() - 1, *rows]) + 1
+        self.assumed = spare_rows(path, size, vocab_size) + _assumed(folder, self.pieces)
         if adds_bos(folder) is False:
             self.bos_id = None
         if self.eos_id < 0 or (self.bos_id or 0) < 0:
@@ -63,11 +67,24 @@ class SentencePieceTokenizer:
 
     def piece(self, token_id: int) -> str:
         """One token as the file stores it: `▁` stands for a space, `<0x0A>` for a line break."""
-        return self.pieces.IdToPiece(token_id) if token_id < self.pieces.GetPieceSize() else f"<{token_id}>"
+        if token_id < self.pieces.GetPieceSize():
+            return self.pieces.IdToPiece(token_id)
+        return self._added.get(token_id, f"<{token_id}>")
 
     def ends_line(self, token_id: int) -> bool:
         """Whether the token is a line break."""
         return self.piece(token_id) == NEWLINE
+
+
+def _added_tokens(path: Path) -> dict[int, str]:
+    """The names of the rows beyond the pieces, by id, from added_tokens.json if there is one."""
+    tokens = json_beside(path.parent, path.name)
+    for text, number in tokens.items():
+        if type(number) is not int or not 0 <= number < LARGEST_SIZE or not text.isprintable() or len(text) > 200:
+            raise CheckpointError(
+                f"{path}: has {quoted({text: number})}; expected a printable token and its number; fetch the file again"
+            )
+    return {number: text for text, number in tokens.items()}
 
 
 def _assumed(folder: Path, pieces: sentencepiece.SentencePieceProcessor) -> list[str]:

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 from errors import CheckpointError, quoted
-from model.byte_bpe import BYTE_SYMBOLS, ByteBPE
+from model.byte_bpe import ByteBPE
 from model.tokenizer_json import FETCH, LONGEST_TOKEN, Vocabulary
 from model.weights import LARGEST_JSON, LARGEST_SIZE, refuse_missing_or_pointer
-from model.words import LLAMA3
+from model.words import BYTE_SYMBOLS, LLAMA3
 
 LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) (\d{1,8})\r?")
 BEGINNING = re.compile(LINE.pattern + rb"\n" + LINE.pattern + rb"\n")
@@ -44,8 +44,8 @@ class Tiktoken(ByteBPE):
                     raise ValueError
             except (AttributeError, ValueError, binascii.Error):
                 raise CheckpointError(
-                    f"{path}: line {number + 1} is {quoted(line)}; expected base64 of another piece and the rank "
-                    f"{number}; {FETCH}"
+                    f"{path}: line {number + 1} of this tiktoken vocabulary is {quoted(line)}; expected another piece "
+                    f"in base64 and the rank {number}; {FETCH}"
                 ) from None
             ids[piece] = number
         control = {f"<|{NAMES.get(n, f'control_{n}')}|>": len(ids) + n for n in range(CONTROL)}

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import CheckpointError, quoted
-from model.weights import read_json
-from model.words import GPT2, LLAMA3, SINGLE_DIGITS
+from model.weights import LARGEST_SIZE, read_json
+from model.words import BYTES, GPT2, LLAMA3, SINGLE_DIGITS
 
 IN_LLAMA3_FILES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -19,7 +19,7 @@ ELSE = "take a checkpoint whose tokenizer is that of SmolLM2 or Llama 3, or one 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the file of a byte-level BPE says. A piece is written in byte symbols, see model.byte_bpe.BYTE_SYMBOLS.
+    """What the file of a byte-level BPE says. A piece is written in byte symbols, see model.words.BYTE_SYMBOLS.
 
     ids: of each piece.
     ranks: of each pair of pieces that may be joined, lowest first; None: the rank is the id of what the pair makes.
@@ -47,7 +47,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
     kind = model.get("type", "BPE")
     if kind != "BPE":
         raise CheckpointError(f"{path}: its model is {quoted(kind)}; only byte-level BPE is read: {ELSE}")
-    if model.get("byte_fallback"):
+    if _flag(path, model, "byte_fallback"):
         raise CheckpointError(
             f"{path}: is a SentencePiece tokenizer in another form (byte_fallback); "
             "fetch tokenizer.model from where the checkpoint is from"
@@ -60,17 +60,13 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
             f"{path}: has the normalizer {quoted(_kind_of(content['normalizer']))}, which is not supported: {ELSE}"
         )
     ids = _object(path, model, "vocab")
-    if not ids or not all(type(number) is int and number >= 0 for number in ids.values()):
-        raise CheckpointError(f"{path}: its vocab is not an object of token to number; {FETCH}")
     control, added = _added_tokens(path, content.get("added_tokens"))
     every = {**ids, **control, **added}
-    if len(set(every.values())) != len(every) or any(ids.get(token, every[token]) != every[token] for token in every):
-        raise CheckpointError(f"{path}: two tokens have the same number, or one has two; {FETCH}")
-    if max(map(len, every)) > LONGEST_TOKEN or len(added) > MOST_ADDED:
-        raise CheckpointError(
-            f"{path}: has a token of more than {LONGEST_TOKEN:,} characters, or more than {MOST_ADDED:,} added tokens "
-            f"that are not special; {FETCH}"
-        )
+    _refuse_tokens(path, ids, every)
+    if model.get("unk_token") is not None and not BYTES.keys() <= ids.keys():
+        raise CheckpointError(f"{path}: unk_token stands for bytes without a token, which is not supported: {ELSE}")
+    if len(added) > MOST_ADDED:
+        raise CheckpointError(f"{path}: has more than {MOST_ADDED:,} added tokens that are not special: {ELSE}")
     return Vocabulary(
         ids,
         _ranks(path, model.get("merges"), ids),
@@ -82,12 +78,25 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
     )
 
 
+def _refuse_tokens(path: Path, ids: dict, every: dict) -> None:
+    """Raises CheckpointError unless every token is a text of sensible length with a number of its own."""
+    if not ids or not all(type(number) is int and 0 <= number < LARGEST_SIZE for number in every.values()):
+        raise CheckpointError(f"{path}: its vocab is not an object of token to number; {FETCH}")
+    if len(set(every.values())) != len(every) or any(every[token] != number for token, number in ids.items()):
+        raise CheckpointError(f"{path}: two tokens have the same number, or one has two; {FETCH}")
+    for token in every:
+        if len(token) > LONGEST_TOKEN or any("\ud800" <= character <= "\udfff" for character in token):
+            raise CheckpointError(
+                f"{path}: the token {quoted(token)} has more than {LONGEST_TOKEN:,} characters or is no text; {FETCH}"
+            )
+
+
 def _added_tokens(path: Path, tokens: object) -> tuple[dict[str, int], dict[str, int]]:
     """(special, others), id by text."""
     control, added = {}, {}
     for token in [] if tokens is None else tokens if isinstance(tokens, list) else [None]:
         text, number = (token.get("content"), token.get("id")) if isinstance(token, dict) else (None, None)
-        if not isinstance(text, str) or not text or type(number) is not int or number < 0:
+        if not isinstance(text, str) or not text or type(number) is not int:
             raise CheckpointError(f"{path}: added_tokens has {quoted(token)}; {FETCH}")
         if _flag(path, token, "special"):
             control[text] = number
@@ -168,7 +177,7 @@ def _object(path: Path, fields: dict, name: str) -> dict:
 
 
 def _flag(path: Path, fields: dict, name: str) -> bool:
-    value = fields.get(name, False)
-    if not isinstance(value, bool):
+    value = fields.get(name)
+    if value is not None and not isinstance(value, bool):
         raise CheckpointError(f"{path}: {name} is {quoted(value)}; expected true or false; {FETCH}")
-    return value
+    return bool(value)

@@ -1,4 +1,4 @@
-"""How a byte-level BPE cuts a text into words before it joins anything: the patterns of GPT-2, SmolLM2 and Llama 3.
+"""What a byte-level BPE starts from: words, cut by a pattern of GPT-2, SmolLM2 or Llama 3, and symbols of their bytes.
 
 In a pattern, `\\p{L}` stands for letters, `\\p{N}` for numbers and `\\s` for white space, as Unicode defines them.
 Python's `re` has no names for the first two, and its `\\s` has four characters more.
@@ -8,7 +8,6 @@ import re
 import sys
 import unicodedata
 from functools import cache
-from itertools import groupby
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|[\s]+(?![^\s])|[\s]+"
 # The same after a step that makes each digit a text of its own, as SmolLM2 has it.
@@ -19,17 +18,19 @@ LLAMA3 = (
 )
 WHITE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space
 
+# Every byte as a visible character: itself if it is one, else one from U+0100 on. A space is "Ġ", a line break "Ċ".
+VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTE_SYMBOLS = {byte: chr(byte) for byte in VISIBLE} | {
+    byte: chr(256 + n) for n, byte in enumerate(sorted(set(range(256)) - set(VISIBLE)))
+}
+BYTES = {symbol: byte for byte, symbol in BYTE_SYMBOLS.items()}
+
 
 @cache
 def word_pattern(pattern: str) -> re.Pattern:
     """One of the patterns above for Python's `re`."""
-    for name, inside in ((r"\p{L}", _characters("L")), (r"\p{N}", _characters("N")), (r"\s", WHITE)):
-        pattern = pattern.replace(name, inside)
-    return re.compile(pattern)
-
-
-def _characters(category: str) -> str:
-    """All characters of a general category of Unicode, as the inside of a character class."""
-    codes = range(sys.maxunicode + 1)
-    runs = [list(run) for found, run in groupby(codes, lambda c: unicodedata.category(chr(c))[0] == category) if found]
-    return "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in runs)
+    kinds = "".join(unicodedata.category(chr(code))[0] for code in range(sys.maxunicode + 1))  # "L", "N", ... of each
+    for name, kind in ((r"\p{L}", "L"), (r"\p{N}", "N")):
+        runs = re.finditer(f"{kind}+", kinds)
+        pattern = pattern.replace(name, "".join(f"{chr(run.start())}-{chr(run.end() - 1)}" for run in runs))
+    return re.compile(pattern.replace(r"\s", WHITE))

@@ -183,8 +183,8 @@ def test_what_transformers_reads_beside_the_weights_is_kept(make_checkpoint, tmp
 def test_a_tokenizer_that_nothing_reads_is_refused_before_the_work(make_checkpoint, tmp_path, layout):
     checkpoint = make_checkpoint(vocab_size=24)
     source = pickled(checkpoint) if layout == "bin" else metas(checkpoint)
-    (source / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\nIw== 2\n" * 50)
-    refusal(lambda: convert_checkpoint(source, tmp_path / "out"), "tiktoken", "Llama 3")
+    (source / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\nIw== 3\n")
+    refusal(lambda: convert_checkpoint(source, tmp_path / "out"), "tokenizer.model", "line 3", "tiktoken")
     assert not (tmp_path / "out").exists()
 
 

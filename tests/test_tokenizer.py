@@ -80,11 +80,20 @@ def test_the_tokenizers_own_ids_are_used_and_what_says_otherwise_is_named(tokeni
     assert load_tokenizer(folder, 60).assumed == []
 
 
-def test_tokenizers_of_llama_3_are_refused_by_name(tmp_path):
-    (tmp_path / "tokenizer.json").write_text("{}")
-    refusal(lambda: load_tokenizer(tmp_path, None), "tokenizer.json is there", "SentencePiece", "Llama 3")
-    (tmp_path / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\nIw== 2\n" * 50)
-    refusal(lambda: load_tokenizer(tmp_path, None), "tiktoken", "SentencePiece", "Llama 3")
+def test_added_tokens_name_the_rows_beyond_the_pieces_and_count_as_pieces(tokenizer_file, tmp_path):
+    added = {f"<item {i}>": 60 + i for i in range(500)}
+    tokenizer = load_tokenizer(beside(tokenizer_file, tmp_path, added_tokens=added), 560)
+    assert [tokenizer.piece(i) for i in (60, 559, 560)] == ["<item 0>", "<item 499>", "<560>"]
+    assert not set(added.values()) & set(tokenizer.encode("abc <item 3> <item 499>"))
+    refusal(lambda: load_tokenizer(tmp_path, 560 + 65), "tokenizer.model", "560", "625")
+    without_a_row = beside(tokenizer_file, tmp_path, added_tokens={"<s>": 1, "[PAD]": 60})
+    assert load_tokenizer(without_a_row, 60).assumed == []
+
+
+@pytest.mark.parametrize("added", [{"a": "60"}, {"a": -1}, {"a": True}, {"\x1b[2J": 60}, {"a": 2**40}, ["a"]])
+def test_added_tokens_that_are_none_are_refused(tokenizer_file, tmp_path, added):
+    beside(tokenizer_file, tmp_path, added_tokens=added)
+    refusal(lambda: load_tokenizer(tmp_path, 61), "added_tokens.json")
 
 
 def test_the_files_that_are_kept(tokenizer_file, tmp_path):
@@ -133,6 +142,10 @@ class Letters:
     def __init__(self, folder: Path, vocab_size: int | None):
         self.known = (folder / "letters.txt").read_text()
 
+    @staticmethod
+    def reads(folder: Path) -> bool:
+        return (folder / "letters.txt").exists()
+
 
 @pytest.fixture
 def two_kinds(monkeypatch):
@@ -163,11 +176,16 @@ def test_a_pointer_is_not_listed_as_a_tokenizers_file(tmp_path):
         tokenizer_files(tmp_path)
 
 
-def test_only_its_own_class_knows_how_sentencepiece_writes_pieces_and_calls_its_file():
+def test_only_the_classes_know_how_pieces_are_written_and_what_the_file_is_called():
     """demo/pretrain.py writes such a file; everything else asks model.tokenizer."""
     root = Path(__file__).parent.parent
     rooms = ("model", "lora", "data", "baselines", "machine", "cli", "scoring", "report", "run", "auditing")
     paths = [*root.glob("*.py"), *(path for room in rooms for path in (root / room).rglob("*.py"))]
-    marks = ('tokenizer.model"', "tokenizer.model,", "tokenizer.model)", "\u2581", "<0x0A>")
-    naming = {path.relative_to(root).as_posix() for path in paths if any(mark in path.read_text() for mark in marks)}
-    assert naming == {"model/sentencepiece.py"}
+
+    def naming(*marks: str) -> set[str]:
+        found = {path.relative_to(root).as_posix() for path in paths if any(mark in path.read_text() for mark in marks)}
+        return {name.removeprefix("model/").removesuffix(".py") for name in found}
+
+    assert naming("\u2581", "<0x0A>") == {"sentencepiece"}
+    assert naming("\u0120", "\u010a") == {"byte_bpe", "words"}
+    assert naming('"tokenizer.model"', "tokenizer.model,", "tokenizer.model)") == {"sentencepiece", "tiktoken"}
