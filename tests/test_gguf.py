@@ -33,21 +33,24 @@ from tests.conftest import TINY
 IDS = torch.tensor([[1, 5, 22, 0, 13, 7]])
 GQA = {"num_key_value_heads": 2}
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1, "head_dim": 64}  # blocks of 256 fit
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
-def pieces_of(model: bytes) -> tuple[list, int, int]:
-    """([(text, score, type)], bos, eos) of a SentencePiece model."""
+def pieces_of(model: bytes, user_defined=()) -> tuple[list, int, int]:
+    """([(text, score, type)], bos, eos) of a SentencePiece model. user_defined: what the library does not tell."""
     sp = sentencepiece.SentencePieceProcessor()
     sp.LoadFromSerializedProto(model)
     pieces = []
     for i in range(sp.GetPieceSize()):
         kinds = {2: sp.IsUnknown(i), 3: sp.IsControl(i), 5: sp.IsUnused(i), 6: sp.IsByte(i)}
-        kind = next((kind for kind, found in kinds.items() if found), 1)
+        kind = next((kind for kind, found in kinds.items() if found), 4 if sp.IdToPiece(i) in user_defined else 1)
         pieces.append((sp.IdToPiece(i), sp.GetScore(i), kind))
     return pieces, sp.bos_id(), sp.eos_id()
 
@@ -55,13 +58,14 @@ def pieces_of(model: bytes) -> tuple[list, int, int]:
 @pytest.fixture
 def make_gguf(make_checkpoint, tmp_path, tokenizer_bytes):
     """make_gguf(fields={...}, parts=[...], **config): (file, the checkpoint that it was made from)."""
-    pieces, bos, eos = pieces_of(tokenizer_bytes)
+    pieces, bos, eos = pieces_of(tokenizer_bytes, ("Yes", "No"))
+    vocabulary = {**sentencepiece_fields(pieces, bos, eos), "tokenizer.ggml.remove_extra_whitespaces": True}
 
     def build(name="tiny.gguf", fields=None, parts=(), drop=(), kinds=None, **changes) -> tuple[Path, Path]:
-        changes = {"vocab_size": len(pieces), **GQA, **changes}
+        changes = {"vocab_size": len(pieces), "intermediate_size": 64, **GQA, **changes}
         checkpoint = make_checkpoint(f"from-{name}", **changes)
         config = read_llama_config(checkpoint)
-        every = {**llama_fields({**TINY, **changes}), **sentencepiece_fields(pieces, bos, eos), **(fields or {})}
+        every = {**llama_fields({**TINY, **changes}), **vocabulary, **(fields or {})}
         stored = llama_parts(tensors_of(checkpoint), config.head_dim)
         stored = [quantised(part, kinds) if kinds and len(part.shape) > 1 else part for part in stored]
         every = {key: value for key, value in every.items() if key not in drop}
@@ -84,6 +88,7 @@ def converted(source: Path, out: Path, **more) -> Path:
 # ---- values -------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # NumPy on scales that are no numbers
 @pytest.mark.parametrize("number", TYPES, ids=lambda number: TYPES[number].name)
 def test_every_type_has_the_bits_of_the_gguf_package(number):
     kind, rng = TYPES[number], np.random.default_rng(number)
@@ -98,7 +103,7 @@ def test_every_type_has_the_bits_of_the_gguf_package(number):
 
 
 def test_large_tensors_are_decoded_in_parts(monkeypatch):
-    kind, blocks = TYPES[3], torch.randint(0, 200, (7 * 20,), dtype=torch.uint8)
+    kind, blocks = TYPES[3], torch.randint(0, 100, (7 * 20,), dtype=torch.uint8)  # scales that are finite
     whole = decode(kind, blocks)
     monkeypatch.setattr("model.gguf_types.CHUNK", 96)
     assert torch.equal(decode(kind, blocks), whole)
@@ -279,18 +284,17 @@ def test_a_sentencepiece_vocabulary_gives_the_ids_of_the_library(make_gguf, tmp_
     original.LoadFromSerializedProto(tokenizer_bytes)
     ours = load_tokenizer(out, original.GetPieceSize())
     assert (ours.bos_id, ours.eos_id, ours.assumed) == (1, 2, [])
+    original.override_normalizer_spec(add_dummy_prefix=space)
     for text in random_texts(1):
         ids = original.EncodeAsIds(text)
-        if space:
-            assert ours.encode(text) == [1, *ids] and ours.decode(ids) == original.DecodeIds(ids)
-        elif text and not text.startswith(" "):
-            assert ours.encode(f" {text}") == [1, *ids]
+        assert ours.encode(text) == [1, *ids] and ours.decode(ids) == original.DecodeIds(ids)
 
 
 def test_llamas_own_vocabulary_survives(real_file, make_gguf, tmp_path):
     model = real_file("llama-tokenizer/tokenizer.model").read_bytes()
     pieces, bos, eos = pieces_of(model)
-    out = converted(make_gguf(fields=sentencepiece_fields(pieces, bos, eos), vocab_size=32000)[0], tmp_path / "out")
+    fields = {**sentencepiece_fields(pieces, bos, eos), "tokenizer.ggml.remove_extra_whitespaces": False}
+    out = converted(make_gguf(fields=fields, vocab_size=32000)[0], tmp_path / "out")
     original, ours = sentencepiece.SentencePieceProcessor(), load_tokenizer(out, 32000)
     original.LoadFromSerializedProto(model)
     titles = [line.split("|")[1] for line in real_file("ml-100k/u.item").read_text("latin-1").splitlines()]
