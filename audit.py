@@ -36,7 +36,7 @@ from files import write_text
 from lora.inject import add_lora
 from machine import ranks
 from machine.bar import at_work
-from model.demo import is_demo
+from model.demo import base_in_results
 from model.llama import Llama
 from protocols import Tokenizer
 from report.audit_page import LONGEST_STYLE, PAGE_HEADING, audit_page
@@ -102,8 +102,7 @@ def main(argv: list[str]) -> None:
         figures = audit_pair(model.eval(), tokenizer, pair, kl_weight, settings.precision)
     report = {
         "run": flags.run,
-        "model": settings.model,
-        "demo_model": is_demo(settings.model),
+        **base_in_results(settings.model),
         "adapter": adapter,
         "data": data.name,
         "data_source": data.source,

@@ -30,7 +30,7 @@ from errors import DataError, FlagError, answer, notice
 from files import write_json
 from machine import ranks
 from metrics import Scored, evaluate
-from model.demo import is_demo, model_folder
+from model.demo import base_in_results, model_folder
 from report.tables import score_table, wording_table
 from run.merge import refuse_merging_twice, refuse_unusable_output
 from run.outcome import write_merged_on_request
@@ -91,8 +91,7 @@ def main(argv: list[str]) -> None:
     scored = score_split(model, split, f"{data.name} {flags.split}")
     results = {
         "run": flags.run,
-        "model": settings.model,
-        "demo_model": is_demo(settings.model),
+        **base_in_results(settings.model),
         "adapter": flags.adapter,
         "data": data.name,
         "data_source": data.source,

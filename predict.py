@@ -38,7 +38,7 @@ from errors import notice
 from files import write_text
 from machine import ranks
 from metrics import Scored, rankings, row_metrics
-from model.demo import is_demo
+from model.demo import base_in_results, is_demo
 from model.llama import Llama
 from protocols import Tokenizer
 from report.predictions import batch_summary, prediction_table, shown_prompts
@@ -68,11 +68,10 @@ def main(argv: list[str]) -> None:
     rows, scores, counts = score_groups(model, tokenizer, asked, settings, flags)
     results = {
         "run": flags.run,
-        "model": settings.model,
+        **base_in_results(settings.model),
         "adapter": flags.adapter,
         "template": settings.template,
         "noun": asked.data.noun,
-        "demo_model": is_demo(settings.model),
         "stand_in": is_demo(settings.model) or config.get("data_source") == STAND_IN,
     }
     if flags.catalogue is not None:

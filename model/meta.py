@@ -4,12 +4,13 @@ model.convert reads the files.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from errors import CheckpointError, quoted
-from model.llama import LlamaConfig
+from model.llama import LlamaConfig, RopeScaling
 from model.weights import LARGEST_FLOAT, LARGEST_SIZE, MOST_LAYERS
 
 # By our name: Meta's name, and the dimension along which the parts divide the tensor (None: each part has all of it).
@@ -27,6 +28,8 @@ META = {
     "input_layernorm": ("attention_norm", None),
     "post_attention_layernorm": ("ffn_norm", None),
 }
+# Of llama3 scaling, the same for all of Meta's models that have it.
+FACTORS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
 def our_name(theirs: str) -> tuple[str, int | None] | None:
@@ -44,12 +47,20 @@ def half_split(tensor: torch.Tensor, head_dim: int) -> torch.Tensor:
     return tensor.reshape(rows // head_dim, head_dim // 2, 2, width).transpose(1, 2).reshape(rows, width)
 
 
-def config_of_params(path: Path, params: dict, stored: dict) -> tuple[dict, LlamaConfig]:
+@dataclass(frozen=True)
+class Unsaid:
+    """What params.json does not say of a model, from the person who converts it; None: not answered.
+
+    rope_factor: of llama3 scaling; positions: tokens of the longest row that the model was made for.
+    """
+
+    rope_factor: float | None = None
+    positions: int | None = None
+
+
+def config_of_params(path: Path, params: dict, stored: dict, unsaid: Unsaid) -> tuple[dict, LlamaConfig]:
     """(content for config.json, the same as a LlamaConfig). Raises CheckpointError naming the wrong field."""
-    if params.get("use_scaled_rope"):
-        raise CheckpointError(
-            f"{path}: use_scaled_rope is true, which this conversion does not support; use the published safetensors"
-        )
+    scaling = _rope_scaling(path, params, unsaid)
     shape_of = {name: shape for name, (shape, _) in stored.items() if len(shape) == 2}
     for name in (embeddings := "model.embed_tokens.weight", gate := "model.layers.0.mlp.gate_proj.weight"):
         if name not in shape_of:
@@ -73,7 +84,7 @@ def config_of_params(path: Path, params: dict, stored: dict) -> tuple[dict, Llam
         "num_attention_heads": H,
         "num_key_value_heads": K,
         "tie_word_embeddings": False,
-        "max_position_embeddings": 2048,  # params.json does not say
+        "max_position_embeddings": unsaid.positions or _positions(params, scaling),
         "rms_norm_eps": _positive(path, params, "norm_eps", LARGEST_FLOAT),
         "rope_theta": _positive(path, {"rope_theta": 10000.0, **params}, "rope_theta", LARGEST_FLOAT),
     }
@@ -83,7 +94,41 @@ def config_of_params(path: Path, params: dict, stored: dict) -> tuple[dict, Llam
         "hidden_act": "silu",
     }
     dtype = str(stored[embeddings][1]).removeprefix("torch.")
-    return {**published, **sizes, "torch_dtype": dtype}, LlamaConfig(head_dim=D // H, **sizes)
+    scaled = {"rope_scaling": {"rope_type": "llama3", **FACTORS, "factor": scaling.factor}} if scaling else {}
+    config = LlamaConfig(head_dim=D // H, rope_scaling=scaling, **sizes)
+    return {**published, **sizes, **scaled, "torch_dtype": dtype}, config
+
+
+def assumed_positions(path: Path, positions: int) -> str:
+    """A line that says which max_position_embeddings was taken because nobody gave one."""
+    return (
+        f"{path}: does not say for how many tokens the model was made; {positions:,} is assumed; if that is wrong, "
+        "pass --positions (Llama 1 was made for 2048, Llama 2 for 4096, Llama 3 for 8192, Llama 3.1 and 3.2 for 131072)"
+    )
+
+
+def _positions(params: dict, scaling: RopeScaling | None) -> int:
+    """The tokens that the first model with such rotary frequencies was made for: Llama 1, Llama 3 and Llama 3.1."""
+    return 131072 if scaling else 8192 if params.get("rope_theta") == 500000.0 else 2048
+
+
+def _rope_scaling(path: Path, params: dict, unsaid: Unsaid) -> RopeScaling | None:
+    """The scaling of Llama 3.1 and its successors; its factor differs, and most params.json do not have it."""
+    scaled = params.get("use_scaled_rope", False)
+    if not isinstance(scaled, bool):
+        raise CheckpointError(f"{path}: use_scaled_rope is {quoted(scaled)}; expected true or false")
+    factor = params.get("rope_scaling_factor") or unsaid.rope_factor
+    if not scaled:
+        if unsaid.rope_factor:
+            raise CheckpointError(f"{path}: use_scaled_rope is not true, so --rope-factor has no effect; leave it out")
+        return None
+    if factor is None:
+        raise CheckpointError(
+            f"{path}: use_scaled_rope is true, and the factor is not said; "
+            "pass --rope-factor 8 for Llama 3.1 and 3.3, or --rope-factor 32 for Llama 3.2"
+        )
+    factor = _positive(path, {"rope_scaling_factor": factor}, "rope_scaling_factor", LARGEST_FLOAT)
+    return RopeScaling("llama3", factor, **FACTORS)
 
 
 def _positive(path: Path, params: dict, name: str, largest: float) -> float:

@@ -11,7 +11,8 @@ from report.tables import METRICS
 WIDTH = 80
 CHOSEN = "a part of the split: a seeded subset, or without what is too long"
 PER_BLOCK = 2  # columns with intervals that fit beside the labels
-KNOWN = ("data", "data_source", "model", "demo_model", "objective", "kl_weight", "shots", "seed", "run", "adapter")
+BASE = ("model", "demo_model", "model_label")
+KNOWN = ("data", "data_source", *BASE, "objective", "kl_weight", "shots", "seed", "run", "adapter")
 
 
 def about(results: dict) -> dict:
@@ -75,6 +76,7 @@ def _described(run: dict) -> str:
     known = run["about"]
     data = "SIMULATED stand-in data" if known.get("data_source") == STAND_IN else known.get("data_source")
     model = "built-in demo model" if known.get("demo_model") is True else known.get("model")
+    model = f"{known['model_label']} ({model})" if "model_label" in known else model
     parts = [f"{known['data']} ({data})" if "data" in known else "data unknown", model]
     if "objective" in known:
         weighs = known["objective"] in OBJECTIVES and "kl_weight" in flags_of(known["objective"])

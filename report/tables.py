@@ -111,10 +111,12 @@ def wording_table(rows: list[dict]) -> str:
 
 
 def model_in_words(results: dict) -> str:
-    """The base model; the demo model is always named."""
+    """The base model, with its label if it has one; the demo model is always named."""
     if results["model"] == "demo":
         return "built-in demo model"
-    return f"{results['model']} (made from the built-in demo model)" if results["demo_model"] else results["model"]
+    if results["demo_model"]:
+        return f"{results['model']} (made from the built-in demo model)"
+    return f"{results['model_label']} ({results['model']})" if results.get("model_label") else results["model"]
 
 
 def adapter_in_words(results: dict) -> str:

@@ -14,7 +14,7 @@ from cli.train import TrainFlags
 from data.interactions import Dataset
 from data.splits import Split
 from machine import ranks
-from model.demo import is_demo, model_folder
+from model.demo import base_in_results, model_folder
 from model.weights import read_llama_config
 from run.catalogue import history_lengths
 from run.inputs import Inputs
@@ -81,8 +81,7 @@ def results_heading(flags: TrainFlags, data: Dataset, summary: dict) -> dict:
     return {
         "data": data.name,
         "data_source": data.source,
-        "model": flags.model,
-        "demo_model": is_demo(flags.model),
+        **base_in_results(flags.model),
         "objective": flags.objective,
         "kl_weight": flags.kl_weight,
         "template": flags.template,

@@ -10,11 +10,13 @@ from errors import AdapterError, CheckpointError, FlagError, notice
 from files import new_folder, refuse_unwritable
 from lora.adapter import read_tensors
 from lora.inject import lora_layers
+from model.demo import LABEL
 from model.llama import Llama
 from model.tokenizer import kept_files
 from model.weights import read_json, read_stored, stored_sizes
 from model.write import plan_shards, write_checkpoint
 
+ADAPTED = ", with an adapter merged in"  # at the end of the label of a merged base
 MERGED = "merged_adapters"  # in config.json: digests of the adapters that are in the weights already
 
 
@@ -67,6 +69,8 @@ def write_merged(base: Path, model: Llama, adapter: Path, out: Path) -> None:
         return tensors
 
     config = read_json(base / "config.json")
+    if isinstance(config.get(LABEL), str):
+        config[LABEL] = config[LABEL].removesuffix(ADAPTED) + ADAPTED
     config[MERGED] = [*_merged_into(base, config), digest_of(adapter)]
     with new_folder(out) as temporary:
         write_checkpoint(

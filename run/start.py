@@ -11,8 +11,10 @@ from data.pairs import EncodedPair
 from errors import answer, notice
 from machine import ranks
 from machine.bar import at_work
+from model.demo import base_in_results
 from objectives import Objective, make_objective
 from report.plan import plan_line, plan_table, step_plan
+from report.tables import model_in_words
 from run.catalogue import write_catalogue
 from run.config import chosen_flags, fingerprints, run_config
 from run.elsewhere import refuse_missing
@@ -93,8 +95,9 @@ def open_run(out: Path, flags: TrainFlags, resolved: Resolved, inputs: Inputs) -
     run.write_config(config_of_resumed(out, config) if flags.resume else config)
     write_catalogue(run, data)
     trainable = sum(parameter.numel() for parameter in trainable_parameters(inputs.model).values())
+    base = model_in_words(base_in_results(flags.model))
     notice(
-        f"{run.path}: {data.name} from {data.source}; base {flags.model}, {flags.precision} on {inputs.device}; "
+        f"{run.path}: {data.name} from {data.source}; base {base}, {flags.precision} on {inputs.device}; "
         f"{trainable:,} trainable parameters"
     )
     notice(chosen_flags(resolved))
