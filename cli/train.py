@@ -106,6 +106,9 @@ class OutputFlags:
         None, "folder for a plain checkpoint with the best adapter merged into the base", metavar="DIR"
     )
     resume: bool = flag(False, "resume the run in --out")
+    base_scores: str = flag(
+        None, "folder in which runs of the same base keep its answers, so that it is scored once", metavar="DIR"
+    )
     config: str = flag(None, "take every flag that is not given from this config.json of a run", metavar="FILE")
     json: bool = flag(False, "print the results, or the plan, as one JSON line on standard output")
 
