@@ -24,12 +24,13 @@ from errors import FlagError, notice
 from files import refuse_unwritable, write_text
 from model.demo import is_demo
 from report.tables import provenance
+from report.wrap import wrapped
 from run.base import base_identity
 from studies.declared import STUDIES, Study
 from studies.picture import draw_sweep
 from studies.results import Line
 from studies.runs import Bench, expected, known_lines, make_runs, wanted_runs
-from studies.tables import as_csv, differences, markdown, measured_rows, terminal, without_learning
+from studies.tables import as_csv, differences, markdown, measured_rows, rows_scored, terminal, without_learning
 
 HELP = ("-h", "--help")
 
@@ -40,6 +41,7 @@ class ReproduceFlags(DataFlags):
 
     base: str = flag("demo", "checkpoint folder of the base, or demo", metavar="DIR")
     shots: str = flag(None, "only the settings with these numbers of shots, such as 16,64")
+    kl_weights: str = flag(None, "the lambdas of LCFT, such as 0,1e-4,1e-2; default: as the study declares")
     seeds: int = flag(None, "seeds of each setting, from 0; default: as the study declares", low=1, high=1000)
     jobs: int = flag(1, "runs at a time; the cores are divided among them", low=1, high=1024)
     out: str = flag(None, "folder for the run folders and tables; default runs/STUDY", metavar="DIR")
@@ -90,7 +92,9 @@ def check_flags(flags: ReproduceFlags, resolved: Resolved) -> None:
 
 
 def part_of(study: Study, flags: ReproduceFlags) -> Study:
-    """The settings that --shots and --seeds ask for."""
+    """The settings that --shots, --kl-weights and --seeds ask for."""
+    if flags.kl_weights:
+        study = study.with_kl_weights(flags.kl_weights.split(","))
     wanted = flags.shots.split(",") if flags.shots else [setting.shots for setting in study.settings]
     settings = tuple(setting for setting in study.settings if setting.shots in wanted)
     if unknown := set(wanted) - {setting.shots for setting in settings}:
@@ -123,7 +127,8 @@ def make_bench(name: str, flags: ReproduceFlags, train_flags: list[str], data: D
     """Where and how; files that cannot be written are refused now, and not after hours."""
     out = Path(flags.out or f"runs/{name}")
     results = Path(flags.results) if flags.results else out / "results.jsonl"
-    refuse_unwritable(results, "--results", FlagError)
+    refuse_unwritable(out, "--out", FlagError)
+    refuse_unwritable(results.parent, "--results", FlagError)
     own = train_flags[: train_flags.index("--model")]
     common = {
         "data": data.fingerprint(),
@@ -141,21 +146,23 @@ def write_tables(
     heading = provenance(
         {"data": data.name, "data_source": data.source, "model": flags.base, "demo_model": is_demo(flags.base)}
     )
-    rows, unlearned = measured_rows(study, lines, data), without_learning(data, data.test)
+    scored = rows_scored(lines, data)
+    rows, unlearned = measured_rows(study, lines, data), without_learning(data.train, scored)
+    split = "test split" if len(scored) == len(data.test) else f"{len(scored):,} of {len(data.test):,} test rows"
     changes = differences(study, lines, data)
     note = (
         "Mean over the runs ± standard deviation (n - 1) [95 % interval of the mean, from resampling the users]. "
         "Not run: no run of this row is there."
     )
-    parts = [f"{heading}; test split\n", markdown(rows, unlearned), f"\n{note}\n", markdown(changes, [], "+"), ""]
+    parts = [f"{heading}; {split}\n", markdown(rows, unlearned), f"\n{note}\n", markdown(changes, [], "+"), ""]
     write_text(out / f"{name}.md", "\n".join(parts))
     write_text(out / f"{name}.csv", as_csv([*rows, *changes]))
-    if study.picture:
+    if study.over_lambda:
         constant = next(rule["group_accuracy"] for rule in unlearned if "group_accuracy" in rule)
         draw_sweep(out / f"{name}.png", study, rows, constant, f"{heading}; 64 shots")
-    print(f"{heading}; test split; mean ± standard deviation over the runs\n")
+    print("\n".join([*wrapped(f"{heading}; {split}; mean ± standard deviation over the runs"), ""]))
     print(terminal(rows, unlearned))
-    notice(f"\nWritten to {out}: {name}.md, {name}.csv" + (f", {name}.png" if study.picture else ""))
+    notice(f"\nWritten to {out}: {name}.md, {name}.csv" + (f", {name}.png" if study.over_lambda else ""))
 
 
 if __name__ == "__main__":

@@ -1,65 +1,86 @@
 """What reproduce.py can run: each study is a list of settings, as data. A setting is a row of the study's table."""
 
-from dataclasses import dataclass, field
-
-KL_WEIGHTS = ("0", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")  # Figure 3 of the paper
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to train, run with several seeds.
+    """One way to train, run with the seeds 0, 1, ... method: its name in tables; flags: of train.py, beside --shots."""
 
-    flags: of train.py, beside --shots and --seed. x: its place on the horizontal axis, if the study has a picture.
-    """
-
-    label: str
+    method: str
     shots: str
     seeds: int
     flags: dict[str, str] = field(default_factory=dict)
-    x: float | None = None
 
-    def run_name(self, seed: int) -> str:
-        """The folder of one run: it follows from the flags alone, so that equal runs of two studies are one."""
+    @property
+    def label(self) -> str:
+        """What its row is called."""
+        weight = f", lambda {self.flags['kl-weight']}" if "kl-weight" in self.flags else ""
+        return f"{self.method}{weight}, {self.shots} shots"
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is LCFT without its KL, with which others are compared."""
+        return self.flags == {"kl-weight": "0"}
+
+    def run_names(self) -> list[str]:
+        """The folder of each run, by seed. They follow from the flags alone: equal runs of two studies are one run."""
         words = [f"{name}={value}" for name, value in sorted(self.flags.items())]
-        return "-".join([f"shots={self.shots}", *words, f"seed={seed}"])
+        return ["-".join([f"shots={self.shots}", *words, f"seed={seed}"]) for seed in range(self.seeds)]
 
 
 @dataclass(frozen=True)
 class Study:
-    """about: one line for --help. control: the label before ", N shots" of what other rows are compared with."""
+    """about: one line for --help; over_lambda: whether a picture shows its rows against lambda."""
 
     about: str
     settings: tuple[Setting, ...]
-    control: str = "control, lambda 0"
-    picture: bool = False
+    over_lambda: bool = False
+
+    def with_kl_weights(self, weights: list[str]) -> "Study":
+        """The study with each row of plain LCFT once for each of these weights."""
+        settings: list[Setting] = []
+        for setting in self.settings:
+            made = [setting]
+            if setting.method == LCFT:
+                made = [replace(setting, flags=setting.flags | {"kl-weight": weight}) for weight in weights]
+            settings += [one for one in made if one not in settings]
+        return replace(self, settings=tuple(settings))
+
+
+LCFT = "LCFT"
+KL_WEIGHTS = ("0", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")  # Figure 3
+# That of --objective paper. The other objectives have another one by default; TALLRec would then differ in two things.
+DROPOUT = {"lora-dropout": "0.005"}
 
 
 def _few_shot(shots: str, seeds: int) -> tuple[Setting, ...]:
-    """TALLRec, the control and LCFT, which share everything but the rows that they see and lambda."""
+    """They share everything but the prompts that they train on, and lambda."""
     return (
-        Setting(f"TALLRec, {shots} shots", shots, seeds, {"objective": "tallrec", "lora-dropout": LORA_DROPOUT}),
-        Setting(f"control, lambda 0, {shots} shots", shots, seeds, {"kl-weight": "0"}),
-        Setting(f"LCFT, lambda 1e-4, {shots} shots", shots, seeds, {"kl-weight": "1e-4"}),
+        Setting("TALLRec", shots, seeds, {"objective": "tallrec", **DROPOUT}),
+        Setting("control", shots, seeds, {"kl-weight": "0"}),
+        Setting(LCFT, shots, seeds, {"kl-weight": "1e-4"}),
     )
 
-
-# Appendix B's. --objective tallrec and released have another one by default; with it, they would differ in two things.
-LORA_DROPOUT = "0.005"
-
-STRONG = Setting("LCFT, lambda 0.1, KL capped at 1 nat, 64 shots", "64", 5, {"kl-weight": "0.1", "kl-cap": "1"})
-RELEASED = Setting("published code, 64 shots", "64", 3, {"objective": "released", "lora-dropout": LORA_DROPOUT})
-SWEEP = tuple(
-    Setting(f"lambda {weight}, 64 shots", "64", 3, {"kl-weight": weight}, x=float(weight)) for weight in KL_WEIGHTS
-)
 
 STUDIES = {
     "few-shot": Study(
         "TALLRec, the control and LCFT with 16, 64 and 256 shots, 5 seeds",
         tuple(setting for shots in ("16", "64", "256") for setting in _few_shot(shots, 5)),
     ),
-    "figure3": Study("lambda from 0 to 1 as in Figure 3, 64 shots, 3 seeds", SWEEP, "lambda 0", picture=True),
+    "figure3": Study(
+        "lambda from 0 to 1, as in Figure 3 of the paper; 64 shots, 3 seeds",
+        tuple(Setting(LCFT, "64", 3, {"kl-weight": weight}) for weight in KL_WEIGHTS),
+        over_lambda=True,
+    ),
     "laptop": Study(
-        "what a small real base shows: 64 shots with 5 seeds; 16 and 256 shots, and the published code, with 3",
-        (*_few_shot("64", 5), STRONG, RELEASED, *_few_shot("16", 3), *_few_shot("256", 3)),
+        "64 shots with 5 seeds, also with a large lambda; 16 and 256 shots and the published code with 3 seeds",
+        (
+            *_few_shot("64", 5),
+            Setting("LCFT, KL capped at 1 nat", "64", 5, {"kl-weight": "0.1", "kl-cap": "1"}),
+            Setting("the published code's loss", "64", 3, {"objective": "released"}),
+            *_few_shot("16", 3),
+            *_few_shot("256", 3),
+        ),
     ),
 }

@@ -17,7 +17,7 @@ def draw_sweep(path: Path, study: Study, rows: list[Measured], constant: float, 
 
     rows: of the study's settings and the base; constant: share of pairs that a constant answers right.
     """
-    x_of = {setting.label: setting.x for setting in study.settings}
+    x_of = {setting.label: setting.flags["kl-weight"] for setting in study.settings}
     there = [row for row in rows if row.label in x_of and row.runs]
     base = next((row for row in rows if row.label not in x_of and row.runs), None)
     places = {label: i for i, label in enumerate(x_of)}  # evenly spaced: lambda 0 has no logarithm
@@ -35,8 +35,7 @@ def draw_sweep(path: Path, study: Study, rows: list[Measured], constant: float, 
         if name != "auc":
             height = constant if name == "group_accuracy" else 0.0
             axes.axhline(height, color="tab:orange", linestyle=":", label="constant: Yes to like, No to dislike")
-        ticks = [f"{x:g}" for x in x_of.values()]
-        axes.set(title=label, xlabel="lambda", xticks=list(places.values()), xticklabels=ticks)
+        axes.set(title=label, xlabel="lambda", xticks=list(places.values()), xticklabels=list(x_of.values()))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=9)

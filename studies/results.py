@@ -30,10 +30,14 @@ class Line:
     z_pos: np.ndarray
     z_neg: np.ndarray
 
-    def scored(self, rows: list[Interaction]) -> Scored:
-        """The answers beside users and labels of all test rows. Raises DataError if their number is another."""
+    def rows(self, test: list[Interaction]) -> list[Interaction]:
+        """Those of the test split that it has answers to."""
         numbers = self.about.get("rows")
-        rows = rows if numbers is None else [rows[i] for i in numbers if i < len(rows)]
+        return test if numbers is None else [test[i] for i in numbers if i < len(test)]
+
+    def scored(self, test: list[Interaction]) -> Scored:
+        """The answers beside users and labels. test: all rows of the split. Raises DataError if they do not fit."""
+        rows = self.rows(test)
         if len(rows) != len(self.z_pos):
             raise DataError(f"{self.run}: has answers to {len(self.z_pos):,} rows, the data set has {len(rows):,}")
         logs = [-np.logaddexp(0, sign * z) for z in (self.z_pos, self.z_neg) for sign in (-1, 1)]

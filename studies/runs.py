@@ -53,9 +53,8 @@ class Active:
 
 def wanted_runs(study: Study) -> dict[str, tuple[Setting, int]]:
     """{run: (setting, seed)}: all settings with seed 0, then all with seed 1, ..., so that a part of it is balanced."""
-    most = max(setting.seeds for setting in study.settings)
-    pairs = [(setting, seed) for seed in range(most) for setting in study.settings if seed < setting.seeds]
-    return {setting.run_name(seed): (setting, seed) for setting, seed in pairs}
+    named = [(seed, name, setting) for setting in study.settings for seed, name in enumerate(setting.run_names())]
+    return {name: (setting, seed) for seed, name, setting in sorted(named, key=lambda one: one[0])}
 
 
 def known_lines(bench: Bench) -> dict[str, Line]:

@@ -14,7 +14,7 @@ from baselines.rules import all_rules
 from data.interactions import Dataset, Interaction
 from metrics import Scored, bootstrap_metrics, metric_values, ranking_metrics, share_of, with_intervals
 from scoring.splits import labels_of, users_of
-from studies.declared import Setting, Study
+from studies.declared import Study
 from studies.results import BASE, Line
 
 COLUMNS = (
@@ -56,27 +56,22 @@ def measured_rows(study: Study, lines: dict[str, Line], data: Dataset) -> list[M
     """The base, then each setting of the study; a setting whose runs are not made has no values."""
     rows = [measure("untuned base", [lines[BASE].scored(data.test)], 1)] if BASE in lines else []
     for setting in study.settings:
-        there = [lines[name].scored(data.test) for name in run_names(setting) if name in lines]
+        there = [lines[name].scored(data.test) for name in setting.run_names() if name in lines]
         rows.append(measure(setting.label, there, setting.seeds))
     return rows
-
-
-def run_names(setting: Setting) -> list[str]:
-    """Of its runs, by seed."""
-    return [setting.run_name(seed) for seed in range(setting.seeds)]
 
 
 def differences(study: Study, lines: dict[str, Line], data: Dataset) -> list[Measured]:
     """Each setting minus the control with as many shots, seed by seed; without the control itself."""
     rows = []
-    controls = {setting.shots: setting for setting in study.settings if setting.label.startswith(study.control)}
+    controls = {setting.shots: setting for setting in study.settings if setting.is_control}
     for setting in study.settings:
         control = controls.get(setting.shots)
         if control in (None, setting):
             continue
         pairs = [
             (measure("", [lines[a].scored(data.test)], 1), measure("", [lines[b].scored(data.test)], 1))
-            for a, b in zip(run_names(setting), run_names(control))
+            for a, b in zip(setting.run_names(), control.run_names())
             if a in lines and b in lines
         ]
         values = {name: np.array([(a.values[name] - b.values[name])[0] for a, b in pairs]) for name in NAMES if pairs}
@@ -90,16 +85,20 @@ def intervals(row: Measured) -> dict[str, list[float]]:
     return with_intervals({name: float(values.mean()) for name, values in row.values.items()}, row.draws)["interval_95"]
 
 
-def without_learning(data: Dataset, rows: list[Interaction]) -> list[dict]:
-    """Rules that rank, and constants that never contradict themselves, on the same rows: label, values, intervals."""
+def rows_scored(lines: dict[str, Line], data: Dataset) -> list[Interaction]:
+    """The test rows that the runs were scored on."""
+    return lines[BASE].rows(data.test) if BASE in lines else data.test
+
+
+def without_learning(train: list[Interaction], rows: list[Interaction]) -> list[dict]:
+    """Rules that rank, and a constant that never contradicts itself, on the same rows: label, values, intervals."""
     labels, users = labels_of(rows), users_of(rows)
     found = [
-        {"label": name, **ranking_metrics(labels, scores, users)}
-        for name, scores in all_rules(data.train, rows).items()
+        {"label": name, **ranking_metrics(labels, scores, users)} for name, scores in all_rules(train, rows).items()
     ]
     share, interval = share_of(labels, users)
     constant = {"auc": 0.5, "auc_combined": 0.5, "contradiction_rate": 0.0, "group_accuracy": share}
-    label = 'constant: Yes to "like", No to "dislike"'
+    label = "constant by polarity"
     return [*found, {"label": label, **constant, "interval_95": {"group_accuracy": interval}}]
 
 
