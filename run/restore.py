@@ -6,7 +6,7 @@ from pathlib import Path
 from cli.flags import Resolved
 from cli.model import ModelFlags
 from cli.train import BaseFlags, MachineFlags, PairFlags, TrainFlags
-from machine.device import demo_precision, pick_device
+from machine.device import native_precision, pick_device
 from model.demo import is_demo
 from model.llama import Llama
 from protocols import Tokenizer
@@ -29,7 +29,7 @@ def resolve_settings(flags: ModelFlags, resolved: Resolved) -> tuple[TrainFlags,
     chosen = {name: value for name, value in (recorded | given).items() if name in SHARED - OF_A_RUN_ALONE}
     settings = TrainFlags(**chosen)
     if "precision" not in chosen:
-        precision = demo_precision(flags.device) if is_demo(settings.model) else settings.precision
+        precision = native_precision(flags.device) if is_demo(settings.model) else settings.precision
         settings = replace(settings, precision=precision)
     return settings, config
 
