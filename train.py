@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
         return
     inputs, objective, run, flags = start.inputs, start.objective, start.run, start.flags
     rehearse(inputs.model, start.longest, objective, flags.micro_batch_size, start.planned)
-    before, untrained = score_before(run, inputs), copy_tensors(inputs.model)
+    before, untrained = score_before(run, inputs, flags), copy_tensors(inputs.model)
     progress = fine_tune(inputs.model, inputs.train.pairs, inputs.valid, objective, run, flags)
     after = score_after(run, inputs, progress, before, untrained)
     if ranks.is_first():

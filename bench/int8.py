@@ -1,11 +1,11 @@
 """What `--base-dtype int8` costs and saves.
 
-    python -m bench.int8 --stories DIR --seeds 5 --layers 32 --speed
+    python -m bench.int8 --stories DIR --layers 32 --speed
 
-Flags choose the parts: --data demo (the default) measures the accuracy of the untuned demo model, --seeds N that of
-LCFT tuned on each base, --stories DIR the next-token distributions of stories260K or another small checkpoint,
---layers N the memory of a random checkpoint with the shape of LLaMA-7B and N layers (all are 32), --speed the time
-of one layer, forward and backward. Prints Markdown tables. Only speed depends on how busy the machine is.
+Flags choose the parts: --data demo (the default) measures the accuracy of the untuned demo model, --stories DIR the
+next-token distributions of stories260K or another small checkpoint, --layers N the memory of a random checkpoint with
+the shape of LLaMA-7B and N layers (all are 32), --speed the time of one layer, forward and backward. Prints Markdown
+tables. Only speed depends on how busy the machine is. After tuning: reproduce.py few-shot -- --base-dtype int8.
 """
 
 import argparse
@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.shots import COLUMNS, constant_rows, run_once, table_row
 from cli.data import load_data
 from cli.train import TrainFlags
 from data.splits import encode_split
@@ -105,21 +104,6 @@ def demo_accuracy(name: str, data_dir: str | None) -> None:
     table(("base", "matrices, MB", "all weights, MB", *accuracy), rows)
     liked = np.mean([row.label for row in data.test])
     print(f'Yes to "like" and No to "dislike", whoever is asked: contradiction 0, both right {liked:.3f}')
-
-
-def tuned_accuracy(data: list[str], seeds: int, out: Path) -> None:
-    """LCFT with 64 shots on each base; the results of single runs stay in `out`."""
-    rows = []
-    for base_dtype in BASE_DTYPES:
-        folder = out / base_dtype
-        folder.mkdir(parents=True, exist_ok=True)
-        splits = [
-            run_once([*data, "--base-dtype", base_dtype], "lcft", "64", seed, folder)["test"] for seed in range(seeds)
-        ]
-        rows.append(table_row(f"--base-dtype {base_dtype}", [split["after"] for split in splits]))
-    header = f"| | {' | '.join(label for _, label in COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}"
-    print(f"\nLCFT, 64 shots, {seeds} seeds, test split\n\n{header}")
-    print("\n".join([*rows, *constant_rows(splits[0])]), flush=True)
 
 
 @torch.inference_mode()
@@ -299,8 +283,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="demo", help="as for train.py; none: without the demo model")
     parser.add_argument("--data-dir", help="as for train.py")
-    parser.add_argument("--seeds", type=int, default=0, help="number of LCFT runs on each base")
-    parser.add_argument("--out", type=Path, help="folder for the results of the single runs of --seeds")
     parser.add_argument("--stories", type=Path, help="folder of stories260K or another small checkpoint")
     parser.add_argument(
         "--layers", type=int, default=0, help="memory: layers of the LLaMA-7B shape; 32 take 13.5 GB of disk"
@@ -317,10 +299,6 @@ def main() -> None:
         return
     if args.data != "none":
         demo_accuracy(args.data, args.data_dir)
-        if args.seeds:
-            data = ["--data", args.data] + (["--data-dir", args.data_dir] if args.data_dir else [])
-            with tempfile.TemporaryDirectory() as aside:
-                tuned_accuracy(data, args.seeds, args.out or Path(aside))
     if args.stories:
         language_accuracy(args.stories)
     if args.layers:

@@ -6,10 +6,11 @@ from pathlib import Path
 from cli.data import DataFlags, data_problems
 from cli.flags import Resolved, flag, flag_name
 from data.prompts import RENAMED, TEMPLATES
-from errors import FlagError
+from errors import CheckpointError, FlagError
 from machine import ranks
-from machine.device import BASE_DTYPES, DTYPES, demo_precision
-from model.demo import is_demo
+from machine.device import BASE_DTYPES, DTYPES, native_precision
+from model.demo import is_demo, model_folder
+from model.weights import parameter_count, read_llama_config
 from objectives import OBJECTIVES, Paper, flags_of, make_objective
 
 
@@ -106,6 +107,9 @@ class OutputFlags:
         None, "folder for a plain checkpoint with the best adapter merged into the base", metavar="DIR"
     )
     resume: bool = flag(False, "resume the run in --out")
+    base_scores: str = flag(
+        None, "folder in which runs of the same base keep its answers, so that it is scored once", metavar="DIR"
+    )
     config: str = flag(None, "take every flag that is not given from this config.json of a run", metavar="FILE")
     tensorboard: str = flag(None, "also write TensorBoard events into DIR/NAME-OF-THE-RUN", metavar="DIR")
     json: bool = flag(False, "print the results, or the plan, as one JSON line on standard output")
@@ -126,16 +130,36 @@ DEMO_PRESET = {
     "eval_every": 20,
     "epochs": 100,
 }
+# Of a base with fewer than SMALL_BASE parameters. Chosen on validation rows with SmolLM2-135M: docs/results.md.
+SMALL_PRESET = {
+    "lr": 1e-3,
+    "batch_size": 8,
+    "micro_batch_size": 8,
+    "warmup_steps": 4,
+    "max_steps": 60,
+    "eval_every": 15,
+    "epochs": 1000,
+}
+SMALL_BASE = 10**9
 
 
 def presets(values: dict) -> dict:
     """{flag: (value, source)} for what the model and the objective decide unless a flag does."""
     chosen = {}
-    if is_demo(values["model"]):
-        preset = DEMO_PRESET | {"precision": demo_precision(values["device"])}
-        chosen |= {name: (value, "preset demo") for name, value in preset.items()}
+    kind, preset = ("demo", DEMO_PRESET) if is_demo(values["model"]) else ("small base", SMALL_PRESET)
+    if kind == "demo" or is_small(values["model"]):
+        preset = preset | {"precision": native_precision(values["device"])}
+        chosen |= {name: (value, f"preset {kind}") for name, value in preset.items()}
     of_objective = OBJECTIVES[values["objective"]].presets(values["data"])
     return chosen | {name: (value, f"preset {source}") for name, (value, source) in of_objective.items()}
+
+
+def is_small(model: str) -> bool:
+    """Whether the base has fewer than SMALL_BASE parameters; False if that cannot be told, which is reported later."""
+    try:
+        return parameter_count(read_llama_config(model_folder(model))) < SMALL_BASE
+    except (CheckpointError, OSError):
+        return False
 
 
 def check_flags(flags: TrainFlags, resolved: Resolved) -> None:

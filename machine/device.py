@@ -28,7 +28,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def demo_precision(device: str) -> str:
+def native_precision(device: str) -> str:
     """bf16; fp32 on a CPU without instructions for bf16 products, where these take some forty times as long."""
     if device not in ("auto", "cpu") or (device == "auto" and torch.cuda.is_available()):
         return "bf16"

@@ -86,6 +86,14 @@ def read_llama_config(folder: Path) -> LlamaConfig:
     )
 
 
+def parameter_count(config: LlamaConfig) -> int:
+    """Weights of the whole model; matrices that are tied count once."""
+    D, heads = config.hidden_size, config.head_dim * (config.num_attention_heads + config.num_key_value_heads)
+    layer = 2 * D * heads + 3 * D * config.intermediate_size + 2 * D  # q and o, k and v; gate, up, down; two norms
+    tables = 1 if config.tie_word_embeddings else 2
+    return config.num_hidden_layers * layer + tables * config.vocab_size * D + D
+
+
 def longest_row(config: LlamaConfig) -> int:
     """Tokens of the longest row that the model was made for; rotary positions go on beyond, but were never trained.
 

@@ -17,7 +17,7 @@ from model.llama import Llama
 from report.card import CARD, model_card
 from report.curves import draw_curves
 from report.tables import next_commands, result_table
-from run.base_scores import score_base
+from run.base_scores import score_base, shared_file
 from run.config import results_heading
 from run.folder import RunFolder
 from run.inputs import Inputs
@@ -28,9 +28,12 @@ from scoring.splits import score_split, without_learning
 from tensors import put_tensors, trainable_parameters
 
 
-def score_before(run: RunFolder, inputs: Inputs) -> dict[str, Scored]:
+def score_before(run: RunFolder, inputs: Inputs, flags: TrainFlags) -> dict[str, Scored]:
     """The base's answers, by split."""
-    return {name: score_base(run, name, inputs.model, split) for name, split in _scored_splits(inputs).items()}
+    return {
+        name: score_base(run, name, inputs.model, split, shared_file(name, inputs, flags))
+        for name, split in _scored_splits(inputs).items()
+    }
 
 
 def score_after(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from cli.flags import Resolved
 from cli.model import ModelFlags
-from cli.train import BaseFlags, MachineFlags, PairFlags, TrainFlags
+from cli.train import BaseFlags, MachineFlags, PairFlags, TrainFlags, is_small
 from lora.adapter import read_adapter_config
-from machine.device import demo_precision, pick_device
+from machine.device import native_precision, pick_device
 from model.demo import is_demo
 from model.llama import Llama
 from protocols import Tokenizer
@@ -38,7 +38,8 @@ def resolve_settings(flags: ModelFlags, resolved: Resolved) -> tuple[TrainFlags,
     if flags.adapter:
         read_adapter_config(Path(flags.adapter))
     if "precision" not in chosen:
-        precision = demo_precision(flags.device) if is_demo(settings.model) else settings.precision
+        small = is_demo(settings.model) or is_small(settings.model)
+        precision = native_precision(flags.device) if small else settings.precision
         settings = replace(settings, precision=precision)
     return settings, config
 

@@ -13,10 +13,10 @@ from run.elsewhere import FOLDERS, refuse_missing
 from run.folder import read_config_file, read_run_config
 from run.validate import recorded_flags, shown
 
-FOR_ONE_CALL = ("resume", "out", "json", "merge_out", "fsdp", "plan")
+FOR_ONE_CALL = ("resume", "out", "json", "merge_out", "fsdp", "plan", "base_scores")
 NEVER_TAKEN = (*FOR_ONE_CALL, "config", "tensorboard")  # by --config
 # Flags that runs of version 0.1.0 lack. Their defaults change nothing.
-SINCE_0_1 = ("drop_long", "valid_rows", "test_rows", "config", "zeros", "skip_bad", "tensorboard")
+SINCE_0_1 = ("drop_long", "valid_rows", "test_rows", "config", "zeros", "skip_bad", "tensorboard", "base_scores")
 _LONGER = "the learning rate now falls to 0 at the new last step, unlike in a run that was longer from the start"
 MAY_CHANGE = {  # flag: what a change means for the result; it lasts until the flag is given again
     "device": "another device rounds differently, so what follows is not the same to the last bit",

@@ -16,7 +16,7 @@ VERBS = {"train", "eval", "predict", "audit", "prepare", "compare", "baseline", 
 ORDER = (
     *("installed", "errors", "files", "protocols", "tensors"),
     *("loss", "metrics", "model", "lora", "demo", "data", "baselines", "objectives"),
-    *("machine", "cli", "scoring", "report", "run", "auditing"),
+    *("machine", "cli", "scoring", "report", "run", "auditing", "studies"),
 )
 ROOMS = (*(room for room in ORDER if (ROOT / room).is_dir()), "bench", "tests", "docs")
 FILES = sorted(

@@ -1,0 +1,1 @@
+"""Studies: declared lists of training runs, how they are run, and their tables. Imports everything below the verbs."""

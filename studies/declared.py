@@ -1,0 +1,86 @@
+"""What reproduce.py can run: each study is a list of settings, as data. A setting is a row of the study's table."""
+
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to train, run with the seeds 0, 1, ... method: its name in tables; flags: of train.py, beside --shots."""
+
+    method: str
+    shots: str
+    seeds: int
+    flags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What its row is called."""
+        weight = f", lambda {self.flags['kl-weight']}" if "kl-weight" in self.flags else ""
+        return f"{self.method}{weight}, {self.shots} shots"
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is LCFT without its KL, with which others are compared."""
+        return self.flags == {"kl-weight": "0"}
+
+    def run_names(self) -> list[str]:
+        """The folder of each run, by seed. They follow from the flags alone: equal runs of two studies are one run."""
+        words = [f"{name}={value}" for name, value in sorted(self.flags.items())]
+        return ["-".join([f"shots={self.shots}", *words, f"seed={seed}"]) for seed in range(self.seeds)]
+
+
+@dataclass(frozen=True)
+class Study:
+    """about: one line for --help; over_lambda: whether a picture shows its rows against lambda."""
+
+    about: str
+    settings: tuple[Setting, ...]
+    over_lambda: bool = False
+
+    def with_kl_weights(self, weights: list[str]) -> "Study":
+        """The study with each row of plain LCFT once for each of these weights."""
+        settings: list[Setting] = []
+        for setting in self.settings:
+            made = [setting]
+            if setting.method == LCFT:
+                made = [replace(setting, flags=setting.flags | {"kl-weight": weight}) for weight in weights]
+            settings += [one for one in made if one not in settings]
+        return replace(self, settings=tuple(settings))
+
+
+LCFT = "LCFT"
+KL_WEIGHTS = ("0", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")  # Figure 3
+# That of --objective paper. The other objectives have another one by default; TALLRec would then differ in two things.
+DROPOUT = {"lora-dropout": "0.005"}
+
+
+def _few_shot(shots: str, seeds: int) -> tuple[Setting, ...]:
+    """They share everything but the prompts that they train on, and lambda."""
+    return (
+        Setting("TALLRec", shots, seeds, {"objective": "tallrec", **DROPOUT}),
+        Setting("control", shots, seeds, {"kl-weight": "0"}),
+        Setting(LCFT, shots, seeds, {"kl-weight": "1e-4"}),
+    )
+
+
+STUDIES = {
+    "few-shot": Study(
+        "TALLRec, the control and LCFT with 16, 64 and 256 shots, 5 seeds",
+        tuple(setting for shots in ("16", "64", "256") for setting in _few_shot(shots, 5)),
+    ),
+    "figure3": Study(
+        "lambda from 0 to 1, as in Figure 3 of the paper; 64 shots, 3 seeds",
+        tuple(Setting(LCFT, "64", 3, {"kl-weight": weight}) for weight in KL_WEIGHTS),
+        over_lambda=True,
+    ),
+    "laptop": Study(
+        "64 shots with 5 seeds, also with a large lambda; 16 and 256 shots and the published code with 3 seeds",
+        (
+            *_few_shot("64", 5),
+            Setting("LCFT, KL capped at 1 nat", "64", 5, {"kl-weight": "0.1", "kl-cap": "1"}),
+            Setting("the published code's loss", "64", 3, {"objective": "released"}),
+            *_few_shot("16", 3),
+            *_few_shot("256", 3),
+        ),
+    ),
+}

@@ -1,0 +1,149 @@
+"""The tables of a study: Markdown and CSV for papers and pages, and a short form for a terminal.
+
+Each figure is the mean over the runs of a setting with their standard deviation (n - 1). Its interval comes from
+resampling the users: the same users in all runs, and the mean over the runs within each draw.
+"""
+
+import csv
+import io
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.interactions import Dataset, Interaction
+from metrics import Scored, bootstrap_metrics, metric_values, with_intervals
+from scoring.splits import without_learning
+from studies.declared import Study
+from studies.results import BASE, Line
+
+COLUMNS = (
+    ("auc", "AUC"),
+    ("uauc", "UAUC"),
+    ("auc_combined", "AUC of both answers"),
+    ("contradiction_rate", "contradiction"),
+    ("group_accuracy", "both right"),
+)
+NAMES = tuple(name for name, _ in COLUMNS)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of a table: by metric, its value in each run, and draws of the mean over the runs, (S,)."""
+
+    label: str
+    values: dict[str, np.ndarray]
+    draws: dict[str, np.ndarray]
+    planned: int
+
+    @property
+    def runs(self) -> int:
+        """How many runs are there."""
+        return len(next(iter(self.values.values()))) if self.values else 0
+
+
+def measure(label: str, scored: list[Scored], planned: int) -> Measured:
+    """Values and draws of all metrics of COLUMNS; the same users are drawn for every run and every setting."""
+    of_runs = [metric_values(one) for one in scored]
+    draws = [bootstrap_metrics(one) for one in scored]
+    values = {name: np.array([one[name] for one in of_runs]) for name in NAMES} if scored else {}
+    return Measured(
+        label, values, {name: np.mean([one[name] for one in draws], axis=0) for name in NAMES if scored}, planned
+    )
+
+
+def measured_rows(study: Study, lines: dict[str, Line], data: Dataset) -> list[Measured]:
+    """The base, then each setting of the study; a setting whose runs are not made has no values."""
+    rows = [measure("untuned base", [lines[BASE].scored(data.test)], 1)] if BASE in lines else []
+    for setting in study.settings:
+        there = [lines[name].scored(data.test) for name in setting.run_names() if name in lines]
+        rows.append(measure(setting.label, there, setting.seeds))
+    return rows
+
+
+def differences(study: Study, lines: dict[str, Line], data: Dataset) -> list[Measured]:
+    """Each setting minus the control with as many shots, seed by seed; without the control itself."""
+    rows = []
+    controls = {setting.shots: setting for setting in study.settings if setting.is_control}
+    for setting in study.settings:
+        control = controls.get(setting.shots)
+        if control in (None, setting):
+            continue
+        pairs = [
+            (measure("", [lines[a].scored(data.test)], 1), measure("", [lines[b].scored(data.test)], 1))
+            for a, b in zip(setting.run_names(), control.run_names())
+            if a in lines and b in lines
+        ]
+        values = {name: np.array([(a.values[name] - b.values[name])[0] for a, b in pairs]) for name in NAMES if pairs}
+        draws = {name: np.mean([a.draws[name] - b.draws[name] for a, b in pairs], axis=0) for name in NAMES if pairs}
+        rows.append(Measured(f"{setting.label}, minus the control", values, draws, setting.seeds))
+    return rows
+
+
+def intervals(row: Measured) -> dict[str, list[float]]:
+    """{metric: [low, high]} of the mean over the runs."""
+    return with_intervals({name: float(values.mean()) for name, values in row.values.items()}, row.draws)["interval_95"]
+
+
+def rows_scored(lines: dict[str, Line], data: Dataset) -> list[Interaction]:
+    """The test rows that the runs were scored on."""
+    return lines[BASE].rows(data.test) if BASE in lines else data.test
+
+
+def rows_without_learning(train: list[Interaction], rows: list[Interaction]) -> list[dict]:
+    """Rules that rank, and constants that know no user, on the same rows: label, values, intervals."""
+    unlearned = without_learning(train, rows)
+    constant = [{"label": f"always {label}", **values} for label, values in unlearned["constants"].items()]
+    return [*({"label": name, **values} for name, values in unlearned["rules"].items()), *constant]
+
+
+def markdown(rows: list[Measured], unlearned: list[dict], sign: str = "") -> str:
+    """A table of means, standard deviations and intervals. sign: "+" in a table of differences."""
+    lines = [f"| | {' | '.join(label for _, label in COLUMNS)} | runs |", f"|---|{'---|' * (len(COLUMNS) + 1)}"]
+    for row in rows:
+        bounds = intervals(row) if row.runs else {}
+        cells = [_cell(row.values[name], bounds.get(name), sign) if row.runs else "not run" for name in NAMES]
+        runs = str(row.runs) if row.runs == row.planned else f"{row.runs} of {row.planned}"
+        lines.append(f"| {row.label} | {' | '.join(cells)} | {runs} |")
+    for rule in unlearned:
+        bounds = rule["interval_95"]
+        cells = [
+            _cell(np.array([rule[name]]), bounds.get(name)) if rule.get(name) is not None else "" for name in NAMES
+        ]
+        lines.append(f"| no learning: {rule['label']} | {' | '.join(cells)} | |")
+    return "\n".join(lines)
+
+
+def terminal(rows: list[Measured], unlearned: list[dict]) -> str:
+    """The same within 80 columns, without intervals: AUC, contradiction and what is both right."""
+    shown = (("auc", "AUC"), ("contradiction_rate", "contradiction"), ("group_accuracy", "both right"))
+    lines = [f"{'':37}" + "".join(f"{label:>14}" for _, label in shown)]
+    for row in rows:
+        cells = [_cell(row.values[name], None) if row.runs else "not run" for name, _ in shown]
+        lines.append(f"{row.label:37}" + "".join(f"{cell:>14}" for cell in cells))
+    for rule in unlearned:
+        cells = [f"{rule[name]:.3f}" if rule.get(name) is not None else "" for name, _ in shown]
+        lines.append(f"{rule['label']:37}" + "".join(f"{cell:>14}" for cell in cells).rstrip())
+    return "\n".join(lines)
+
+
+def as_csv(rows: list[Measured]) -> str:
+    """One line for each row and metric, with every digit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "metric", "mean", "standard_deviation", "low_95", "high_95", "runs", "planned"])
+    for row in rows:
+        bounds = intervals(row) if row.runs else {}
+        for name, values in row.values.items():
+            low, high = bounds.get(name, ("", ""))
+            deviation = values.std(ddof=1) if len(values) > 1 else ""
+            writer.writerow([row.label, name, values.mean(), deviation, low, high, row.runs, row.planned])
+    return text.getvalue()
+
+
+def _cell(values: np.ndarray, bounds: list[float] | None, sign: str = "") -> str:
+    text = _number(values.mean(), sign) + (f" ± {_number(values.std(ddof=1))}" if len(values) > 1 else "")
+    return text + (f" [{_number(bounds[0], sign)}, {_number(bounds[1], sign)}]" if bounds else "")
+
+
+def _number(value: float, sign: str = "") -> str:
+    return f"{round(value, 3) + 0.0:{sign}.3f}"
