@@ -19,6 +19,7 @@ OWN_DATA = custom.SOURCE  # named by its folder instead
 NAMES = tuple(name for name in SOURCES if name != OWN_DATA.name)  # what --data takes, beside demo and a folder
 TALLREC_FILES = tuple(f"{split}.json" for split in SPLITS)
 LISTED = 6  # files of a folder in a message
+EXAMPLE = "--data demo/games --like-threshold 4 --noun game --shots all"  # works in the repository's folder
 
 STAND_IN_NOTICE = (
     "STAND-IN DATA: {title} is not here and could not be downloaded, so the built-in simulated viewers "
@@ -87,7 +88,10 @@ def _download(source: Source, root: Path, real_data: bool, notice: Callable[[str
         fetch(source.archive, folder)
     except NoNetwork as error:
         if real_data or not source.stand_in:
-            raise DataError(f"no {title} in {root}, and no download ({error}); put {source.raw_names} there") from None
+            raise DataError(
+                f"no {title} in {root}, and no download ({error}); put {source.raw_names} there, "
+                f"from a machine with a network; or try now how it works on ratings of your own: {EXAMPLE}"
+            ) from None
         notice(STAND_IN_NOTICE.format(title=title, files=source.raw_names, folder=folder))
         return False
     return True

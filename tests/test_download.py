@@ -306,7 +306,9 @@ def test_without_network_the_stand_in_says_that_it_stands_in(tmp_path, monkeypat
 
 def test_the_stand_in_is_refused_when_real_data_is_asked_for(tmp_path, monkeypatch, notices, no_network):
     monkeypatch.setenv("LCFT_DATA", str(tmp_path))
-    with pytest.raises(DataError, match="no MovieLens-100K in .*unreachable.*put u.data and u.item there"):
+    with pytest.raises(
+        DataError, match="no MovieLens-100K in .*unreachable.*put u.data and u.item there, from .*: --data demo/games "
+    ):
         load.load_dataset("movie", None, True, notices.append)
     with pytest.raises(DataError, match="--data demo: is simulated"):
         load.load_dataset("demo", None, True, notices.append)
