@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cli.flags import parse_flags
-from cli.train import TrainFlags, check_flags, presets, shot_count
+from cli.train import SMALL_PRESET, TrainFlags, check_flags, presets, shot_count
 from errors import RunError
+from model.weights import parameter_count, read_llama_config
 from run.base import base_identity
 from run.inputs import adapter_settings
 from run.resume import FOR_ONE_CALL, MAY_CHANGE, config_of_resumed, flags_of_run
@@ -116,6 +117,23 @@ def test_presets_follow_model_and_objective_and_yield_to_flags():
     flags, _ = train_flags("--model", "DIR", "--objective", "tallrec")
     assert (flags.kl_weight, flags.lora_dropout, flags.template) == (0.0, 0.05, "tallrec")
     assert train_flags("--objective", "tallrec", "--lora-dropout", "0.2")[0].lora_dropout == 0.2
+
+
+def test_a_base_below_a_billion_parameters_has_a_preset_and_a_larger_one_has_not(make_checkpoint, monkeypatch):
+    small = make_checkpoint()
+    monkeypatch.setattr("cli.train.native_precision", lambda device: f"native {device}")
+    flags, resolved = train_flags("--model", str(small), "--warmup-steps", "7", "--device", "cpu")
+    assert {name: getattr(flags, name) for name in SMALL_PRESET} == SMALL_PRESET | {"warmup_steps": 7}
+    assert (resolved.sources["lr"], resolved.sources["warmup_steps"]) == ("preset small base", "flag")
+    assert flags.precision == "native cpu" and (flags.lora_r, flags.kl_weight) == (8, 1e-4)
+
+    # TinyLlama's shape has 1.1 billion parameters; only config.json is read.
+    fields = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "vocab_size": 32000}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 4}
+    config = json.loads((small / "config.json").read_text()) | fields | heads
+    (small / "config.json").write_text(json.dumps(config))
+    assert parameter_count(read_llama_config(small)) == 1_100_048_384  # as its model card says
+    assert train_flags("--model", str(small))[0].lr == 1e-4
 
 
 def test_a_template_by_its_former_name_is_the_same_template(capsys):
