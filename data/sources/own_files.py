@@ -69,11 +69,31 @@ def _present(folder: Path, name: str) -> list[Path]:
 # ---- items --------------------------------------------------------------------------------------
 
 
-def read_items(path: Path, bad: BadLines, notice: Callable[[str], None]) -> dict[int | str, Item]:
-    """{item: Item} of the items. Lines that cannot be used go to `bad`."""
+def read_catalogue(path: Path, notice: Callable[[str], None]) -> list[Item]:
+    """What a file of items shows, each once; unlike in own data, the column item may be missing.
+
+    Raises DataError with a line for every item that no prompt can show.
+    """
+    bad = BadLines(skip=None)
+    catalogue = read_items(path, bad, notice, ("title",))
+    bad.settle(notice)
+    if not catalogue:
+        raise DataError(f"{path}: has no line below its header; add the items to rank")
+    return list(dict.fromkeys(catalogue.values()))
+
+
+def read_items(
+    path: Path, bad: BadLines, notice: Callable[[str], None], needed: tuple[str, ...] = ("item", "title")
+) -> dict[int | str, Item]:
+    """{item: Item} of the items. Lines that cannot be used go to `bad`.
+
+    needed: the columns that must be there; without a column item, its line is the item's name.
+    """
     catalogue: dict[int | str, Item] = {}
-    for line, fields in read_table(path, ("item", "title"), ("author",), bad, notice):
+    optional = tuple(name for name in ("item", "author") if name not in needed)
+    for line, fields in read_table(path, needed, optional, bad, notice):
         item, title, author = (fields.get(name, "").strip() for name in ("item", "title", "author"))
+        item = item if "item" in fields else str(line)
         if item in catalogue:
             bad.add(path, line, ", column item", f"{quoted(item)} is listed twice", "an item that is listed twice")
         elif problem := title_problem(title):
