@@ -1,5 +1,6 @@
 """The files of a user's own data: which there may be, and their content, checked line by line."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,9 @@ def find(folder: Path) -> list[Path]:
     (first, second), (path,) = found[0]
     items = _present(folder, second)
     if not items:
-        raise DataError(f"{folder / second}: missing; own data consist of {first} and {second}, see docs/own-data.md")
+        others = [file for _, of_layout in LAYOUTS for file in _present(folder, of_layout)]
+        hint = f" (here is {others[0].name}, which goes with another)" if others else ""
+        raise DataError(f"{folder / second}: missing; {first} goes with {second}{hint}, see docs/own-data.md")
     if len(items) > 1:
         raise DataError(f"{folder}: has {' and '.join(item.name for item in items)}; keep one of them")
     return [path, items[0]]
@@ -147,7 +150,7 @@ def read_interactions(
                 bad.add(path, line, ", column item", problem, f"an item that is left out of {items_path.name}")
         elif item not in catalogue:
             missing[item] = None
-            problem = f"{quoted(item)} is not in {items_path.name}"
+            problem = f"{quoted(item)} is not in {items_path.name}{_written_otherwise(item, catalogue)}"
             bad.add(path, line, ", column item", problem, f"an item that {items_path.name} does not have")
         elif tick is None:
             problem = f"{EXPECTED}, found {quoted(fields['timestamp'])}"
@@ -159,6 +162,13 @@ def read_interactions(
         bad.remarks.append(f"{items_path}: {len(missing):,} items have no line there: {shown}, ...")
     _say_of_times(path, entries, times, notice)
     return Interactions(path, entries, times, rated)
+
+
+def _written_otherwise(item: str, catalogue: dict) -> str:
+    """A hint if the catalogue has the same number: pandas writes 5 as 5.0 if a cell is missing, others 5 as 005."""
+    plain = re.sub(r"^0+(?=\d)|[.]0+$", "", item)
+    same = next((known for known in (plain, f"{plain}.0") if known in catalogue), None)
+    return f" ({quoted(same)} is: write it alike in both files)" if same is not None else ""
 
 
 def _is_rated(path: Path, records: list) -> bool:
