@@ -52,7 +52,7 @@ class AuditFlags(RunDataFlags):
     split: str = flag("test", "which rows", choices=("train", "valid", "test"))
     sample: int = flag(0, "which row of the split, from 0", low=0)
     kl_weight: float = flag(None, "lambda of Eq. 3; default: the run's, or 1e-4", low=0)
-    html: str = flag(None, "also write the report as one HTML page, without external resources")
+    html: str = flag(None, "also write the report as one HTML page, without external resources", metavar="FILE")
 
 
 def check_flags(flags: AuditFlags, resolved: Resolved) -> None:

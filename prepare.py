@@ -28,6 +28,7 @@ from data.statistics import describe
 from errors import FlagError, notice
 from machine.bar import at_work
 from report.data_table import draw_histograms, sample_text, statistics_table
+from report.wrap import wrapped
 from run.base import base_tokenizer
 
 HELP = ("-h", "--help")
@@ -53,9 +54,10 @@ def main(argv: list[str]) -> None:
 
 def overview() -> str:
     """What --help prints."""
-    lines = [f"    {source.name:12} {source.summary}, from {source.raw_names}" for source in SOURCES.values()]
-    lines.append(f"    {'show':12} samples and figures of any data set; nothing is written but --plot")
-    return fit("\n".join([__doc__, *lines, "", "python prepare.py NAME --help lists the flags of each."]))
+    about = {source.name: f"{source.summary}, from {source.raw_names}" for source in SOURCES.values()}
+    about["show"] = "samples and figures of any data set; nothing is written but --plot"
+    lines = [line for name, text in about.items() for line in (f"    {name}", *wrapped(f"        {text}"))]
+    return "\n".join([fit(__doc__), "", *lines, "", "python prepare.py NAME --help lists the flags of each."])
 
 
 # ---- preparing ----------------------------------------------------------------------------------
@@ -63,10 +65,10 @@ def overview() -> str:
 
 @dataclass(frozen=True)
 class PrepareFlags:
-    """The flags that every data set has; prepare_source adds those of its options."""
+    """Files."""
 
-    raw: str = flag(None, "folder with the raw files")
-    out: str = flag(None, "folder for the prepared files; then usable as --data DIR, or with --data-dir")
+    raw: str = flag(None, "folder with the raw files", metavar="DIR")
+    out: str = flag(None, "folder for the prepared files; then usable as --data DIR, or with --data-dir", metavar="DIR")
     published: bool = flag(False, "also write the splits in the form in which they are published")
 
 
@@ -122,10 +124,10 @@ class ShowFlags(DataFlags):
     sample: int = flag(1, "samples to print", low=0)
     seed: int = flag(0, "draws the samples", low=0, high=2**32 - 1)
     template: str = flag("tallrec", "wording of the prompts", choices=TEMPLATES, renamed=RENAMED)
-    model: str = flag("demo", "whose tokenizer counts: a folder with a tokenizer, or demo")
+    model: str = flag("demo", "whose tokenizer counts: a folder with a tokenizer, or demo", metavar="DIR")
     max_len: int = flag(512, "tokens; how many prompts are longer is counted", low=8)
     rows: int = flag(20_000, "rows of a split whose tokens are counted, at most", low=1)
-    plot: str = flag(None, "picture file for the histograms: .png, .pdf or .svg")
+    plot: str = flag(None, "picture file for the histograms: .png, .pdf or .svg", metavar="FILE")
     json: bool = flag(False, "print the figures as one JSON line on standard output, and nothing else there")
 
 

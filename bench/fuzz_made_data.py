@@ -89,17 +89,18 @@ def make_book(folder: Path, semicolons: bool = True) -> None:
     _write_csv(folder / names[1], [["User-ID", "ISBN", "Book-Rating"], *ratings], **dialect)
 
 
+def _ratings(rng: random.Random, each: int, times: range) -> list[tuple[int, int, int, int]]:
+    """(user, item, rating, time) of eight users and thirty items."""
+    return [(u, i, rng.randint(1, 5), rng.choice(times)) for u in range(1, 9) for i in rng.sample(range(1, 31), each)]
+
+
 def make_movie(folder: Path) -> None:
     folder.mkdir()
     rng = random.Random(3)
     (folder / "u.item").write_text(
         "".join(f"{i}|Invent\u00e9 {i} (1990)|01-Jan-1990||\n" for i in range(1, 31)), encoding="iso-8859-1"
     )
-    rows = [
-        (u, i, rng.randint(1, 5), 10**9 + rng.randrange(1000))
-        for u in range(1, 9)
-        for i in rng.sample(range(1, 31), 25)
-    ]
+    rows = _ratings(rng, 25, range(10**9, 10**9 + 1000))
     (folder / "u.data").write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
 
 
@@ -109,11 +110,7 @@ def make_ml_1m(folder: Path) -> None:
     (folder / "movies.dat").write_text(
         "".join(f"{i}::Invent\u00e9 {i} (1990)::Drama\n" for i in range(1, 31)), encoding="iso-8859-1"
     )
-    rows = [
-        (u, i, rng.randint(1, 5), rng.randrange(991353600, 1044057600))
-        for u in range(1, 9)
-        for i in rng.sample(range(1, 31), 15)
-    ]
+    rows = _ratings(rng, 15, range(991353600, 1044057600))
     content = "".join("::".join(map(str, row)) + "\n" for row in rows).encode()
     (folder / "ratings.dat.gz").write_bytes(gzip.compress(content))
 

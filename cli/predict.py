@@ -23,7 +23,9 @@ class PredictFlags(ModelFlags):
     disliked: tuple = flag((), "a title that the user disliked; once for each, oldest first")
     target: tuple = flag((), "a title to score; once for each")
     catalogue: str = flag(
-        None, "rank all items of a CSV file (item,title[,author]), or of the run with the word run; see --top"
+        None,
+        "rank all items of a CSV file (item,title[,author]), or of the run with the word run; see --top",
+        metavar="FILE",
     )
     top: int = flag(None, f"how many of --catalogue to show for each user; default: {TOP}", low=1)
     input: str = flag(

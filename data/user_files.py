@@ -78,29 +78,6 @@ def read_users(path: Path, with_targets: bool = True) -> UserFile:
     return found
 
 
-def read_item_file(path: Path, notes: list[str]) -> list[Item]:
-    """The items of items.csv, each once: columns title and, optionally, author. notes: gets what to tell of it.
-
-    Raises DataError with a line for every item that no prompt can show.
-    """
-    records = _records(_decoded(path), path, notes, ("item", "title", "author"))
-    _, _, names = next(records, (1, "", []))
-    header, items, problems = [name.strip().lower() for name in names], [], []
-    if header.count("title") != 1 or header.count("author") > 1:
-        raise DataError(f"{path} line 1: expected the columns item,title[,author] (found {quoted(names, 90)})")
-    for line, _, cells in records:
-        fields = dict(zip(header, cells))
-        try:
-            if len(cells) != len(header):
-                raise ValueError(f"expected {len(header)} cells, as in the header; quote a cell that has commas")
-            items.append(checked(Item(fields["title"].strip(), fields.get("author", "").strip() or None)))
-        except ValueError as error:
-            problems.append(f"{path} line {line}, title {quoted(fields.get('title', ''), 90)}: {error}")
-    if problems or not items:
-        raise DataError("\n".join(problems) or f"{path}: has no line below its header; add the items to rank")
-    return list(dict.fromkeys(items))
-
-
 def _decoded(path: Path) -> str:
     content = read_whole(path)
     try:

@@ -1,13 +1,15 @@
 """The model card of an adapter: README.md in the run folder, for those who get the adapter without its history."""
 
 import json
+from pathlib import Path
 
 from data.sources.stand_in import STAND_IN
-from model.demo import model_folder
+from model.demo import DEMO_NAME
 from report.cells import constant_rows, interval_cell, no_interval
 from report.tables import METRICS, part_of_split, provenance, tuning
 
 CARD = "README.md"
+DEMO_PLACE = "demo/model"  # in the folder of this project
 CONTRADICTION = (
     'A contradiction is the same answer to "will like?" and "will dislike?". Answers that are the same whoever is',
     "asked need not contradict each other: read the rate beside the share of pairs that are both right, and beside",
@@ -18,7 +20,7 @@ LOAD = (
     "from peft import PeftModel",
     "from transformers import LlamaForCausalLM",
     "",
-    "base_folder = {base!r}  # the base checkpoint",
+    "base_folder = {base!r}  # wherever you have the base: the weights with the sha256 above",
     'adapter_folder = "."  # the folder of this file',
     'base = LlamaForCausalLM.from_pretrained(base_folder, dtype="auto")',
     "model = PeftModel.from_pretrained(base, adapter_folder).eval()",
@@ -28,17 +30,17 @@ LOAD = (
 
 def model_card(results: dict, adapter: dict) -> str:
     """The card as Markdown. results: results.json of the run; adapter: what lora.adapter.save_adapter writes of it."""
-    name = results["data"]
+    name, base = results["data"], base_name(adapter["base"])
     lines = [
         "---",
         "library_name: peft",
-        f"base_model: {json.dumps(adapter['base'])}",
+        f"base_model: {json.dumps(base)}",
         "tags: [lora, recommendation, lcft]",
         "---",
         "",
         f"# LoRA adapter for {_plain(name)}, objective {results['objective']}",
         "",
-        f"{_plain(provenance(results))}; {tuning(results)}.",
+        f"{_plain(provenance(results | {'model': base}))}; {tuning(results)}.",
         *_cautions(results),
         "",
         *_facts(results, adapter),
@@ -52,13 +54,18 @@ def model_card(results: dict, adapter: dict) -> str:
         "",
         "## How to load it",
         "",
-        "\n".join(LOAD).format(base=str(model_folder(adapter["base"]))),
+        "\n".join(LOAD).format(base=DEMO_PLACE if base == DEMO_NAME else base),
         "",
         "The tokenizer is that of the base: `AutoTokenizer` reads a `tokenizer.model` if protobuf is installed.",
         "The answer is read at the last token of the prompt: the logits of Yes and No. The prompts are those of",
         f"`data/prompts.py`, template `{results['template']}`; `predict.py --run` asks them.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def base_name(model: str) -> str:
+    """What others may know the base as: the name of its folder, without the folders of this machine above it."""
+    return model if model == DEMO_NAME else Path(model).absolute().name
 
 
 def _cautions(results: dict) -> list[str]:
@@ -73,7 +80,7 @@ def _cautions(results: dict) -> list[str]:
 def _facts(results: dict, adapter: dict) -> list[str]:
     validation = f"{results['best_valid_auc']:.3f}" if results["best_valid_auc"] is not None else "none"
     facts = {
-        "base": f"`{adapter['base']}`, sha256 of its weights `{adapter['base_fingerprint'][:12]}`",
+        "base": f"`{base_name(adapter['base'])}`, sha256 of its weights `{adapter['base_fingerprint'][:12]}`",
         "data": f"{results['data']}: {results['data_source']}",
         "objective": tuning(results),
         "LoRA": f"r {adapter['r']}, alpha {adapter['alpha']:g}, dropout {adapter['dropout']:g}, "

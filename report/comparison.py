@@ -1,14 +1,13 @@
 """What compare.py shows of several runs on the same rows, within 80 columns."""
 
 import string
-import textwrap
 
 from data.sources.stand_in import STAND_IN
 from objectives import OBJECTIVES, flags_of
 from report.cells import ANSWERS, constant_rows, interval_cell, no_interval
 from report.tables import METRICS
+from report.wrap import wrapped
 
-WIDTH = 80
 CHOSEN = "a part of the split: a seeded subset, or without what is too long"
 PER_BLOCK = 2  # columns with intervals that fit beside the labels
 BASE = ("model", "demo_model", "model_label")
@@ -31,8 +30,8 @@ def comparison_text(results: dict) -> str:
     """A sentence per run for a person, then every table. results: of compare.py."""
     runs, differences = results["runs"], results["differences"]
     names = _letters(len(runs))
-    lines = [line for name, run in zip(names[1:], differences) for line in _wrapped(_sentence(name, run))]
-    lines += [""] + [line for name, run in zip(names, runs) for line in _wrapped(f"{name}  {_described(run)}", "   ")]
+    lines = [line for name, run in zip(names[1:], differences) for line in wrapped(_sentence(name, run))]
+    lines += [""] + [line for name, run in zip(names, runs) for line in wrapped(f"{name}  {_described(run)}", "   ")]
     lines += ["", *_rows_line(runs[0])]
     shown = [(key, label) for key, label in METRICS if any(run.get(key) is not None for run in runs)]
     lines += _blocks(shown, dict(zip(names, runs)), "")
@@ -44,17 +43,13 @@ def comparison_text(results: dict) -> str:
     for name, change in zip(names[1:], differences):
         lines += _disagreements(name, change["rows"])
     if any(run["about"].get("data_source") == STAND_IN for run in runs):
-        lines += ["", *_wrapped("Simulated viewers: these figures show how the method works, and say nothing else.")]
+        lines += ["", *wrapped("Simulated viewers: these figures show how the method works, and say nothing else.")]
     return "\n".join(lines)
 
 
 def _letters(count: int) -> list[str]:
     letters = string.ascii_uppercase
     return [letters[i] if i < 26 else f"{letters[i // 26 - 1]}{letters[i % 26]}" for i in range(count)]
-
-
-def _wrapped(text: str, indent: str = "") -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _sentence(name: str, change: dict) -> str:
@@ -91,7 +86,7 @@ def _rows_line(run: dict) -> list[str]:
     counts, chosen = run["counts"], run["chosen"]
     whole = f" of {chosen['of']:,} ({CHOSEN})" if chosen and type(chosen.get("of")) is int else ""
     unit = f"{counts['users']:,} users" if counts["users"] else "users unknown"
-    return _wrapped(f"{counts['rows']:,} rows{whole}, {unit}; 95 % intervals from resampling {_unit(run)}")
+    return wrapped(f"{counts['rows']:,} rows{whole}, {unit}; 95 % intervals from resampling {_unit(run)}")
 
 
 def _unit(run: dict) -> str:

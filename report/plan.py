@@ -37,7 +37,7 @@ def plan_line(plan: dict, seconds: float) -> str:
     """Memory and time of a run in one line. seconds: of the whole run, validations and scoring included."""
     warning = "" if plan["fits"] else "; THIS DOES NOT FIT, or only just: see --plan"
     return (
-        f"Planned: at most {plan['peak'] / 1e6:,.0f} MB of {plan['room'] / 1e6:,.0f} MB, "
+        f"Planned for training and scoring: at most {plan['peak'] / 1e6:,.0f} MB of {plan['room'] / 1e6:,.0f} MB, "
         f"about {max(1, round(seconds / 60)):,} min{warning}"
     )
 

@@ -3,8 +3,8 @@
 import textwrap
 
 from report.tables import adapter_in_words, model_in_words
+from report.wrap import WIDTH, wrapped
 
-WIDTH = 80
 NUMBERS = "P(like)  P(dislike)    score  same to both"
 LONGEST_TITLE = WIDTH - len("rank  ") - len(NUMBERS) - 2  # a longer one goes on in the next line
 EXPLANATION = """
@@ -42,10 +42,9 @@ def batch_summary(results: dict) -> str:
     both = results["contradictions"]
     lines = [
         _subject(results),
-        textwrap.fill(
+        *wrapped(
             f"{results['targets']:,} targets of {results['users']:,} users; the same answer to both questions: "
-            f"{both['Yes/Yes']:,} Yes/Yes, {both['No/No']:,} No/No",
-            WIDTH,
+            f"{both['Yes/Yes']:,} Yes/Yes, {both['No/No']:,} No/No"
         ),
         f"Written to {results['output']}",
     ]

@@ -7,7 +7,8 @@ from pathlib import Path
 from cli.predict import THE_RUNS, PredictFlags, user_of_flags
 from cli.train import TrainFlags
 from data.interactions import DEFAULT_WORDING, Dataset, Interaction, Item
-from data.user_files import UserFile, read_item_file, read_users
+from data.sources.own_files import read_catalogue
+from data.user_files import UserFile, read_users
 from data.users import BadRow, Known, User, conflicts, rows_of_user, typed, with_authors, without_doubles
 from errors import DataError, notice, quoted
 from run.catalogue import known_of_run
@@ -93,11 +94,7 @@ def _catalogue(flags: PredictFlags, known: Known | None) -> list[Item] | None:
     if flags.catalogue is None:
         return None
     if flags.catalogue != THE_RUNS:
-        notes: list[str] = []
-        items = read_item_file(Path(flags.catalogue), notes)
-        for note in notes:
-            notice(note)
-        return items
+        return read_catalogue(Path(flags.catalogue), notice)
     return sorted((item for item in known.items if item.title), key=typed)
 
 

@@ -4,6 +4,7 @@ import math
 import time
 from dataclasses import dataclass
 
+import torch
 from tqdm import tqdm
 
 from cli.train import OptimisationFlags
@@ -68,8 +69,12 @@ def show_step(bar: Bar, progress: Progress, record: dict[str, float], left: floa
 
 
 def ending(progress: Progress, began: float) -> str:
-    """The last line of a run. began: time.monotonic() at its start."""
-    memory = f"; at most {size / 1e6:,.0f} MB of memory" if (size := peak_memory()) else ""
+    """The last line of a run. began: time.monotonic() at its start.
+
+    The plan counts tensors, and holes between them as far as can be foreseen; this counts all that the system gave.
+    """
+    counted = "allocated on the GPU" if torch.cuda.is_available() else "resident, the whole process counted"
+    memory = f"; at most {size / 1e6:,.0f} MB {counted}" if (size := peak_memory()) else ""
     return (
         f"\nDone in {tqdm.format_interval(time.monotonic() - began)} (min:s){memory}; "
         f"best step {progress.best_step} of {progress.step}"

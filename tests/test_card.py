@@ -52,6 +52,18 @@ def test_stand_in_data_is_named_and_a_pipe_does_not_break_the_table(run):
     assert r"| base | `a\|b`" in card
 
 
+@pytest.mark.parametrize("base", ["/data/models/llama-7b", "../llama-7b", "llama-7b/", "models/llama-7b"])
+def test_the_card_names_the_base_as_another_person_may_know_it(run, base):
+    results = json.loads((run / "results.json").read_text()) | {"model": base, "demo_model": False}
+    adapter = {"base": base, "base_fingerprint": "f" * 64, "r": 4, "alpha": 16.0, "dropout": 0.0, "targets": ["q"]}
+    card = model_card(results, adapter)
+    assert (
+        '\nbase_model: "llama-7b"\n' in card and "| base | `llama-7b`, sha256 of its weights `ffffffffffff` |" in card
+    )
+    assert "base_folder = 'llama-7b'" in card and ", llama-7b; objective paper" in card
+    assert not re.search(r"(/data|\.\.|models)/", card)
+
+
 def test_a_resumed_end_writes_the_same_card(run):
     before = (run / "README.md").read_bytes()
     train.main(["--out", str(run), "--resume"])

@@ -51,6 +51,11 @@ def rows(tmp_path):
     return folder
 
 
+def words(rows, base, more):
+    """The command line of a run on these rows."""
+    return ["--data", str(rows), "--model", str(base), *["--shots", "4", "--device", "cpu"], *more.split()]
+
+
 @pytest.fixture
 def refuse(tmp_path, monkeypatch, capsys):
     """refuse(main, *argv, lines=1): the error lines; checks status 2, standard output and what is left."""
@@ -229,21 +234,7 @@ def test_resuming_or_scoring_what_is_no_run_is_refused(refuse, tmp_path):
 @pytest.fixture
 def run(rows, checkpoint, tmp_path, capsys):
     """A finished run of one step, and what it printed on standard output."""
-    argv = [
-        "--data",
-        rows,
-        "--model",
-        checkpoint(),
-        "--shots",
-        "4",
-        "--max-steps",
-        "1",
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-    ]
-    train.main([*map(str, argv), "--out", str(tmp_path / "out"), "--json"])
+    train.main([*words(rows, checkpoint(), "--max-steps 1 --precision fp32"), "--out", str(tmp_path / "out"), "--json"])
     return tmp_path / "out", capsys.readouterr().out
 
 
@@ -334,26 +325,9 @@ def test_a_finished_run_gives_its_results_again_or_is_made_longer(run, capsys):
 
 def test_a_process_told_to_stop_says_how_to_go_on_and_ends_with_status_75(rows, checkpoint, tmp_path):
     out = tmp_path / "out"
-    argv = [
-        "--data",
-        rows,
-        "--model",
-        checkpoint(),
-        "--shots",
-        "4",
-        "--max-steps",
-        "100000",
-        "--epochs",
-        "100000",
-        "--eval-every",
-        "100000",
-        "--device",
-        "cpu",
-        "--out",
-        out,
-    ]
+    argv = words(rows, checkpoint(), "--max-steps 100000 --epochs 100000 --eval-every 100000 --out") + [str(out)]
     process = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *map(str, argv)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, ROOT / "train.py", *argv], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     while process.poll() is None and not (out / "metrics.jsonl").exists():
         time.sleep(0.05)

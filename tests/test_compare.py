@@ -13,7 +13,7 @@ from data.splits import Chosen
 from errors import FlagError, UserError
 from files import write_json
 from metrics import evaluate, mcnemar, paired_change
-from report.comparison import WIDTH
+from report.wrap import WIDTH
 from run.predictions import FIRST_COLUMNS, write_predictions
 from tests.test_predictions import scored_rows, split_of
 

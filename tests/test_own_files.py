@@ -274,3 +274,38 @@ def test_a_folder_called_like_a_data_set_is_named(tmp_path):
 def test_what_is_cut_in_a_message_ends_after_a_word():
     assert quoted("one two three four", 14) == "'one two..." and quoted("abcdefghijklmnop", 10) == "'abcdef..."
     assert quoted("one two", 9) == "'one two'"
+
+
+# ---- what people really hand over ---------------------------------------------------------------
+
+ROW = "u,1,4,1500000000\n"
+ODD = {
+    "pandas' floats": (
+        "user,item,rating,timestamp\nu,1.0,4,1500000000\n",
+        "'1.0' is not in items.csv ('1' is: write it",
+    ),
+    "padded": ("user,item,rating,timestamp\nu,0011,4,1500000000\n", "'0011' is not in items.csv ('11' is: write it"),
+    "another item": ("user,item,rating,timestamp\nu,99,4,1500000000\n", "'99' is not in items.csv; mend the line"),
+    "bars": ("user|item|rating|timestamp\nu|1|4|1500000000\n", "commas, semicolons or tabs separate columns"),
+    "a workbook": (
+        "PK\x03\x04",
+        "interactions.csv: is a zip archive or an Excel workbook; unpack it, or save it as CSV",
+    ),
+}
+
+
+@pytest.mark.parametrize("content, message", ODD.values(), ids=ODD)
+def test_what_other_programs_write_is_refused_with_the_cause(tmp_path, content, message):
+    with pytest.raises(DataError) as refusal:
+        build(write(tmp_path, content, PLAIN), like_threshold=3)
+    assert message in str(refusal.value)
+
+
+def test_a_column_without_a_name_is_named_as_such_and_files_of_two_layouts_as_mixed(tmp_path):
+    lines = as_csv(GOOD).splitlines() if not isinstance(GOOD, str) else GOOD.splitlines()
+    indexed = "".join(f"{n if i else ''},{line}\n" for i, (n, line) in enumerate(zip(range(-1, len(lines)), lines)))
+    _, said = heard(write(tmp_path, indexed, PLAIN))
+    assert any(line.endswith("interactions.csv: columns not used: one without a name") for line in said)
+    (tmp_path / "interactions.csv").rename(tmp_path / "ratings.csv")
+    with pytest.raises(DataError, match=r"movies.csv: missing; ratings.csv goes with movies.csv \(here is items.csv"):
+        custom.raw_files(tmp_path)

@@ -1,14 +1,19 @@
 """predict.py on a run: its prompts are those of training, which eval.py and a hand-written prompt confirm."""
 
 import csv
+import gzip
 import io
 import json
+import re
 
 import pytest
 
 import predict
 import train
 from cli.verb import run_verb
+from data.interactions import Item
+from data.sources.own_files import read_catalogue
+from errors import DataError
 from tests.test_predict import flags_for, predict_json, with_a_tokenizer
 
 STEPS, USERS = 13, 10
@@ -182,8 +187,22 @@ def test_bad_items_of_a_catalogue_are_all_named(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit):
         run_verb(predict.main)
     lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert [line.split("items.csv ")[1].split(",")[0] for line in lines] == ["line 2", "line 3", "line 5"]
-    assert "which separates titles" in lines[0] and "expected 3 cells" in lines[1] and "is a list" in lines[2]
+    assert [re.search(r"items\.csv (line \d)", line)[1] for line in lines[:3]] == ["line 2", "line 3", "line 5"]
+    assert "which separates titles" in lines[0] and "has 2 fields" in lines[1] and "is a list" in lines[2]
+    assert lines[3].startswith("predict.py: error: 3 lines cannot be used: ") and "--skip-bad" not in lines[3]
+
+
+def test_a_catalogue_is_read_as_the_items_of_own_data(tmp_path):
+    """Names of columns, separators, gzip, MovieLens' layout; alone the column item may be missing."""
+    expected = [Item("Oak"), Item("Elm", "Fay")]
+    (tmp_path / "a.csv").write_text("itemId;Name;Writer;year\n1;Oak;;1\n2;Elm;Fay;2\n3;Elm;Fay;2\n")
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress("title\tauthors\nOak\t\nElm\tFay\n".encode("utf-8-sig")))
+    (tmp_path / "movies.dat").write_text("1::Oak::Drama\n2::Elm::Drama\n")
+    assert read_catalogue(tmp_path / "a.csv", print) == read_catalogue(tmp_path / "b.csv.gz", print) == expected
+    assert read_catalogue(tmp_path / "movies.dat", print) == [Item("Oak"), Item("Elm")]
+    (tmp_path / "c.csv").write_text("title\n")
+    with pytest.raises(DataError, match=r"c\.csv: has no line below its header"):
+        read_catalogue(tmp_path / "c.csv", print)
 
 
 # ---- files of users -----------------------------------------------------------------------------

@@ -255,7 +255,7 @@ def test_the_command_prepares_a_folder_that_data_takes(tmp_path, raw, cache):
 @pytest.mark.parametrize(
     "argv, lines",
     [
-        (["book", "--raw", "absent", "--out", "x"], ["--raw absent: no such folder"]),
+        (["book", "--raw", "absent", "--out", "x"], [f"--raw absent: no such folder; it was looked for in {ROOT}"]),
         (
             ["book", "--raw", "docs", "--out", "x"],
             ["--raw docs: has no raw files of book; put BX-Books.csv and BX-Book-Ratings.csv there"],

@@ -97,10 +97,12 @@ def test_the_time_that_is_left_knows_validations_and_the_final_scoring(step, lef
 
 def test_the_plan_and_the_end_are_one_line_each(monkeypatch):
     plan = {"peak": 5.5e8, "room": 2e9, "fits": True}
-    assert plan_line(plan, 200) == "Planned: at most 550 MB of 2,000 MB, about 3 min"
+    assert plan_line(plan, 200) == "Planned for training and scoring: at most 550 MB of 2,000 MB, about 3 min"
     assert "THIS DOES NOT FIT" in plan_line({**plan, "fits": False}, 200)
     monkeypatch.setattr("run.progress.peak_memory", lambda: 0)
     monkeypatch.setattr("run.progress.time.monotonic", lambda: 100.0)
     assert ending(Progress(step=60, best_step=40), 9.0) == "\nDone in 01:31 (min:s); best step 40 of 60"
     monkeypatch.setattr("run.progress.peak_memory", lambda: 812_000_000)
-    assert "; at most 812 MB of memory; best step 40 of 60" in ending(Progress(step=60, best_step=40), 9.0)
+    for on_gpu, counted in ((False, "resident, the whole process counted"), (True, "allocated on the GPU")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda on_gpu=on_gpu: on_gpu)
+        assert f"; at most 812 MB {counted}; best step 40 of 60" in ending(Progress(step=60, best_step=40), 9.0)

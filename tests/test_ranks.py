@@ -39,6 +39,7 @@ from machine.sharding import equal_forward_passes, shard
 from run import outcome
 from run.base import load_base
 from scoring import splits as evaluation
+from tests.test_run_folder import FILES_OF_A_RUN
 
 OBJECTIVES = {
     "own": {"kl_weight": 0.1},
@@ -160,20 +161,7 @@ def test_eval_on_two_ranks_gives_what_the_run_gave(folder, done):
 def test_there_is_one_set_of_files_under_a_name_of_its_own(folder, done):
     assert sorted(path.name for path in (folder / "runs").iterdir()) == ["rows-12-paper-seed0", "rows-12-paper-seed0-2"]
     whole = folder / "runs/rows-12-paper-seed0"
-    assert {path.name for path in whole.iterdir()} == {
-        ".lock",
-        "config.json",
-        "metrics.jsonl",
-        "catalogue.jsonl",
-        "timings.jsonl",
-        "adapter_model.safetensors",
-        "adapter_config.json",
-        "results.json",
-        "predictions.csv",
-        "curves.png",
-        "README.md",
-        "last",
-    }
+    assert {path.name for path in whole.iterdir()} == FILES_OF_A_RUN
     assert sorted(path.name for path in (whole / "last").glob("step-*")) == ["step-00000002", "step-00000004"]
     assert [record["step"] for record in records(whole)] == [1, 2, 3, 4]
     assert len((whole / "predictions.csv").read_text().splitlines()) == 6

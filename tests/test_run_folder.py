@@ -18,6 +18,12 @@ from tensors import trainable_parameters
 
 ROOT = Path(__file__).parent.parent
 
+FILES_OF_A_RUN = {  # that is finished
+    *(".lock", "config.json", "catalogue.jsonl", "metrics.jsonl", "timings.jsonl", "last"),
+    *("adapter_model.safetensors", "adapter_config.json", "README.md"),
+    *("results.json", "predictions.csv", "curves.png"),
+}
+
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())

@@ -12,6 +12,7 @@ import train
 from data.sources.stand_in import stand_in
 from data.sources.tallrec import write_split
 from errors import RunError
+from tests.test_run_folder import FILES_OF_A_RUN
 
 
 @pytest.fixture(scope="module")
@@ -91,20 +92,7 @@ def objective_runs(folder, tmp_path_factory):
 def test_every_objective_leaves_a_whole_run_folder(objective_runs):
     for out in objective_runs.values():
         names = {path.name for path in out.iterdir()}
-        assert names == {
-            ".lock",
-            "config.json",
-            "metrics.jsonl",
-            "catalogue.jsonl",
-            "timings.jsonl",
-            "adapter_model.safetensors",
-            "adapter_config.json",
-            "results.json",
-            "predictions.csv",
-            "curves.png",
-            "README.md",
-            "last",
-        }
+        assert names == FILES_OF_A_RUN
         assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
         results = json.loads((out / "results.json").read_text())
         for split in ("valid", "test"):

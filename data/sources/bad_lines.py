@@ -11,9 +11,9 @@ LISTED = 100  # lines that are named when they are left out
 
 
 class BadLines:
-    """What was found so far. skip: --skip-bad, leave these lines out and go on."""
+    """What was found so far. skip: --skip-bad, leave these lines out and go on; None: the file has no such flag."""
 
-    def __init__(self, skip: bool) -> None:
+    def __init__(self, skip: bool | None) -> None:
         self.skip = skip
         self.items: set[str] = set()  # items whose line in the file of items is among them
         self.remarks: list[str] = []  # lines about all of them
@@ -39,8 +39,10 @@ class BadLines:
             for remark in self.remarks:
                 notice(remark)
         elif len(texts) == 1:
-            raise DataError(f"{texts[0]}; mend the line, or leave it out with --skip-bad")
+            other = "" if self.skip is None else ", or leave it out with --skip-bad"
+            raise DataError(f"{texts[0]}; mend the line{other}")
         else:
             more = f" (the first {SHOWN} are above)" if len(texts) > SHOWN else ""
-            total = f"{len(texts):,} lines cannot be used{more}: {kinds}; mend them, or leave them out with --skip-bad"
+            other = "" if self.skip is None else ", or leave them out with --skip-bad"
+            total = f"{len(texts):,} lines cannot be used{more}: {kinds}; mend them{other}"
             raise DataError("\n".join([*texts[:SHOWN], *self.remarks, total]))

@@ -1,5 +1,6 @@
 """The files of a user's own data: which there may be, and their content, checked line by line."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,9 @@ def find(folder: Path) -> list[Path]:
     (first, second), (path,) = found[0]
     items = _present(folder, second)
     if not items:
-        raise DataError(f"{folder / second}: missing; own data consist of {first} and {second}, see docs/own-data.md")
+        others = [file for _, of_layout in LAYOUTS for file in _present(folder, of_layout)]
+        hint = f" (here is {others[0].name}, which goes with another)" if others else ""
+        raise DataError(f"{folder / second}: missing; {first} goes with {second}{hint}, see docs/own-data.md")
     if len(items) > 1:
         raise DataError(f"{folder}: has {' and '.join(item.name for item in items)}; keep one of them")
     return [path, items[0]]
@@ -69,11 +72,31 @@ def _present(folder: Path, name: str) -> list[Path]:
 # ---- items --------------------------------------------------------------------------------------
 
 
-def read_items(path: Path, bad: BadLines, notice: Callable[[str], None]) -> dict[int | str, Item]:
-    """{item: Item} of the items. Lines that cannot be used go to `bad`."""
+def read_catalogue(path: Path, notice: Callable[[str], None]) -> list[Item]:
+    """What a file of items shows, each once; unlike in own data, the column item may be missing.
+
+    Raises DataError with a line for every item that no prompt can show.
+    """
+    bad = BadLines(skip=None)
+    catalogue = read_items(path, bad, notice, ("title",))
+    bad.settle(notice)
+    if not catalogue:
+        raise DataError(f"{path}: has no line below its header; add the items to rank")
+    return list(dict.fromkeys(catalogue.values()))
+
+
+def read_items(
+    path: Path, bad: BadLines, notice: Callable[[str], None], needed: tuple[str, ...] = ("item", "title")
+) -> dict[int | str, Item]:
+    """{item: Item} of the items. Lines that cannot be used go to `bad`.
+
+    needed: the columns that must be there; without a column item, its line is the item's name.
+    """
     catalogue: dict[int | str, Item] = {}
-    for line, fields in read_table(path, ("item", "title"), ("author",), bad, notice):
+    optional = tuple(name for name in ("item", "author") if name not in needed)
+    for line, fields in read_table(path, needed, optional, bad, notice):
         item, title, author = (fields.get(name, "").strip() for name in ("item", "title", "author"))
+        item = item if "item" in fields else str(line)
         if item in catalogue:
             bad.add(path, line, ", column item", f"{quoted(item)} is listed twice", "an item that is listed twice")
         elif problem := title_problem(title):
@@ -127,7 +150,7 @@ def read_interactions(
                 bad.add(path, line, ", column item", problem, f"an item that is left out of {items_path.name}")
         elif item not in catalogue:
             missing[item] = None
-            problem = f"{quoted(item)} is not in {items_path.name}"
+            problem = f"{quoted(item)} is not in {items_path.name}{_written_otherwise(item, catalogue)}"
             bad.add(path, line, ", column item", problem, f"an item that {items_path.name} does not have")
         elif tick is None:
             problem = f"{EXPECTED}, found {quoted(fields['timestamp'])}"
@@ -139,6 +162,13 @@ def read_interactions(
         bad.remarks.append(f"{items_path}: {len(missing):,} items have no line there: {shown}, ...")
     _say_of_times(path, entries, times, notice)
     return Interactions(path, entries, times, rated)
+
+
+def _written_otherwise(item: str, catalogue: dict) -> str:
+    """A hint if the catalogue has the same number: pandas writes 5 as 5.0 if a cell is missing, others 5 as 005."""
+    plain = re.sub(r"^0+(?=\d)|[.]0+$", "", item)
+    same = next((known for known in (plain, f"{plain}.0") if known in catalogue), None)
+    return f" ({quoted(same)} is: write it alike in both files)" if same is not None else ""
 
 
 def _is_rated(path: Path, records: list) -> bool:

@@ -116,6 +116,8 @@ def _csv_records(
 
 
 def _decoded(content: bytes, path: Path) -> str:
+    if content.startswith(b"PK\x03\x04"):
+        raise DataError(f"{path}: is a zip archive or an Excel workbook; unpack it, or save it as CSV")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -158,7 +160,7 @@ def _columns(header: list[str], needed: tuple[str, ...], optional: tuple[str, ..
             columns = quoted(", ".join(header), 80) if header else "an empty file"
             raise DataError(
                 f"{path} line 1: column {name} is missing; found {columns}. "
-                "docs/own-data.md lists the names that are read"
+                "docs/own-data.md lists the names that are read; commas, semicolons or tabs separate columns"
             )
     return places
 
@@ -166,7 +168,7 @@ def _columns(header: list[str], needed: tuple[str, ...], optional: tuple[str, ..
 def _say(path: Path, header: list[str], columns: dict[str, int], separator: str, notice: Callable[[str], None]) -> None:
     """One line about what was assumed; none for a file as docs/own-data.md describes it."""
     renamed = [f"{name} is {quoted(header[i])[1:-1]}" for name, i in columns.items() if header[i] != name]
-    unused = [quoted(name)[1:-1] for i, name in enumerate(header) if i not in columns.values()]
+    unused = [quoted(name)[1:-1] or "one without a name" for i, name in enumerate(header) if i not in columns.values()]
     said = ["separated by " + SEPARATORS[separator]] if separator != "," else []
     said += [", ".join(renamed)] if renamed else []
     said += ["columns not used: " + ", ".join(unused)] if unused else []

@@ -11,6 +11,7 @@ from data.sources.tallrec import write_split
 from data.splits import encode_split
 from lora.adapter import load_adapter, read_adapter_config
 from lora.inject import add_lora
+from model.demo import DEMO_FOLDER
 from run.base import load_base
 
 pytest.importorskip("peft")
@@ -26,6 +27,8 @@ def test_the_card_loads_the_adapter_in_peft(tmp_path, monkeypatch):
     (block,) = re.findall(r"^```python\n(.*?)^```$", (tmp_path / "run/README.md").read_text(), re.S | re.M)
     names = {}
     monkeypatch.chdir(tmp_path / "run")
+    block, places = re.subn(r'base_folder = "?\'?demo/model.*', f"base_folder = {str(DEMO_FOLDER)!r}", block)
+    assert places == 1  # what a reader must write
     exec(compile(block, "README.md", "exec"), names)
 
     ours, tokenizer = load_base("demo", "fp32", torch.device("cpu"))
