@@ -236,6 +236,10 @@ def checkpoint_kinds() -> dict[str, Kind]:
     base = (read_base, lambda folder, out: _predict(folder))
     adapter = (read_adapter, lambda folder, out: _predict(World.folder / "base", folder))
     to_convert = (convert_folder, lambda folder, out: ["-m", "model.convert", folder, "--out", out / "converted"])
+    converted_file = (
+        lambda folder, out: convert_folder(folder / "model.gguf", out),
+        lambda folder, out: ["-m", "model.convert", folder / "model.gguf", "--out", out / "converted"],
+    )
     return {
         "model.safetensors": Kind(made.make_base, "model.safetensors", *base),
         "model, tied": Kind(lambda folder: made.make_base(folder, tied=True), "[cm]o*", *base),
@@ -250,6 +254,7 @@ def checkpoint_kinds() -> dict[str, Kind]:
         "convert .bin": Kind(made.make_bins, "*.bin*", *to_convert),
         "convert .bin, tied": Kind(lambda folder: made.make_bins(folder, tied=True), "*.bin*", *to_convert),
         "convert .pth, params": Kind(made.make_meta, "[cp]*", *to_convert),
+        "convert .gguf": Kind(made.make_gguf, "*.gguf", *converted_file),
     }
 
 

@@ -11,6 +11,7 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench import gguf_made
 from bench.fuzz_made_data import make_tallrec
 from cli.flags import Resolved, parse_flags
 from cli.train import TrainFlags, check_flags, presets
@@ -166,6 +167,27 @@ def make_meta(folder: Path) -> None:
             part[f"{layer}{theirs}.weight"] = piece.clone()
     for i, part in enumerate(parts):
         torch.save(part, folder / f"consolidated.{i:02d}.pth")
+
+
+def make_gguf(folder: Path) -> None:
+    """One file, with the tokenizer in it."""
+    make_base(folder)
+    tensors = load_file(folder / "model.safetensors")
+    processor = sentencepiece.SentencePieceProcessor()
+    processor.LoadFromSerializedProto(World.tokenizer)
+    pieces = [
+        (
+            processor.IdToPiece(i),
+            processor.GetScore(i),
+            2 if i == 0 else 3 if i < 3 else 6 if processor.IsByte(i) else 1,
+        )
+        for i in range(processor.GetPieceSize())
+    ]
+    fields = {**gguf_made.llama_fields(CONFIG), **gguf_made.sentencepiece_fields(pieces, 1, 2)}
+    content = gguf_made.gguf(fields, gguf_made.llama_parts(tensors, head_dim=4))
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "model.gguf").write_bytes(content)
 
 
 def make_adapter(folder: Path) -> None:

@@ -10,7 +10,7 @@ import random
 import zlib
 from pathlib import Path
 
-from bench.fuzz_binary import pickled, protobuf, safetensors_file
+from bench.fuzz_binary import gguf_file, pickled, protobuf, safetensors_file
 from bench.fuzz_text import json_document, json_lines, table
 from bench.fuzz_values import Mutation, bytes_at_random
 
@@ -40,6 +40,7 @@ FORMS: dict[str, Mutation] = {
     ".json": json_document,
     ".jsonl": json_lines,
     ".model": protobuf,
+    ".gguf": gguf_file,
     ".bin": pickled,
     ".pth": pickled,
     ".npz": bytes_at_random,
