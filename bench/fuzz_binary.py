@@ -172,7 +172,7 @@ LIES = (0, 1, 2, 3, 4, 7, 8, 9, 31, 32, 255, 2**16, 2**22, 2**26, 2**31, 2**32 -
 
 
 def gguf_file(rng: random.Random, content: bytes) -> bytes:
-    """Changes a number of the header (a count, length, type, size or offset), other bytes of it, or a tensor's values."""
+    """Changes a number of the header (a count, length, type, size or offset), or bytes of the header or of a tensor."""
     try:
         numbers, data = _header_numbers(content)
     except (struct.error, KeyError, IndexError):

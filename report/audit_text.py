@@ -175,7 +175,7 @@ def check_summary(report: dict) -> list[str]:
     for checks, what, reference, columns in (
         (
             report["value_checks"],
-            "Values: loss.py against nested loops over Python floats",
+            "Values: loss.py against nested loops in float64",
             "naive",
             ("float64", "float32"),
         ),
