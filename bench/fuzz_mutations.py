@@ -35,11 +35,18 @@ def gzipped(inner: Mutation) -> Mutation:
     return mutate
 
 
+def tokenizer_model(rng: random.Random, content: bytes) -> bytes:
+    """Damages a SentencePiece model, or a tiktoken vocabulary, which is lines of two words."""
+    if not content.isascii():
+        return protobuf(rng, content)
+    return table(rng, content.replace(b" ", b"\t")).replace(b"\t", b" ")
+
+
 FORMS: dict[str, Mutation] = {
     ".safetensors": safetensors_file,
     ".json": json_document,
     ".jsonl": json_lines,
-    ".model": protobuf,
+    ".model": tokenizer_model,
     ".gguf": gguf_file,
     ".bin": pickled,
     ".pth": pickled,

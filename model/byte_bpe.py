@@ -133,12 +133,15 @@ class ByteBPE:
 def _bos(folder: Path, control: dict[str, int], begin: int | None) -> tuple[int | None, list[str]]:
     """(the token that begins every text, a line if tokenizer_config.json overrules `begin`, the tokenizer's own)."""
     adds = adds_bos(folder)
-    if adds is False and begin is not None:
-        return None, [f"{folder / SETTINGS}: add_bos_token is false, so no BOS begins a prompt"]
-    bos = control.get(named_token(folder, "bos_token"), begin) if adds else begin
+    bos = begin if adds is None else control.get(named_token(folder, "bos_token"), begin) if adds else None
     if bos not in control.values() and (adds or bos is not None):
         raise CheckpointError(
             f"{folder / SETTINGS}: BOS begins every text, but it is no control token of this model; "
             "take the tokenizer's files of the same checkpoint"
         )
-    return bos, []
+    if bos == begin:
+        return bos, []
+    begins = "no BOS begins a prompt" if bos is None else f"{bos} begins every prompt"
+    return bos, [
+        f"{folder / SETTINGS}: add_bos_token is {str(adds).lower()}, so {begins}, whatever the other files say"
+    ]

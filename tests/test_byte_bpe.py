@@ -40,11 +40,19 @@ CUTS = {
 WORDS = ["Yes", "No", "Ġuser", "Ġmovie", "Ġ(", "ĠĠ", "ĊĊ", "Ġ1", "Ã©"]
 
 
-def bos_in_front(token: str) -> dict:
+def bos_in_front(token: str, number: int = 0) -> dict:
     """A post-processor as Llama 3 has it."""
-    single = [{"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    template = {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}}
-    return {"type": "Sequence", "processors": [{"type": "ByteLevel", "trim_offsets": True}, template]}
+    bos, text = {"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    template = {
+        "type": "TemplateProcessing",
+        "single": [bos, text],
+        "pair": [bos, text, {"Sequence": {"id": "B", "type_id": 1}}],
+    }
+    template["special_tokens"] = {token: {"id": token, "ids": [number], "tokens": [token]}}
+    return {
+        "type": "Sequence",
+        "processors": [{"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}, template],
+    }
 
 
 def special(text: str, number: int, is_special: bool = True) -> dict:
@@ -179,8 +187,9 @@ def test_every_token_is_shown_as_printable_text_and_line_breaks_are_known(tmp_pa
     assert {shown[number] for number in range(1000) if tokenizer.ends_line(number)} == {"Ċ", "ĊĊ"}
 
 
-ROWS = [Interaction(1, ((1, True), (1, False)), 1, True)]
-INVENTED = Dataset("movie", "invented", "movie", {1: Item("Invented (1990)")}, ROWS, ROWS, ROWS)
+ROWS = [Interaction(i // 2, ((1 + i % 3, True), (4, False)), 5 + i % 2, i % 2 == 0) for i in range(6)]
+TITLES = {i: Item(f"Invented {i} (1990)") for i in range(1, 7)}
+INVENTED = Dataset("movie", "invented", "movie", TITLES, ROWS, ROWS, ROWS)
 
 
 @pytest.mark.parametrize("cut", CUTS)
@@ -201,10 +210,10 @@ def test_both_answers_follow_every_prompt_and_begin_differently(tmp_path, cut, t
     [
         (None, {}, None, 0),
         (None, {"add_bos_token": False}, None, 0),
-        (None, {"add_bos_token": True, "bos_token": {"content": "<|start|>"}}, 0, 0),
+        (None, {"add_bos_token": True, "bos_token": {"content": "<|start|>"}}, 0, 1),
         ("<|start|>", None, 0, 0),
         ("<|start|>", {"add_bos_token": True}, 0, 0),
-        ("<|start|>", {"add_bos_token": True, "bos_token": "<|end|>"}, 1, 0),
+        ("<|start|>", {"add_bos_token": True, "bos_token": "<|end|>"}, 1, 1),
         ("<|start|>", {"add_bos_token": False}, None, 1),
     ],
 )
@@ -213,6 +222,7 @@ def test_bos_is_what_the_files_put_in_front(tmp_path, template, settings, bos, l
     others = {} if settings is None else {"tokenizer_config": settings}
     tokenizer = load_tokenizer(write(tmp_path, content, **others), None)
     assert tokenizer.bos_id == bos and len(tokenizer.assumed) == lines
+    assert all("add_bos_token is" in line for line in tokenizer.assumed)
     assert tokenizer.encode_all(["Yes", ""]) == [([] if bos is None else [bos]) + ids for ids in ([258 + 1], [])]
 
 
