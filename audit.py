@@ -145,7 +145,7 @@ def audit_pair(model: Llama, tokenizer: Tokenizer, pair: EncodedPair, kl_weight:
     logits = model(batch.input_ids.to(model.lm_head.weight.device)).float()  # (3 rows, tokens, vocabulary)
     if not torch.isfinite(logits).all():
         raise RunError(f"logits of {pair.name} are not finite; the adapter or the base is damaged")
-    notice("Computing every value and some gradients a second time, in Python floats ...")
+    notice("Computing every value and some gradients a second time, in another way ...")
     terms = terms_of(logits, batch)
     grads = gradients(terms, trainable_parameters(model))
     terms, logits64 = terms.detached(), logits.detach().double()

@@ -1,4 +1,4 @@
-"""Damage to safetensors, SentencePiece and torch.save files that keeps most of their structure."""
+"""Damage to safetensors, SentencePiece, GGUF and torch.save files that keeps most of their structure."""
 
 import io
 import json
@@ -163,6 +163,69 @@ def _varint(value: int) -> bytes:
         encoded.append(value & 127 | 128)
         value >>= 7
     return bytes([*encoded, value])
+
+
+# ---- GGUF ---------------------------------------------------------------------------------------
+
+NUMBER_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes, by type
+LIES = (0, 1, 2, 3, 4, 7, 8, 9, 31, 32, 255, 2**16, 2**22, 2**26, 2**31, 2**32 - 1, 2**32, 2**48, 2**63, 2**64 - 1)
+
+
+def gguf_file(rng: random.Random, content: bytes) -> bytes:
+    """Changes a number of the header (a count, length, type, size or offset), or bytes of the header or of a tensor."""
+    try:
+        numbers, data = _header_numbers(content)
+    except (struct.error, KeyError, IndexError):
+        return bytes_at_random(rng, content)
+    changed, kind = bytearray(content), rng.randrange(8)
+    if kind == 0:
+        return content[: rng.randrange(len(content))]
+    if kind == 1 and data < len(content) - 8:
+        place = rng.randrange(data, len(content) - 4)
+        changed[place : place + 4] = rng.choice(
+            (b"\x00\x00\xc0\x7f", b"\x00\x7c\x00\xfc", b"\xff" * 4, rng.randbytes(4))
+        )
+    elif kind == 2:
+        return bytes_at_random(rng, content[:data]) + content[data:]
+    else:
+        place, size = rng.choice(numbers[-60:] if kind < 5 else numbers)
+        old = int.from_bytes(content[place : place + size], "little")
+        lie = rng.choice((*LIES, old + 1, max(old - 1, 0), 2 * old, old ^ 32)) % 256**size
+        changed[place : place + size] = lie.to_bytes(size, "little")
+    return bytes(changed)
+
+
+def _header_numbers(content: bytes) -> tuple[list[tuple[int, int]], int]:
+    """([(place, size)] of every number in the header, where the header ends)."""
+    found, place = [], 4
+
+    def number(size: int) -> int:
+        nonlocal place
+        found.append((place, size))
+        place += size
+        if place > len(content):
+            raise IndexError
+        return int.from_bytes(content[place - size : place], "little")
+
+    def skip_text() -> None:
+        nonlocal place
+        place += number(8)
+
+    number(4)
+    tensors, fields = number(8), number(8)
+    for _ in range(fields):
+        skip_text()
+        kind, count = number(4), 1
+        if kind == 9:
+            kind, count = number(4), number(8)
+        for _ in range(count):
+            skip_text() if kind == 8 else number(NUMBER_SIZES[kind])
+    for _ in range(tensors):
+        skip_text()
+        for _ in range(number(4)):
+            number(8)
+        number(4), number(8)
+    return found, place
 
 
 # ---- archives -----------------------------------------------------------------------------------

@@ -236,6 +236,10 @@ def checkpoint_kinds() -> dict[str, Kind]:
     base = (read_base, lambda folder, out: _predict(folder))
     adapter = (read_adapter, lambda folder, out: _predict(World.folder / "base", folder))
     to_convert = (convert_folder, lambda folder, out: ["-m", "model.convert", folder, "--out", out / "converted"])
+    converted_file = (
+        lambda folder, out: convert_folder(folder / "model.gguf", out),
+        lambda folder, out: ["-m", "model.convert", folder / "model.gguf", "--out", out / "converted"],
+    )
     return {
         "model.safetensors": Kind(made.make_base, "model.safetensors", *base),
         "model, tied": Kind(lambda folder: made.make_base(folder, tied=True), "[cm]o*", *base),
@@ -243,6 +247,10 @@ def checkpoint_kinds() -> dict[str, Kind]:
         "model index": Kind(lambda folder: made.make_base(folder, 3), "*.index.json", *base),
         "model config.json": Kind(made.make_base, "config.json", *base),
         "tokenizer.model": Kind(made.make_base, "tokenizer.model", *base),
+        "tokenizer.json": Kind(made.make_bpe, "tokenizer.json", *base),
+        "tokenizer_config.json": Kind(made.make_bpe, "tokenizer_config.json", *base),
+        "tiktoken": Kind(made.make_tiktoken, "tokenizer.model", *base),
+        "added_tokens.json": Kind(made.make_with_added_tokens, "added_tokens.json", *base),
         "merging": Kind(made.make_base, "[cm]o*", read_and_merge, _merge),
         "adapter .safetensors": Kind(made.make_adapter, "*.safetensors", *adapter),
         "adapter .bin": Kind(made.make_pickled_adapter, "*.bin", *adapter),
@@ -250,6 +258,7 @@ def checkpoint_kinds() -> dict[str, Kind]:
         "convert .bin": Kind(made.make_bins, "*.bin*", *to_convert),
         "convert .bin, tied": Kind(lambda folder: made.make_bins(folder, tied=True), "*.bin*", *to_convert),
         "convert .pth, params": Kind(made.make_meta, "[cp]*", *to_convert),
+        "convert .gguf": Kind(made.make_gguf, "*.gguf", *converted_file),
     }
 
 

@@ -3,6 +3,7 @@
 Nothing here is real: weights are random, titles and users are invented.
 """
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench import gguf_made
 from bench.fuzz_made_data import make_tallrec
 from cli.flags import Resolved, parse_flags
 from cli.train import TrainFlags, check_flags, presets
@@ -21,6 +23,8 @@ from lora.adapter import save_adapter
 from lora.inject import add_lora
 from model import meta
 from model.llama import Llama, LlamaConfig
+from model.tokenizer_json import IN_LLAMA3_FILES
+from model.words import BYTE_SYMBOLS
 from run.base import load_base
 from run.checkpoint import save_state
 from run.config import fingerprints, run_config
@@ -130,6 +134,51 @@ def make_base(folder: Path, shards: int = 1, tied: bool = False) -> None:
     )
 
 
+def _pieces() -> list[str]:
+    """The pieces of a byte-level BPE: a symbol for each byte, and the beginnings of some words."""
+    words = ("ĠYes", "ĠNo", "Yes", "No", "Ġuser", "Ġmovie", "Ġlike", "Ġthe")
+    return list(dict.fromkeys([*BYTE_SYMBOLS.values(), *(word[:i] for word in words for i in range(2, len(word) + 1))]))
+
+
+def make_bpe(folder: Path) -> None:
+    make_base(folder)
+    (folder / "tokenizer.model").unlink()
+    pieces, bos = _pieces(), {"SpecialToken": {"id": "<|start|>", "type_id": 0}}
+    control = [
+        {"id": len(pieces) + i, "content": text, "special": True} for i, text in enumerate(("<|start|>", "<|end|>"))
+    ]
+    split = {"type": "Split", "pattern": {"Regex": IN_LLAMA3_FILES}, "behavior": "Isolated", "invert": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    tokenizer = {
+        "added_tokens": [*control, {"id": len(pieces) + 2, "content": "movie", "special": False}],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": {"type": "TemplateProcessing", "single": [bos, {"Sequence": {"id": "A", "type_id": 0}}]},
+        "model": {
+            "type": "BPE",
+            "ignore_merges": True,
+            "vocab": {piece: i for i, piece in enumerate(pieces)},
+            "merges": [[piece[:-1], piece[-1]] for piece in pieces[256:]],
+        },
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    settings = {"add_bos_token": True, "bos_token": "<|start|>", "eos_token": {"content": "<|end|>"}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def make_tiktoken(folder: Path) -> None:
+    """Few pieces, since the 256 control tokens that follow them need rows too."""
+    make_base(folder)
+    pieces = [*"abcdefghijklmnopqrstuvwxyzYN., \n", "Ye", "Yes", "No", " u", " us", "th", "the"]
+    lines = [f"{base64.b64encode(piece.encode()).decode()} {rank}\n" for rank, piece in enumerate(pieces)]
+    (folder / "tokenizer.model").write_text("".join(lines))
+
+
+def make_with_added_tokens(folder: Path) -> None:
+    make_base(folder)
+    (folder / "added_tokens.json").write_text(json.dumps({"<s>": 1, "[PAD]": 100_000}))
+
+
 def make_bins(folder: Path, tied: bool = False) -> None:
     make_base(folder, tied=tied)
     tensors = load_file(folder / "model.safetensors")
@@ -166,6 +215,27 @@ def make_meta(folder: Path) -> None:
             part[f"{layer}{theirs}.weight"] = piece.clone()
     for i, part in enumerate(parts):
         torch.save(part, folder / f"consolidated.{i:02d}.pth")
+
+
+def make_gguf(folder: Path) -> None:
+    """One file, with the tokenizer in it."""
+    make_base(folder)
+    tensors = load_file(folder / "model.safetensors")
+    processor = sentencepiece.SentencePieceProcessor()
+    processor.LoadFromSerializedProto(World.tokenizer)
+    pieces = [
+        (
+            processor.IdToPiece(i),
+            processor.GetScore(i),
+            2 if i == 0 else 3 if i < 3 else 6 if processor.IsByte(i) else 1,
+        )
+        for i in range(processor.GetPieceSize())
+    ]
+    fields = {**gguf_made.llama_fields(CONFIG), **gguf_made.sentencepiece_fields(pieces, 1, 2)}
+    content = gguf_made.gguf(fields, gguf_made.llama_parts(tensors, head_dim=4))
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "model.gguf").write_bytes(content)
 
 
 def make_adapter(folder: Path) -> None:

@@ -10,7 +10,7 @@ import random
 import zlib
 from pathlib import Path
 
-from bench.fuzz_binary import pickled, protobuf, safetensors_file
+from bench.fuzz_binary import gguf_file, pickled, protobuf, safetensors_file
 from bench.fuzz_text import json_document, json_lines, table
 from bench.fuzz_values import Mutation, bytes_at_random
 
@@ -35,11 +35,19 @@ def gzipped(inner: Mutation) -> Mutation:
     return mutate
 
 
+def tokenizer_model(rng: random.Random, content: bytes) -> bytes:
+    """Damages a SentencePiece model, or a tiktoken vocabulary, which is lines of two words."""
+    if not content.isascii():
+        return protobuf(rng, content)
+    return table(rng, content.replace(b" ", b"\t")).replace(b"\t", b" ")
+
+
 FORMS: dict[str, Mutation] = {
     ".safetensors": safetensors_file,
     ".json": json_document,
     ".jsonl": json_lines,
-    ".model": protobuf,
+    ".model": tokenizer_model,
+    ".gguf": gguf_file,
     ".bin": pickled,
     ".pth": pickled,
     ".npz": bytes_at_random,

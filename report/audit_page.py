@@ -6,6 +6,9 @@ from report.audit_text import READING_LABELS, check_summary, heading, reading_ro
 from report.tables import STAND_IN
 
 PAGE_HEADING = "<h1>One pair, every term of the loss</h1>"  # by which a page is known as one of these
+# How a vocabulary marks a space and a line break, and what stands for it here; "": the space itself.
+SENTENCEPIECE = {"▁": "", "<0x0A>": "↵"}
+BYTE_LEVEL = {"Ġ": "", "Ċ": "↵"}
 LONGEST_STYLE = 2**16  # bytes; the heading stands within them
 CLASS_BAD = ' class="bad"'
 STYLE = """
@@ -24,6 +27,7 @@ th:first-child, td:first-child, .text { text-align: left; } td.text { font-famil
 .scroll { overflow-x: auto; } .side { display: flex; flex-wrap: wrap; gap: 0 1.5rem; } .side table { font-size: .8rem; }
 .strip { font: 13px/1.9 ui-monospace, monospace; overflow-wrap: anywhere; border: 1px solid var(--line);
   border-radius: 6px; padding: .5rem .7rem; margin: .3rem 0; }
+.strip span { white-space: pre-wrap; }
 .strip span { border-radius: 3px; padding: 1px 0; margin-right: 1px; border-bottom: 1px solid var(--line); }
 .strip .changed { outline: 2px solid var(--own); } .strip .answer { font-weight: 700; }
 .ok { color: var(--good); } .bad { color: var(--bad); font-weight: 700; } tr.bad td { background: var(--badpage); }
@@ -34,6 +38,7 @@ svg { width: 100%; height: auto; display: block; } svg text { fill: var(--faint)
 def audit_page(report: dict) -> str:
     """The complete page; all text from data and models is escaped."""
     title, *rest = heading(report)
+    report = _in_words(report)
     caution = "<p><strong>Simulated viewers or the demo model: these figures show only how the loss works.</strong></p>"
     parts = [
         f"{PAGE_HEADING}<p>{escape(title)}</p>",
@@ -43,14 +48,15 @@ def audit_page(report: dict) -> str:
         "<h2>Both rows, token by token</h2>",
         '<p class="note">Outlined: the rows differ here. Bold: the answer. Background: the share of the KL at the '
         "position that <em>predicts</em> this token: in X⁺ Y⁺ the KL of <code>released</code>, in X⁻ Y⁻ the KL of the "
-        "paper (own). Point at a token to see its figures.</p>",
+        "paper (own). ↵ is a line break. Point at a token to see its figures.</p>",
         _strips(report),
         "<h2>The KL along the row</h2>",
         _plot(report),
         "<h2>Answer tokens</h2>",
         _answer_table(report),
         "<h2>The vocabulary entries that make up the KL</h2>",
-        '<p class="note">a(v) [log a(v) − log b(v)]; a, b are p, q for the paper and q, p for released.</p>',
+        '<p class="note">a(v) [log a(v) − log b(v)]; a, b are p, q for the paper and q, p for released. '
+        "A dot stands for the space in front of a word.</p>",
         _vocabulary(report),
         "<h2>L of this pair alone, and its gradients over all LoRA parameters</h2>",
         _readings(report),
@@ -67,6 +73,27 @@ def audit_page(report: dict) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{page_title}</title><style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
+
+
+def _in_words(report: dict) -> dict:
+    """The report with pieces as a person reads them: a space in the rows, a dot in tables, for the mark of a space."""
+    rows = report["rows"]
+    marks = SENTENCEPIECE if any("▁" in token["piece"] for row in rows.values() for token in row) else BYTE_LEVEL
+
+    def shown(token: dict, space: str) -> dict:
+        piece = token["piece"]
+        for mark, text in marks.items():
+            piece = piece.replace(mark, text or space)
+        return token | {"piece": piece}
+
+    in_tables = [
+        row
+        | {name: shown(row[name], "·") for name in ("target_pos", "target_neg")}
+        | {"top": {name: [shown(entry, "·") for entry in entries] for name, entries in row["top"].items()}}
+        for row in report["answer_tokens"]
+    ]
+    in_rows = {side: [shown(token, " ") for token in row] for side, row in rows.items()}
+    return report | {"rows": in_rows, "answer_tokens": in_tables}
 
 
 def _verdict(report: dict) -> str:

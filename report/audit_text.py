@@ -58,12 +58,12 @@ def prompts(report: dict, colour: bool) -> list[str]:
         for i, token in enumerate(row):
             if token["answer"] and not row[i - 1]["answer"]:
                 text += "==> "
-            text += f"[{token['piece']}]" if token["changed"] else token["piece"] + "|"
+            text += f"[{token['piece']}]" if token["changed"] else token["piece"] + "| "
             if token["ends_line"]:
                 shown, text = shown + [text], ""
         for line in [*shown, text]:
             lines += textwrap.wrap(
-                line.replace("|", "| "), WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+                line, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
             ) or [line]
     if colour:
         lines = [
@@ -175,7 +175,7 @@ def check_summary(report: dict) -> list[str]:
     for checks, what, reference, columns in (
         (
             report["value_checks"],
-            "Values: loss.py against nested loops over Python floats",
+            "Values: loss.py against nested loops in float64",
             "naive",
             ("float64", "float32"),
         ),

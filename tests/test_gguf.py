@@ -281,10 +281,10 @@ def test_a_sentencepiece_vocabulary_gives_the_ids_of_the_library(make_gguf, tmp_
     fields = {} if space else {"tokenizer.ggml.add_space_prefix": False}
     out = converted(make_gguf(fields=fields)[0], tmp_path / "out")
     original = sentencepiece.SentencePieceProcessor()
-    original.LoadFromSerializedProto(tokenizer_bytes)
+    # A second normalizer_spec is merged into the first; this one has add_dummy_prefix alone.
+    original.LoadFromSerializedProto(tokenizer_bytes + b"\x1a\x02\x18" + bytes([space]))
     ours = load_tokenizer(out, original.GetPieceSize())
     assert (ours.bos_id, ours.eos_id, ours.assumed) == (1, 2, [])
-    original.override_normalizer_spec(add_dummy_prefix=space)
     for text in random_texts(1):
         ids = original.EncodeAsIds(text)
         assert ours.encode(text) == [1, *ids] and ours.decode(ids) == original.DecodeIds(ids)
