@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from errors import RunError, notice, quoted
 from files import read_whole
-from machine.signals import RESUMABLE, Stopped, StopRequest
+from machine.signals import Stopped, StopRequest
 from run.base_scores import shared_answers
 from run.predictions import read_predictions
 from studies.declared import Setting, Study
@@ -93,21 +93,24 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
     waiting = [name for name in wanted if name not in lines]
     notice(f"{len(wanted)} runs: {expected(len(waiting), lines, bench.jobs)}")
     active: list[Active] = []
+    told = False  # whether the processes were asked to save their states and end
     with StopRequest() as stop:
         while active or (waiting and not stop.signal):
             if waiting and not stop.signal and _may_start(active, bench):
                 active.append(_start(waiting[0], *wanted[waiting.pop(0)], bench))
                 continue
             time.sleep(POLL)
-            for one in active if stop.signal else ():
-                one.process.terminate()  # it saves its state and ends
+            if stop.signal and not told:
+                told = True  # once: a second signal would end them at once
+                for one in active:
+                    one.process.terminate()
             for one in [one for one in active if one.process.poll() is not None]:
                 active.remove(one)
                 if one.process.returncode == 0:
                     lines = _write_line(one.run, round(time.monotonic() - one.began) if one.whole else None, bench)
                     left = expected(len(waiting) + len(active), lines, bench.jobs)
                     notice(f"{one.run}: {_in_words(lines[one.run])}; {left}")
-                elif one.process.returncode != RESUMABLE:
+                elif not told:
                     failed.append(f"{one.run}: {_last_line(_log_of(one.run, bench))}")
                     notice(f"FAILED {failed[-1]}")
     if stop.signal:

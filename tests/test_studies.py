@@ -52,8 +52,18 @@ if fate == "fails":
     raise SystemExit(2)
 if fate == "waits" and "--resume" not in words:
     import signal
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-    time.sleep(60)
+    heard = []
+    def listen(*_):
+        heard.append(1)
+        if len(heard) > 1:
+            (out.parent / "twice").touch()
+            sys.exit(1)
+    signal.signal(signal.SIGTERM, listen)
+    (out.parent / f"listens-{out.name}").touch()
+    while not heard:
+        time.sleep(0.05)
+    time.sleep(1.0)  # it saves
+    sys.exit(75)
 z = np.random.default_rng(seed).normal(size=(6, 2))
 lines = ["user,item,label,p_yes_positive,p_yes_negative,contradiction,row,timestamp,"
          "log_yes_positive,log_no_positive,log_yes_negative,log_no_negative,kl,js"]
@@ -155,13 +165,12 @@ except Stopped as stopped:
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while len(calls(bench)) < 2 and time.monotonic() < deadline:
+    while len(list(bench.out.glob("listens-*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(1.0)  # the stubs listen
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75 and "the same command resumes the study" in output
-    assert len(calls(bench)) == 2 and not bench.results.exists()
+    assert len(calls(bench)) == 2 and not bench.results.exists() and not (bench.out / "twice").exists()
     assert set(make_runs(STUDY, bench)) == {BASE, *NAMES}
     assert ["--resume" in call["words"] for call in calls(bench)[2:]] == [True, True, False, False]
 
