@@ -9,7 +9,6 @@ from cli.train import TrainFlags, presets
 from errors import FlagError, RunError, notice
 from files import missing_advice
 from objectives import make_objective
-from run.elsewhere import FOLDERS, refuse_missing
 from run.folder import read_config_file, read_run_config
 from run.validate import recorded_flags, shown
 
@@ -53,7 +52,6 @@ def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Res
     if problems:
         raise FlagError("\n".join(problems))
     values = then | {name: now[name] for name in (*FOR_ONE_CALL, *changed)}
-    refuse_missing(f"--resume --out {flags.out}", values, set(FOLDERS) - set(changed), Path(flags.out), resumed=True)
     sources = {name: entry["source"] for name, entry in config["flags"].items()} | dict.fromkeys(new, "default")
     sources |= dict.fromkeys(changed, "resume")
     return TrainFlags(**values), Resolved(values, sources)

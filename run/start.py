@@ -50,7 +50,9 @@ def start_run(argv: list[str], description: str) -> Start | None:
     flags, resolved = parse_flags(TrainFlags, argv, description, presets_or_config, check_flags)
     if flags.resume:
         flags, resolved = flags_of_run(flags, resolved)
-    if flags.config:
+        own = {name for name, source in resolved.sources.items() if source != "resume"}
+        refuse_missing(f"--resume --out {flags.out}", vars(flags), own, Path(flags.out), resumed=True)
+    elif flags.config:
         taken = {name for name, source in resolved.sources.items() if source.startswith("config ")}
         refuse_missing(f"--config {flags.config}", resolved.values, taken, Path(flags.config))
     out = Path(flags.out or ranks.broadcast(str(fresh_name(Path("runs"), run_name(flags)))))

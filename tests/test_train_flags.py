@@ -220,6 +220,8 @@ def test_resume_allows_what_may_change_and_records_the_source(run):
         "cpu",
         "--data-dir",
         "D",
+        "--tensorboard",
+        "events",
     ]
     flags, resolved = resumed(folder, *given)
     assert (flags.epochs, flags.max_steps, flags.micro_batch_size, flags.checkpointing, flags.batch_size) == (
