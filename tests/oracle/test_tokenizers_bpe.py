@@ -60,10 +60,12 @@ def pair_in(folder: Path, content: dict) -> tuple:
     return load_tokenizer(folder, None), theirs
 
 
-@pytest.fixture(scope="module", params=["gpt2, bytes missing", "smollm, bytes missing", "llama3"])
+@pytest.fixture(scope="module", params=["gpt2, bytes replaced", "smollm, bytes missing", "llama3"])
 def both(request, tmp_path_factory):
     cut, _, missing = request.param.partition(", ")
-    return pair_in(tmp_path_factory.mktemp("bpe"), trained(cut, not missing))
+    content = trained(cut, not missing)
+    content["model"]["unk_token"] = "<|end|>" if missing == "bytes replaced" else None
+    return pair_in(tmp_path_factory.mktemp("bpe"), content)
 
 
 def differing_ids(both, texts: list[str]) -> list[str]:
