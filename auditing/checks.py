@@ -50,7 +50,7 @@ def tolerances(precision: str) -> dict[str, str]:
 
 def close(value: float, exact: float, absolute: float, relative: float = 0.0) -> bool:
     """Whether the two agree; NaN agrees with nothing."""
-    return abs(value - exact) <= absolute + relative * abs(exact)
+    return bool(abs(value - exact) <= absolute + relative * abs(exact))
 
 
 # ---- values -------------------------------------------------------------------------------------

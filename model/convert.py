@@ -379,7 +379,7 @@ def main() -> None:
     parser.add_argument("--rope-factor", type=float, metavar="F", help="of Meta's Llama 3.1 (8) or 3.2 (32)")
     parser.add_argument("--positions", type=int, metavar="N", help="tokens that Meta's model was made for")
     args = parser.parse_args()
-    unsaid = Unsaid(args.rope_factor, args.positions) if args.rope_factor or args.positions else None
+    unsaid = Unsaid(args.rope_factor, args.positions) if (args.rope_factor, args.positions) != (None, None) else None
     try:
         convert_checkpoint(args.source, args.out, args.dtype, progress=notice, unsaid=unsaid)
     except (CheckpointError, SafetensorError, OSError) as error:

@@ -61,6 +61,7 @@ class Unsaid:
 def config_of_params(path: Path, params: dict, stored: dict, unsaid: Unsaid) -> tuple[dict, LlamaConfig]:
     """(content for config.json, the same as a LlamaConfig). Raises CheckpointError naming the wrong field."""
     scaling = _rope_scaling(path, params, unsaid)
+    positions = _positions(params, scaling) if unsaid.positions is None else unsaid.positions
     shape_of = {name: shape for name, (shape, _) in stored.items() if len(shape) == 2}
     for name in (embeddings := "model.embed_tokens.weight", gate := "model.layers.0.mlp.gate_proj.weight"):
         if name not in shape_of:
@@ -84,7 +85,7 @@ def config_of_params(path: Path, params: dict, stored: dict, unsaid: Unsaid) -> 
         "num_attention_heads": H,
         "num_key_value_heads": K,
         "tie_word_embeddings": False,
-        "max_position_embeddings": unsaid.positions or _positions(params, scaling),
+        "max_position_embeddings": _positive(path, {"--positions": positions}, "--positions", LARGEST_SIZE),
         "rms_norm_eps": _positive(path, params, "norm_eps", LARGEST_FLOAT),
         "rope_theta": _positive(path, {"rope_theta": 10000.0, **params}, "rope_theta", LARGEST_FLOAT),
     }
@@ -117,17 +118,23 @@ def _rope_scaling(path: Path, params: dict, unsaid: Unsaid) -> RopeScaling | Non
     scaled = params.get("use_scaled_rope", False)
     if not isinstance(scaled, bool):
         raise CheckpointError(f"{path}: use_scaled_rope is {quoted(scaled)}; expected true or false")
-    factor = params.get("rope_scaling_factor") or unsaid.rope_factor
     if not scaled:
-        if unsaid.rope_factor:
+        if unsaid.rope_factor is not None:
             raise CheckpointError(f"{path}: use_scaled_rope is not true, so --rope-factor has no effect; leave it out")
         return None
-    if factor is None:
+    named = {"rope_scaling_factor": params.get("rope_scaling_factor"), "--rope-factor": unsaid.rope_factor}
+    said = {name: _positive(path, named, name, LARGEST_FLOAT) for name, value in named.items() if value is not None}
+    if not said:
         raise CheckpointError(
             f"{path}: use_scaled_rope is true, and the factor is not said; "
             "pass --rope-factor 8 for Llama 3.1 and 3.3, or --rope-factor 32 for Llama 3.2"
         )
-    factor = _positive(path, {"rope_scaling_factor": factor}, "rope_scaling_factor", LARGEST_FLOAT)
+    if len(set(said.values())) > 1:
+        raise CheckpointError(
+            f"{path}: rope_scaling_factor is {said['rope_scaling_factor']:g}, "
+            f"and --rope-factor {said['--rope-factor']:g} says otherwise; leave the flag out"
+        )
+    factor = next(iter(said.values()))
     return RopeScaling("llama3", factor, **FACTORS)
 
 
@@ -136,7 +143,8 @@ def _positive(path: Path, params: dict, name: str, largest: float) -> float:
     value = params.get(name)
     allowed = (int, float) if largest == LARGEST_FLOAT else (int,)
     if type(value) not in allowed or not 0 < value <= largest:
+        advice = "correct the flag" if name.startswith("--") else "fetch the file again"
         raise CheckpointError(
-            f"{path}: {name} is {quoted(value)}; expected a positive number up to {largest}; fetch the file again"
+            f"{path}: {name} is {quoted(value)}; expected a positive number up to {largest}; {advice}"
         )
     return value

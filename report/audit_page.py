@@ -78,7 +78,8 @@ def audit_page(report: dict) -> str:
 def _in_words(report: dict) -> dict:
     """The report with pieces as a person reads them: a space in the rows, a dot in tables, for the mark of a space."""
     rows = report["rows"]
-    marks = SENTENCEPIECE if any("▁" in token["piece"] for row in rows.values() for token in row) else BYTE_LEVEL
+    starts = [token["piece"][:1] for row in rows.values() for token in row]
+    marks = BYTE_LEVEL if starts.count("Ġ") > starts.count("▁") else SENTENCEPIECE  # each is a letter to the other
 
     def shown(token: dict, space: str) -> dict:
         piece = token["piece"]
