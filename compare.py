@@ -4,8 +4,8 @@
     python compare.py runs/A runs/B runs/C --rows 20     each against the first, and 20 rows on which they disagree most
     python compare.py runs/A/eval-movie-valid runs/B/eval-movie-valid --json
 
-A RUN is a folder that train.py, baseline.py or eval.py wrote, or a predictions.csv. Intervals of differences come from the same
-resamples of the users for both runs; McNemar's exact test says whether one contradicts itself on more rows.
+A RUN is a folder that train.py, baseline.py or eval.py wrote, or a predictions.csv. Intervals of differences come from
+the same resamples of the users for both runs; McNemar's exact test says whether one contradicts itself on more rows.
 docs/compare.md explains every figure.
 """
 
