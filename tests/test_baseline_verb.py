@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from run.predictions import OF_SCORES, read_predictions
 from run.search import read_trials, trials_of
 from tests.planted import ITEMS, planted
 
+ROOT = Path(__file__).parent.parent
 SHORT = ("--epochs", "6", "--dim", "4", "--batch-size", "64", "--lr", "0.05")
 
 
@@ -186,18 +190,20 @@ def test_a_resumed_search_does_what_is_left_and_processes_change_nothing(quick, 
     with monkeypatch.context() as patch:
         whole, tried = run.search.try_setting, []
 
-        def try_setting(task, stop=None):
+        def try_setting(task, stopped):
             tried.append(task.settings)
             if len(tried) == 3:
                 os.kill(os.getpid(), signal.SIGINT)
-            return whole(task, stop)
+            return whole(task, stopped)
 
         patch.setattr(run.search, "try_setting", try_setting)
         with pytest.raises(Stopped, match="SIGINT: 2 of 5 trials are done; resume with"):
             call(folder, tmp_path / "parts", *SEARCH)
     with open(tmp_path / "parts" / "trials.jsonl", "ab") as file:
         file.write(b'{"trial": 2, "sett')  # cut off by a crash
-    baseline.main(["--out", str(tmp_path / "parts"), "--resume", "--jobs", "2"])
+    command = [sys.executable, "baseline.py", "--out", str(tmp_path / "parts"), "--resume", "--jobs", "2"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert files_of(tmp_path / "parts", "setting.json", "predictions.csv") == files_of(
         tmp_path / "whole", "setting.json", "predictions.csv"
     )
