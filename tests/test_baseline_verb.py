@@ -266,7 +266,7 @@ def test_data_without_users_are_refused_by_name(tmp_path, method):
     text |= {"instruction": asked + 'answering "Yes." or "No.".', "output": "Yes."}
     for split in ("train", "valid", "test"):
         (tmp_path / f"{split}.json").write_text(json.dumps([text, text | {"output": "No."}]))
-    with pytest.raises(UserError, match=f"--method {method}: learns about single users, and --data .* TALLRec's JSON"):
+    with pytest.raises(UserError, match=f"--method {method}: learns about single users, and --data .*TALLRec's JSON"):
         call(str(tmp_path), tmp_path / "run", "--method", method)
 
 
