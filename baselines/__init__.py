@@ -1,4 +1,4 @@
 """Recommenders that are no language model.
 
-Imports data and the ground floor.
+Imports data, metrics, model and the ground floor.
 """

@@ -11,7 +11,9 @@ from report.wrap import wrapped
 CHOSEN = "a part of the split: a seeded subset, or without what is too long"
 PER_BLOCK = 2  # columns with intervals that fit beside the labels
 BASE = ("model", "demo_model", "model_label")
-KNOWN = ("data", "data_source", *BASE, "objective", "kl_weight", "shots", "seed", "run", "adapter")
+OF_BASELINE = ("method", "setting")
+KNOWN = ("data", "data_source", *BASE, "objective", "kl_weight", "shots", "seed", "run", "adapter", *OF_BASELINE)
+NO_ANSWERS = "-: a recommender with one score per row answers no question"
 
 
 def about(results: dict) -> dict:
@@ -37,9 +39,11 @@ def comparison_text(results: dict) -> str:
     lines += _blocks(shown, dict(zip(names, runs)), "")
     changes = {f"{name} - A": change for name, change in zip(names[1:], differences)}
     lines += _blocks(shown, changes, "+")
-    lines += ["", *_answers_table(names, runs, results["constants"])]
+    if any(run.get("contradiction_rate") is not None for run in runs):
+        lines += ["", *_answers_table(names, runs, results["constants"])]
     lines += no_interval(lines, _unit(runs[0]))
-    lines += ["", *_mcnemar_table(names, differences)]
+    if any(change["mcnemar"] for change in differences):
+        lines += ["", *_mcnemar_table(names, differences)]
     for name, change in zip(names[1:], differences):
         lines += _disagreements(name, change["rows"])
     if any(run["about"].get("data_source") == STAND_IN for run in runs):
@@ -77,6 +81,9 @@ def _described(run: dict) -> str:
         weighs = known["objective"] in OBJECTIVES and "kl_weight" in flags_of(known["objective"])
         parts.append(f"objective {known['objective']}" + (f", lambda {known.get('kl_weight')}" if weighs else ""))
         parts.append(f"{known.get('shots')} shots, seed {known.get('seed')}")
+    elif "method" in known:
+        parts += [f"{known['method']}, setting {known.get('setting')}"]
+        parts.append(f"{known.get('shots')} shots, seed {known.get('seed')}")
     elif adapter := known.get("run") or known.get("adapter"):
         parts.append(f"adapter of {adapter}")
     return f"{run['run']}: {'; '.join(str(part) for part in parts if part)}"
@@ -109,14 +116,18 @@ def _answers_table(names: list[str], runs: list[dict], constants: dict[str, dict
     rows = [("", "contradiction rate", "both answers right")]
     rows += [(name, *(interval_cell(run, key) for key in ANSWERS)) for name, run in zip(names, runs)]
     rows += [("whoever is asked:", "", ""), *constant_rows(constants)]
-    return [f"{label:32}{first:>24}{second:>24}".rstrip() for label, first, second in rows]
+    lines = [f"{label:32}{first:>24}{second:>24}".rstrip() for label, first, second in rows]
+    return lines + [NO_ANSWERS] * any(values.get("contradiction_rate") is None for values in runs)
 
 
 def _mcnemar_table(names: list[str], differences: list[dict]) -> list[str]:
     lines = [f"{'McNemar, exact':28}{'only A':>10}{'only other':>12}{'p':>12}"]
     for name, change in zip(names[1:], differences):
         for key, label in zip(ANSWERS, ("contradicts itself", "both right")):
-            found = change["mcnemar"][key]
+            found = change["mcnemar"].get(key)
+            if found is None:
+                lines.append(f"{f'{name}: {label}':28}{'-':>10}{'-':>12}{'-':>12}")
+                continue
             p = f"{found['p']:.3g}" if found["p"] else "< 1e-300"
             lines.append(f"{f'{name}: {label}':28}{found['only_before']:10,}{found['only_after']:12,}{p:>12}")
     return lines

@@ -53,13 +53,13 @@ def result_table(results: dict, split: str) -> str:
     """Before, after and change with 95 % intervals over users; below, the rows without learning."""
     columns = {key: results[split][key] for key in ("before", "after", "change")}
     head = [*wrapped(change_in_words(results, split)), "", *wrapped(f"{provenance(results)}; {tuning(results)}")]
-    return "\n".join(["", *head, *_table(split, columns, results[split]), *_caution(results)])
+    return "\n".join(["", *head, *_table(split, columns, results[split]), *caution(results)])
 
 
 def score_table(results: dict) -> str:
     """The metrics of eval.py with 95 % intervals over users; below, the rows without learning."""
     head = [*wrapped(score_in_words(results)), "", *wrapped(f"{provenance(results)}; {adapter_in_words(results)}")]
-    return "\n".join(["", *head, *_table(results["split"], {"value": results}, results), *_caution(results)])
+    return "\n".join(["", *head, *_table(results["split"], {"value": results}, results), *caution(results)])
 
 
 def change_in_words(results: dict, split: str) -> str:
@@ -152,7 +152,8 @@ def _table(split: str, columns: dict[str, dict], results: dict) -> list[str]:
     return lines + no_interval(shown, unit)
 
 
-def _caution(results: dict) -> list[str]:
+def caution(results: dict) -> list[str]:
+    """The line that says that data are simulated, if they are."""
     if results["data_source"] != STAND_IN:
         return []
     return ["", *wrapped(CAUTION)]
