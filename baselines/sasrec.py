@@ -26,9 +26,16 @@ class SelfAttention(nn.Module):
         self.query, self.key, self.value = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, queries: Tensor, x: Tensor, allowed: Tensor) -> Tensor:
-        """queries, x: (B, L, d); allowed: (B, L, L) bool, which keys each query may see, at least one; (B, L, d)."""
+    def forward(self, queries: Tensor, x: Tensor, allowed: Tensor, padding: int = 0) -> Tensor:
+        """queries: (B, Q, d); x: (B, L, d); out: (B, Q, d).
+
+        allowed: (Q, padding + L) or (B, Q, padding + L) bool, which keys each query may see, at least one. padding:
+        this many keys stand before those of x, for which x would be zero: their keys and values are the biases.
+        """
         q, k, v = self.query(queries), self.key(x), self.value(x)
+        if padding:
+            k = torch.cat([self.key.bias.expand(len(x), padding, -1), k], dim=1)
+            v = torch.cat([self.value.bias.expand(len(x), padding, -1), v], dim=1)
         weights = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~allowed, -torch.inf).softmax(-1)
         return self.dropout(weights) @ v
 

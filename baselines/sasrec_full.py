@@ -7,6 +7,7 @@ Padded keys are not masked, as published. Their vectors are zero, but the biases
 takes a share of the attention. A history must therefore always be padded to the same length.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -14,33 +15,45 @@ from torch import Tensor, nn
 
 from baselines.base import ANY, DIM, DROPOUT, HISTORY, Method, Option, Training, binary_cross_entropy
 from baselines.rows import History, Rows
+from baselines.sasrec import SelfAttention
 
 NORM_EPS = 1e-8
+TOGETHER = 256  # rows
 
 
 class Block(nn.Module):
-    """q = LN(x); y = LN(q + MultiHead(q, x, x)); y + FFN(y), with zeros where there is padding.
+    """q = LN(x); y = LN(q + W Attention(q, x, x)); y + FFN(y), with zeros where there is padding.
 
-    The width-1 convolutions of the public code are linear layers, with the same initial values. The output projection
-    and the biases of attention are part of nn.MultiheadAttention.
+    The width-1 convolutions of the public code are linear layers with the same initial values. Those of attention are
+    the ones of nn.MultiheadAttention: Xavier-uniform for the three projections as one (3d, d) matrix, biases 0.
     """
 
-    def __init__(self, d: int, heads: int, dropout: float):
+    def __init__(self, d: int, dropout: float):
         super().__init__()
-        self.attention = nn.MultiheadAttention(d, heads, dropout, batch_first=True)
+        self.attention, self.project = SelfAttention(d, dropout), nn.Linear(d, d)
         self.norm_query, self.norm_attended = nn.LayerNorm(d, eps=NORM_EPS), nn.LayerNorm(d, eps=NORM_EPS)
         self.feed_forward = nn.Sequential(
             nn.Linear(d, d), nn.Dropout(dropout), nn.ReLU(), nn.Linear(d, d), nn.Dropout(dropout)
         )
+        bound = math.sqrt(6 / (3 * d + d))
+        for projection in (self.attention.query, self.attention.key, self.attention.value):
+            nn.init.uniform_(projection.weight, -bound, bound)
+            nn.init.zeros_(projection.bias)
+        nn.init.zeros_(self.project.bias)
 
-    def forward(self, x: Tensor, real: Tensor, wanted: int) -> Tensor:
-        """The outputs at the last `wanted` positions; x (B, L, d), real (B, L, 1), out (B, wanted, d)."""
+    def forward(self, x: Tensor, real: Tensor, padding: int, last: bool) -> Tensor:
+        """x (B, L, d), real (B, L, 1) to (B, L, d), or to (B, 1, d) if only the last position is wanted.
+
+        padding: positions before those of x, which hold padding in every row.
+        """
         length = x.shape[1]
-        later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)[-wanted:]  # True: not seen
-        queries = self.norm_query(x[:, -wanted:])
-        attended, _ = self.attention(queries, x, x, attn_mask=later, need_weights=False)
-        y = self.norm_attended(queries + attended)
-        return (y + self.feed_forward(y)) * real[:, -wanted:]
+        not_later = torch.ones(length, padding + length, dtype=torch.bool, device=x.device).tril(padding)
+        wanted = x
+        if last:
+            not_later, wanted, real = not_later[-1:], x[:, -1:], real[:, -1:]
+        queries = self.norm_query(wanted)
+        y = self.norm_attended(queries + self.project(self.attention(queries, x, not_later, padding)))
+        return (y + self.feed_forward(y)) * real
 
 
 class SASRecFull(nn.Module):
@@ -50,24 +63,32 @@ class SASRecFull(nn.Module):
     position. Embeddings N(0, 1) with a padding row of zeros, everything else as PyTorch initialises it.
     """
 
-    def __init__(
-        self, items: int, dim: int = 64, length: int = 25, blocks: int = 2, heads: int = 1, dropout: float = 0.2
-    ):
+    def __init__(self, items: int, dim: int = 64, length: int = 25, blocks: int = 2, dropout: float = 0.2):
         super().__init__()
         self.item = nn.Embedding(items + 1, dim, padding_idx=0)
         self.position = nn.Embedding(length, dim)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(dim, dropout) for _ in range(blocks))
         self.norm_last = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def state(self, history: Tensor) -> Tensor:
-        """h of each user, (B, L) ids to (B, dim). The last block computes its last position alone: no other is used."""
-        length, dim = self.position.weight.shape
-        history = nn.functional.pad(history, (length - history.shape[1], 0))
+        """h of each user, (B, L) ids to (B, dim).
+
+        Rows of similar length are computed together, without the columns that hold padding in all of them. The values
+        are the same, and ML-1M takes a third less time.
+        """
+        lengths = (history != 0).sum(1)
+        order = lengths.argsort()
+        parts = [self._state(history[part][:, -max(1, int(lengths[part].max())) :]) for part in order.split(TOGETHER)]
+        return torch.cat(parts)[order.argsort()]
+
+    def _state(self, history: Tensor) -> Tensor:
+        """The same for the last columns of histories; those before hold padding in every row."""
+        (length, dim), shown = self.position.weight.shape, history.shape[1]
         real = (history != 0).unsqueeze(-1).float()
-        x = self.dropout(self.item(history) * dim**0.5 + self.position.weight) * real
+        x = self.dropout(self.item(history) * dim**0.5 + self.position.weight[-shown:]) * real
         for i, block in enumerate(self.blocks):
-            x = block(x, real, wanted=1 if i == len(self.blocks) - 1 else length)
+            x = block(x, real, length - shown, last=i == len(self.blocks) - 1)  # no other position of the last is used
         return self.norm_last(x[:, -1])
 
     def forward(self, rows: Rows) -> Tensor:
@@ -81,7 +102,7 @@ class SASRecFull(nn.Module):
 
 def build(training: Training, settings: dict) -> SASRecFull:
     """The module for these training rows."""
-    wanted = {name: settings[name] for name in ("dim", "length", "blocks", "heads", "dropout")}
+    wanted = {name: settings[name] for name in ("dim", "length", "blocks", "dropout")}
     return SASRecFull(training.items, **wanted)
 
 
@@ -96,7 +117,6 @@ METHOD = Method(
         replace(HISTORY, default="liked", choices=("liked", "all")),
         Option("length", 25, "how many of the latest history items are read", low=1, high=1000),
         Option("blocks", 2, "blocks of attention and feed-forward", low=1, high=100),
-        Option("heads", 1, "heads of attention; they divide the dimension", low=1, high=64),
     ),
     history=History(length=25, side="left", which="liked"),
     published={
