@@ -22,21 +22,29 @@ class Scored:
     users: N hashable values, None where the user is unknown. kl, js: KL and Jensen-Shannon divergence, in
     nats, between the distributions that the positive and the negative prompt give to the first answer
     token. The arrays of the negative prompt, kl and js may be None; their metrics are left out then.
+    score: of a recommender that is no language model, one per row; all other arrays are None then. Only the order of
+    its scores counts, so that nothing but AUC and UAUC is measured.
     """
 
     users: list
     labels: np.ndarray
-    log_yes_pos: np.ndarray
-    log_no_pos: np.ndarray
+    log_yes_pos: np.ndarray | None = None
+    log_no_pos: np.ndarray | None = None
     log_yes_neg: np.ndarray | None = None
     log_no_neg: np.ndarray | None = None
     kl: np.ndarray | None = None
     js: np.ndarray | None = None
+    score: np.ndarray | None = None
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether there are probabilities of answers, and not only a score."""
+        return self.score is None
 
     @property
     def z_pos(self) -> np.ndarray:
-        """Log-odds of Yes against No given the positive prompt, (N,)."""
-        return self.log_yes_pos - self.log_no_pos
+        """Log-odds of Yes against No given the positive prompt, or the score; (N,)."""
+        return self.log_yes_pos - self.log_no_pos if self.score is None else self.score
 
     @property
     def z_neg(self) -> np.ndarray:
@@ -144,13 +152,15 @@ def metric_values(scored: Scored) -> dict[str, float]:
         **{name: auc(scored.labels, scores) for name, scores in rankings(scored).items()},
         "uauc": users.value,
         "uauc_weighted": users.weighted,
-        "ece": expected_calibration_error(scored.labels, scored.p_pos),
+        **({"ece": expected_calibration_error(scored.labels, scored.p_pos)} if scored.has_answers else {}),
         **{name: float(column.mean()) for name, column in row_metrics(scored).items()},
     }
 
 
 def rankings(scored: Scored) -> dict[str, np.ndarray]:
     """The scores whose AUC is measured, (N,) each."""
+    if not scored.has_answers:
+        return {"auc": scored.score}
     scores = {
         "auc": scored.z_pos,
         "auc_published_score": np.exp(scored.log_yes_pos) - np.exp(scored.log_no_pos),
@@ -161,7 +171,9 @@ def rankings(scored: Scored) -> dict[str, np.ndarray]:
 
 
 def row_metrics(scored: Scored) -> dict[str, np.ndarray]:
-    """The metrics that are means over rows: their value for each row, (N,) each."""
+    """The metrics that are means over rows: their value for each row, (N,) each; none of a score."""
+    if not scored.has_answers:
+        return {}
     said_yes = scored.p_pos > 0.5
     columns = {
         "accuracy": said_yes == scored.labels,
@@ -220,7 +232,8 @@ def bootstrap_metrics(scored: Scored, seed: int = 0) -> dict[str, np.ndarray]:
     weights, user_weights = user_resamples(scored.users, seed)  # (S, N), {user: (S,)}
     total = weights.sum(1)
     draws = {name: weights @ column / total for name, column in row_metrics(scored).items()}
-    draws["ece"] = expected_calibration_error(scored.labels, scored.p_pos, weights)
+    if scored.has_answers:
+        draws["ece"] = expected_calibration_error(scored.labels, scored.p_pos, weights)
     for name, scores in rankings(scored).items():
         draws[name] = weighted_auc(scored.labels, scores, weights)
     draws["uauc"], draws["uauc_weighted"] = resampled_uauc(

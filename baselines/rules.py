@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from baselines.base import Direct
 from data.interactions import Interaction
 
 PSEUDO_COUNT = 5  # rows of the global mean added to every item's
@@ -57,3 +58,23 @@ def all_rules(train: list[Interaction], rows: list[Interaction]) -> dict[str, np
         of_user = user_mean(train, rows)
         scores |= {"user mean": of_user, "item mean + user mean": mean + of_user}
     return scores
+
+
+METHODS = (
+    Direct(
+        "history-share", "the share of liked items in the row's own history", lambda train, rows: history_share(rows)
+    ),
+    Direct("item-mean", "the item's smoothed mean label in training", item_mean),
+    Direct("user-mean", "the user's smoothed mean label in training", user_mean, needs_users=True),
+    Direct(
+        "history-share+item-mean",
+        "the sum of both",
+        lambda train, rows: history_share(rows) + item_mean(train, rows),
+    ),
+    Direct(
+        "item-mean+user-mean",
+        "the sum of both",
+        lambda train, rows: item_mean(train, rows) + user_mean(train, rows),
+        needs_users=True,
+    ),
+)

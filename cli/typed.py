@@ -24,9 +24,9 @@ def verb_as_typed(name: str) -> str:
     return f"{shlex.quote(typed)} {shlex.quote(str(script))}"
 
 
-def resume_command(path: Path) -> str:
+def resume_command(path: Path, verb: str = "train.py") -> str:
     """What to type to resume the run in this folder."""
-    return f"{verb_as_typed('train.py')} --out {shlex.quote(str(path))} --resume"
+    return f"{verb_as_typed(verb)} --out {shlex.quote(str(path))} --resume"
 
 
 def train_command(flags: TrainFlags, **changes: object) -> str:

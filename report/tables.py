@@ -52,28 +52,28 @@ def result_table(results: dict, split: str) -> str:
     """Before, after and change with 95 % intervals over users; below, the rows without learning."""
     columns = {key: results[split][key] for key in ("before", "after", "change")}
     head = [*wrapped(change_in_words(results, split)), "", *wrapped(f"{provenance(results)}; {tuning(results)}")]
-    return "\n".join(["", *head, *_table(split, columns, results[split]), *_caution(results)])
+    return "\n".join(["", *head, *_table(split, columns, results[split]), *caution(results)])
 
 
 def score_table(results: dict) -> str:
     """The metrics of eval.py with 95 % intervals over users; below, the rows without learning."""
     head = [*wrapped(score_in_words(results)), "", *wrapped(f"{provenance(results)}; {adapter_in_words(results)}")]
-    return "\n".join(["", *head, *_table(results["split"], {"value": results}, results), *_caution(results)])
+    return "\n".join(["", *head, *_table(results["split"], {"value": results}, results), *caution(results)])
 
 
 def change_in_words(results: dict, split: str) -> str:
     """What a run reached, in one sentence."""
     before, after = results[split]["before"], results[split]["after"]
     if results["best_step"] == 0:
-        base = _number(results["best_valid_auc"])
+        base = number(results["best_valid_auc"])
         return f"No validation beat the untuned base ({base}): the adapter of this run is the one it started from."
     if after["auc"] is None:
         return "Fine-tuning ended; the rows have one label only, so nothing can be ranked."
     change = after["auc"] - before["auc"]
     text = f"Fine-tuning {'raised' if change > 0 else 'lowered'} the AUC"
-    text += f" from {_number(before['auc'])} to {_number(after['auc'])}."
+    text += f" from {number(before['auc'])} to {number(after['auc'])}."
     if change == 0:
-        text = f"Fine-tuning did not change the AUC ({_number(after['auc'])})."
+        text = f"Fine-tuning did not change the AUC ({number(after['auc'])})."
     if after.get("contradiction_rate") is None:
         return text
     shares = [f"{values[n]:.1%}" for n in ("contradiction_rate", "group_accuracy") for values in (after, before)]
@@ -87,7 +87,7 @@ def score_in_words(results: dict) -> str:
     """What eval.py found, in one sentence."""
     ranks = "The rows have one label only, so nothing can be ranked"
     if results["auc"] is not None:
-        ranks = f"The model ranks with an AUC of {_number(results['auc'])}"
+        ranks = f"The model ranks with an AUC of {number(results['auc'])}"
     if results.get("contradiction_rate") is None:
         return ranks + "."
     return (
@@ -100,12 +100,12 @@ def wording_table(rows: list[dict]) -> str:
     """How answers to other wordings agree with those to "will like"; a model that merely reacts to any
     change of words fails the last rows.
     """
-    cells = [_cell(row, name) for row in rows for name in ("inconsistent_rate", "auc")]
+    cells = [cell(row, name) for row in rows for name in ("inconsistent_rate", "auc")]
     lines = ["", f"{'the user ... the target':26}{'right is':>10}{'inconsistent':>22}{'AUC of this wording':>22}"]
     for row, inconsistent, auc in zip(rows, cells[::2], cells[1::2]):
         right = "the same" if row["same_answer_is_right"] else "opposite"
         lines.append(f"{row['asks'] + ' *' * row['trained_on']:26}{right:>10}{inconsistent:>22}{auc:>22}")
-    return "\n".join([*lines, "* asked in training", *_no_interval(cells)])
+    return "\n".join([*lines, "* asked in training", *no_interval(cells)])
 
 
 def model_in_words(results: dict) -> str:
@@ -131,7 +131,7 @@ def _table(split: str, columns: dict[str, dict], results: dict) -> list[str]:
     unit = "users" if counts["users"] else "rows"
     rows = part_of_split(results["chosen"]) if results.get("chosen") else f"{counts['rows']:,} rows"
     lines = wrapped(f"{split} split: {rows}, {users}; 95 % intervals in [ ], from resampling {unit}")
-    cells = {name: {key: _cell(values, name, key) for key, values in columns.items()} for name, _ in METRICS}
+    cells = {name: {key: cell(values, name, key) for key, values in columns.items()} for name, _ in METRICS}
     widths = {"before": 8, "after": 23, "change": 25, "value": 24}
     label_width = 24 if "change" in columns else 36
     lines += ["", " " * label_width + "".join(f"{key:>{widths[key]}}" for key in columns)]
@@ -139,39 +139,40 @@ def _table(split: str, columns: dict[str, dict], results: dict) -> list[str]:
         if last.get(name) is not None:
             lines.append(f"{label:{label_width}}" + "".join(f"{cells[name][key]:>{widths[key]}}" for key in columns))
     lines += ["", f"{'without any learning':36}{'AUC':>22}{'UAUC':>22}"]
-    of_rules = {label: [_cell(values, name) for name in ("auc", "uauc")] for label, values in results["rules"].items()}
+    of_rules = {label: [cell(values, name) for name in ("auc", "uauc")] for label, values in results["rules"].items()}
     lines += [f"{label:36}{auc:>22}{uauc:>22}" for label, (auc, uauc) in of_rules.items()]
     shown = [cell for row in [*cells.values()] for cell in row.values()] + [c for row in of_rules.values() for c in row]
-    return lines + _no_interval(shown, unit)
+    return lines + no_interval(shown, unit)
 
 
-def _caution(results: dict) -> list[str]:
+def caution(results: dict) -> list[str]:
+    """The line that says that data are simulated, if they are."""
     if results["data_source"] != STAND_IN:
         return []
     return ["", *wrapped(CAUTION)]
 
 
-def _cell(values: dict, name: str, column: str = "") -> str:
+def cell(values: dict, name: str, column: str = "") -> str:
     """A value with its interval, of the same precision and sign; of the base, which is not in question, without."""
     if values.get(name) is None:
         return "-"
     sign = "+" if column == "change" else ""
     value, (low, high) = values[name], values["interval_95"][name]
     if column == "before":
-        return _number(value)
+        return number(value)
     # Where every draw gives the same, resampling says nothing of other users.
-    interval = "-" if low == high else f"{_number(low, sign, value)}, {_number(high, sign, value)}"
-    return f"{_number(value, sign)} [{interval}]"
+    interval = "-" if low == high else f"{number(low, sign, value)}, {number(high, sign, value)}"
+    return f"{number(value, sign)} [{interval}]"
 
 
-def _number(value: float, sign: str = "", as_precise_as: float | None = None) -> str:
+def number(value: float, sign: str = "", as_precise_as: float | None = None) -> str:
     """Three decimals, fewer from 10 on; never "-0.000"."""
     size = abs(value if as_precise_as is None else as_precise_as)
     decimals = 3 if size < 10 else 2 if size < 100 else 1
     return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"
 
 
-def _no_interval(cells: list[str], unit: str = "users") -> list[str]:
+def no_interval(cells: list[str], unit: str = "users") -> list[str]:
     """The line that says what [-] means, if it is shown."""
     reason = f"[-]: no interval, since fewer than two {unit} differ here"
     return ["", reason] if any("[-]" in cell for cell in cells) else []

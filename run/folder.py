@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from cli.typed import resume_command
-from errors import RunError, notice
+from errors import RunError, notice, quoted
 from files import (
     PART,
     clear_leftovers,
@@ -98,6 +98,8 @@ class RunFolder:
     and writes there. Raises RunError if it holds another run, another process works there, or it cannot be written.
     """
 
+    verb, terms, best = "train.py", TERMS, WEIGHTS  # who resumes it, what its steps record, the file of the best state
+
     def __init__(self, path: Path, resume: bool, adapter: dict | None = None):
         self.path, self.resume, self.adapter = path, resume, adapter
         self.times: Times | None = None  # that the plan expects
@@ -133,13 +135,13 @@ class RunFolder:
             if not same:
                 raise RunError(
                     f"{self.path}: the run folder was removed or replaced; nothing more was written. "
-                    f"Put it back and resume with: {resume_command(self.path)}"
+                    f"Put it back and resume with: {resume_command(self.path, self.verb)}"
                 )
             yield
         except OSError as error:
             raise RunError(
                 f"{error.filename or self.path}: cannot be written ({error.strerror}); what was saved before is whole. "
-                f"Mend that, then resume with: {resume_command(self.path)}"
+                f"Mend that, then resume with: {resume_command(self.path, self.verb)}"
             ) from None
 
     @ranks.first_only
@@ -166,13 +168,13 @@ class RunFolder:
 
     def history(self) -> list[dict]:
         """The lines of metrics.jsonl so far; a line cut off by a crash is left out."""
-        return [record for record, _ in step_lines(self.path / METRICS, TERMS)]
+        return [record for record, _ in step_lines(self.path / METRICS, self.terms)]
 
     @ranks.first_only
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that will be done again."""
         with self.writing():
-            for name, terms in ((METRICS, TERMS), (TIMINGS, ())):
+            for name, terms in ((METRICS, self.terms), (TIMINGS, ())):
                 kept = b"".join(line for record, line in step_lines(self.path / name, terms) if record["step"] <= step)
                 write_bytes(self.path / name, kept)
 
@@ -184,7 +186,7 @@ class RunFolder:
             for name in (METRICS, TIMINGS):
                 if (self.path / name).exists():
                     flush(self.path / name)
-            save_state(self.path / "last", model, optimizer, progress, best=self.path / WEIGHTS)
+            save_state(self.path / "last", model, optimizer, progress, best=self.path / self.best)
 
     def restore_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
         """Put a resumed run back to where it was last saved; returns its progress, which for a new run is none yet.
@@ -194,7 +196,7 @@ class RunFolder:
         if not self.resume:
             return Progress()
         with self.writing():
-            progress = load_state(self.path / "last", model, optimizer, best=self.path / WEIGHTS) or Progress()
+            progress = load_state(self.path / "last", model, optimizer, best=self.path / self.best) or Progress()
         self.forget_after(progress.step)
         return progress
 
@@ -239,19 +241,22 @@ def fresh_name(parent: Path, name: str) -> Path:
     return path
 
 
-def read_run_config(folder: Path) -> dict:
-    """config.json of a run. Raises RunError if the folder is not a run."""
+def read_run_config(folder: Path, verb: str = "train.py") -> dict:
+    """config.json of a run. Raises RunError if the folder is not a run of this verb."""
     path = folder / "config.json"
     if not path.is_file():
-        raise RunError(f"{folder}: no run there (config.json is missing); give the folder that train.py wrote")
-    return read_config_file(path)
+        raise RunError(f"{folder}: no run there (config.json is missing); give the folder that {verb} wrote")
+    return read_config_file(path, verb)
 
 
-def read_config_file(path: Path) -> dict:
-    """The content of a run's config.json, under any name. Raises RunError if it is something else."""
+def read_config_file(path: Path, verb: str = "train.py") -> dict:
+    """The content of the config.json of a verb's run, under any name. Raises RunError if it is something else."""
     try:
         config = json.loads(read_whole(path))
     except (ValueError, RecursionError):
         config = None
     refuse_config(config, path)
+    of = config.get("verb", "train.py")
+    if of != verb:
+        raise RunError(f"{path}: is of a run of {quoted(of)}, not of {verb}; give the folder of a run of {verb}")
     return config

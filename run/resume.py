@@ -1,8 +1,10 @@
 """--resume: what must not have changed since the run was started, what may change, and what the user is told."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
 from cli.flags import Resolved, flag_name
 from cli.train import TrainFlags, presets
@@ -11,14 +13,19 @@ from objectives import make_objective
 from run.folder import read_config_file, read_run_config
 from run.validate import recorded_flags, shown
 
+Flags = TypeVar("Flags")  # the dataclass of a verb
+
 FOR_ONE_CALL = ("resume", "out", "json", "merge_out", "fsdp", "plan")
 NEVER_TAKEN = (*FOR_ONE_CALL, "config")  # by --config
 # Flags that runs of version 0.1.0 lack. Their defaults change nothing.
 SINCE_0_1 = ("drop_long", "valid_rows", "test_rows", "config", "zeros", "skip_bad")
 _LONGER = "the learning rate now falls to 0 at the new last step, unlike in a run that was longer from the start"
-MAY_CHANGE = {  # flag: what a change means for the result; it lasts until the flag is given again
+ANYWHERE = {
     "device": "another device rounds differently, so what follows is not the same to the last bit",
     "data_dir": "the rows must be the same, which is checked",
+}
+OF_BASELINE = ANYWHERE | {"jobs": "changes no bit of the result"}
+MAY_CHANGE = ANYWHERE | {  # flag: what a change means for the result; it lasts until the flag is given again
     "checkpointing": "changes no bit of the result",
     "micro_batch_size": "the same pairs per step; sums are rounded differently and dropout draws differently",
     "epochs": _LONGER,
@@ -27,17 +34,19 @@ MAY_CHANGE = {  # flag: what a change means for the result; it lasts until the f
 ONLY_UPWARD = {"epochs": lambda value: value, "max_steps": lambda value: value or math.inf}
 
 
-def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Resolved]:
-    """The flags that the run in --out was started with, changed where MAY_CHANGE allows it.
+def flags_of_run(
+    flags: Flags, resolved: Resolved, verb: str = "train.py", may_change: Mapping = MAY_CHANGE
+) -> tuple[Flags, Resolved]:
+    """The flags that the run of `verb` in --out was started with, changed where may_change allows it.
 
     The source of a changed flag is "resume". Raises FlagError with a line for each flag that may not change but does.
     """
-    config = read_run_config(Path(flags.out))
-    then = recorded_flags(TrainFlags, config, Path(flags.out) / "config.json")
-    new = {f.name: f.default for f in fields(TrainFlags) if f.name in SINCE_0_1 and f.name not in then}
+    config = read_run_config(Path(flags.out), verb)
+    then = recorded_flags(type(flags), config, Path(flags.out) / "config.json")
+    new = {f.name: f.default for f in fields(flags) if f.name in SINCE_0_1 and f.name not in then}
     then |= new
     if set(then) != set(resolved.values):
-        raise FlagError(f"--resume: {flags.out}/config.json is from another version of train.py; start another run")
+        raise FlagError(f"--resume: {flags.out}/config.json is from another version of {verb}; start another run")
     now = resolved.values
     changed = [
         name
@@ -45,14 +54,16 @@ def flags_of_run(flags: TrainFlags, resolved: Resolved) -> tuple[TrainFlags, Res
         if source == "flag" and name not in FOR_ONE_CALL and then[name] != now[name]
     ]
     problems = [
-        f"{_given(name, now[name])}: {problem}" for name in changed if (problem := _refusal(name, then, now, flags.out))
+        f"{_given(name, now[name])}: {problem}"
+        for name in changed
+        if (problem := _refusal(name, then, now, flags.out, may_change))
     ]
     if problems:
         raise FlagError("\n".join(problems))
-    values = then | {name: now[name] for name in (*FOR_ONE_CALL, *changed)}
+    values = then | {name: now[name] for name in (*FOR_ONE_CALL, *changed) if name in now}
     sources = {name: entry["source"] for name, entry in config["flags"].items()} | dict.fromkeys(new, "default")
     sources |= dict.fromkeys(changed, "resume")
-    return TrainFlags(**values), Resolved(values, sources)
+    return type(flags)(**values), Resolved(values, sources)
 
 
 def presets_or_config(values: dict) -> dict:
@@ -76,10 +87,10 @@ def presets_or_config(values: dict) -> dict:
     return decided | {name: (value, f"config {path}") for name, value in taken.items()}
 
 
-def _refusal(name: str, then: dict, now: dict, out: str) -> str | None:
+def _refusal(name: str, then: dict, now: dict, out: str, may_change: Mapping) -> str | None:
     """Why this flag may not be what it is now; None if it may."""
-    started = f"the run in {out} was started with {shown(then[name])}"
-    if name not in MAY_CHANGE:
+    started = f"the run in {out} was started " + ("without it" if then[name] is None else f"with {shown(then[name])}")
+    if name not in may_change:
         return f"{started}; leave it out, or start another run"
     if name in ONLY_UPWARD and ONLY_UPWARD[name](now[name]) < ONLY_UPWARD[name](then[name]):
         return f"{started}, and this may only be raised; leave it out, or start another run"
@@ -99,7 +110,7 @@ def config_of_resumed(path: Path, now: dict) -> dict:
 
     now: what run.config.run_config gives. Raises RunError with a line for every fingerprint that differs.
     """
-    then = read_run_config(path)
+    then = read_run_config(path, now.get("verb", "train.py"))
     differences = _differences(then.get("fingerprints"), now["fingerprints"])
     if differences:
         raise RunError(
@@ -108,10 +119,10 @@ def config_of_resumed(path: Path, now: dict) -> dict:
                 for line in differences
             )
         )
-    changes = {}
+    changes, meanings = {}, OF_BASELINE | MAY_CHANGE
     for name, entry in now["flags"].items():
-        if name in MAY_CHANGE and name in then["flags"] and then["flags"][name]["value"] != entry["value"]:
-            changes[flag_name(name)] = [then["flags"][name]["value"], entry["value"], MAY_CHANGE[name]]
+        if name in meanings and name in then["flags"] and then["flags"][name]["value"] != entry["value"]:
+            changes[flag_name(name)] = [then["flags"][name]["value"], entry["value"], meanings[name]]
     for name, (old, new) in _software(then, now).items():
         changes[name] = [old, new, "what follows may not be the same to the last bit"]
     for name, (old, new, meaning) in changes.items():

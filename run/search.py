@@ -1,0 +1,151 @@
+"""--search: a method's grid, tried on validation AUC under a budget of trials that is the same for every method."""
+
+import itertools
+import json
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from baselines.fit import fit, make_optimizer
+from errors import RunError, notice, quoted
+from files import read_whole, write_json
+from machine.bar import Bar
+from machine.signals import Stopped, StopRequest
+from run.folder import resume_command
+from run.progress import Progress
+from run.recommender import VERB, Encoded, RecommenderFolder
+
+TRIALS, SETTING = "trials.jsonl", "setting.json"
+SUBSET_SEED = 0  # not --seed: runs with different seeds try the same settings
+WAIT = 0.2  # seconds between two looks at signals while other processes work
+
+
+@dataclass(frozen=True)
+class Budget:
+    """trials: settings to try, at most; jobs: processes."""
+
+    trials: int
+    jobs: int
+
+
+def search(run: RecommenderFolder, task: Encoded, budget: Budget) -> dict:
+    """Try the grid and return the best settings, which setting.json of the run has, too.
+
+    trials.jsonl gets a line per trial when it is done; a resumed search does the others. Ties go to the earlier trial,
+    so the choice does not depend on the processes. Raises Stopped after a signal, RunError if no trial can be trained.
+    """
+    wanted = trials_of(task.method.grid, budget.trials)
+    done = read_trials(run.path / TRIALS, wanted)
+    left = [number for number in range(len(wanted)) if number not in done]
+    tasks = {number: replace(task, settings=task.settings | wanted[number]) for number in left}
+    with StopRequest() as stop, Bar(len(wanted), "search", "trials", len(done), keep=True) as bar:
+        for number, outcome in _outcomes(tasks, budget.jobs, stop):
+            done[number] = {"trial": number, "setting": wanted[number], **outcome}
+            _log(run, done[number])
+            bar.update(1, f"best AUC {max(trial['valid_auc'] or 0 for trial in done.values()):.3f}")
+        if stop.signal:
+            raise Stopped(
+                f"{stop.signal}: {len(done)} of {len(wanted)} trials are done; "
+                f"resume with: {resume_command(run.path, VERB)}"
+            )
+    trained = [done[number] for number in range(len(wanted)) if done[number]["valid_auc"] is not None]
+    if not trained:
+        raise RunError(f"{run.path / TRIALS}: no trial could be trained; each line says why")
+    best = max(trained, key=lambda trial: trial["valid_auc"])  # the first of equals
+    settings = task.settings | wanted[best["trial"]]
+    with run.writing():
+        content = {"method": task.method.name, "settings": settings, "valid_auc": best["valid_auc"]}
+        write_json(run.path / SETTING, content | {"trials": len(wanted)})
+    shown = ", ".join(f"{name} {value:g}" for name, value in wanted[best["trial"]].items())
+    notice(f"Best of {len(wanted)} trials, validation AUC {best['valid_auc']:.4f}: {shown}")
+    return settings
+
+
+def trials_of(grid: dict[str, tuple], count: int) -> list[dict]:
+    """The settings to try, {name: value} each: the whole grid, or a seeded choice of it if it has more than count."""
+    every = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+    chosen = np.random.default_rng(SUBSET_SEED).permutation(len(every))[:count]
+    return [every[i] for i in sorted(chosen)]
+
+
+def try_setting(task: Encoded, stop: StopRequest | None = None) -> dict | None:
+    """Train once: the best validation AUC with its epoch, or why it cannot be trained. None if a signal came."""
+    began, progress = time.monotonic(), Progress()
+    try:
+        module = task.build()
+        optimizer = make_optimizer(module, task.settings)
+        for _ in fit(module, optimizer, task.training.rows, task.valid, task.settings, progress):
+            if stop and stop.signal:
+                return None
+    except RunError as error:
+        return {"valid_auc": None, "problem": str(error), "seconds": time.monotonic() - began}
+    found = {"valid_auc": progress.best_auc, "best_epoch": progress.best_step, "epochs": progress.step}
+    return found | {"seconds": time.monotonic() - began}
+
+
+def _outcomes(tasks: dict[int, Encoded], jobs: int, stop: StopRequest) -> Iterator[tuple[int, dict]]:
+    """(the trial's number, what came of it) as they are done, until a signal."""
+    if jobs == 1 or len(tasks) < 2:
+        for number, task in tasks.items():
+            outcome = try_setting(task, stop)
+            if outcome is None:
+                return
+            yield number, outcome
+        return
+    # Spawned and not forked: a forked child would inherit torch's threads in an unknown state.
+    with multiprocessing.get_context("spawn").Pool(min(jobs, len(tasks)), _prepare_process) as pool:
+        results = pool.imap_unordered(_try_numbered, tasks.items())
+        for _ in tasks:
+            while True:
+                if stop.signal:
+                    return
+                try:
+                    yield results.next(WAIT)
+                    break
+                except multiprocessing.TimeoutError:
+                    pass
+
+
+def _prepare_process() -> None:
+    """Signals are for the first process, which ends the others; and each process takes one core."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _try_numbered(numbered: tuple[int, Encoded]) -> tuple[int, dict]:
+    return numbered[0], try_setting(numbered[1])
+
+
+def _log(run: RecommenderFolder, trial: dict) -> None:
+    with run.writing(), open(run.path / TRIALS, "ab") as file:
+        file.write(json.dumps(trial, allow_nan=False).encode() + b"\n")
+
+
+def read_trials(path: Path, wanted: list[dict]) -> dict[int, dict]:
+    """{number: its line} of the trials that are done; a line that a crash cut off is left out, here and in the file.
+
+    Raises RunError naming a line that is not one of these trials.
+    """
+    done: dict[int, dict] = {}
+    content = read_whole(path) if path.exists() else b""
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            trial = json.loads(line)
+            value = trial["valid_auc"]
+            if wanted[trial["trial"]] != trial["setting"] or not (value is None or 0 <= value <= 1):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            raise RunError(
+                f"{path} line {number}: not a trial of this search, found {quoted(line[:80])}; start another run"
+            ) from None
+        done[trial["trial"]] = trial
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)
+    return done
