@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from baselines.base import ANY, DROPOUT, Method, Training
 from baselines.rows import Rows
-from baselines.sequence import FORM, OPTIONS, PUBLISHED, SequenceModel, embed_history, is_real, last_real
+from baselines.sequence import FORM, OPTIONS, PUBLISHED, SequenceModel, embed_history, is_real, last_real, pad_to
 
 
 class SelfAttention(nn.Module):
@@ -43,8 +43,8 @@ class SelfAttention(nn.Module):
 class SASRecEncoder(nn.Module):
     """The output at the last real item, (B, d).
 
-    embedding: rows to (B, L, embedding.width); length: the largest L. Positions count from the left, so the oldest
-    item always has position 0.
+    embedding: rows to (B, L, embedding.width); length: L, to which every history is padded. Positions count from the
+    left, so the oldest item always has position 0.
     """
 
     def __init__(self, embedding: nn.Module, length: int = 10, dropout: float = 0.1):
@@ -59,9 +59,9 @@ class SASRecEncoder(nn.Module):
 
     def forward(self, rows: Rows) -> Tensor:
         """(B, d)."""
+        rows = pad_to(rows, len(self.position.weight))
         real = is_real(rows)  # (B, L, 1)
-        x = self.embedding(rows)
-        x = self.dropout(x + self.position.weight[: x.shape[1]]) * real
+        x = self.dropout(self.embedding(rows) + self.position.weight) * real
         queries = self.norm_query(x)
         x = self.norm_attended(queries + self.attention(queries, x, allowed_keys(rows)))
         x = self.norm_fed(x + self.feed_forward(x)) * real
