@@ -18,7 +18,7 @@ from baselines.rows import History, Rows
 from baselines.sasrec import SelfAttention
 
 NORM_EPS = 1e-8
-TOGETHER = 256  # rows
+TOGETHER = 128  # rows
 
 
 class Block(nn.Module):
