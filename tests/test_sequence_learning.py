@@ -1,5 +1,7 @@
 """GRU4Rec, Caser, SASRec in both forms, and DROS learn what they are made for, and nothing that they cannot see."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from baselines.fit import make_optimizer, score_rows, train_epoch
 from baselines.rows import encode_rows, number_ids
 from data.interactions import Dataset, Interaction, Item
 from metrics import auc
+from tensors import copy_tensors, put_tensors, trainable_parameters
 
 ITEMS = 20
 METHODS = {module.METHOD.name: module.METHOD for module in (gru4rec, caser, sasrec, dros, sasrec_full)}
@@ -43,7 +46,7 @@ def data_of(train, valid=(), test=()):
 
 
 def prepared(name, data, **changes):
-    """(the module, one epoch of training, how rows are encoded), with the method's settings and these changes."""
+    """(the module, one epoch of training, how rows are encoded, the optimizer), with these changes of the settings."""
     method = METHODS[name]
     settings = settings_of(method, "movie", False) | changes
     ids, form = number_ids(data, data.train), history_form(method, settings)
@@ -55,12 +58,13 @@ def prepared(name, data, **changes):
         module,
         lambda: train_epoch(module, optimizer, rows, settings["batch_size"]),
         lambda wanted: encode_rows(wanted, ids, form),
+        optimizer,
     )
 
 
 def learn(name, data, epochs, **changes):
     """(the module, how its rows are encoded) after these epochs."""
-    module, epoch, encoded = prepared(name, data, **changes)
+    module, epoch, encoded, _ = prepared(name, data, **changes)
     for _ in range(epochs):
         epoch()
     return module, encoded
@@ -68,7 +72,7 @@ def learn(name, data, epochs, **changes):
 
 def best_auc(name, train, unseen, epochs, enough, **changes):
     """The best AUC of the unseen rows after an epoch; it stops early at one that is enough."""
-    module, epoch, encoded = prepared(name, data_of(train), **changes)
+    module, epoch, encoded, _ = prepared(name, data_of(train), **changes)
     rows, best = encoded(unseen), 0.0
     for _ in range(epochs):
         epoch()
@@ -122,6 +126,24 @@ def test_other_rows_and_their_labels_change_nothing(name):
         assert key == other_key and torch.equal(value, other)
     flipped = [Interaction(row.user, row.history, row.target, not row.label) for row in others]
     assert np.array_equal(score_rows(alone, encoded(others)), score_rows(alone, encoded(flipped)))
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_training_that_is_put_back_goes_on_bit_for_bit(name):
+    """From the trained tensors, the optimizer and the generator alone, which is what a run folder keeps."""
+    data = data_of(draw_rows(60, 6, any_is_rare))
+    whole, encoded = learn(name, data, 4)
+    half, epoch, _, optimizer = prepared(name, data)
+    epoch(), epoch()
+    state = copy_tensors(half), copy.deepcopy(optimizer.state_dict()), torch.get_rng_state()
+    resumed, epoch, _, optimizer = prepared(name, data)
+    put_tensors(trainable_parameters(resumed), state[0], "here")
+    optimizer.load_state_dict(state[1])
+    torch.set_rng_state(state[2])
+    epoch(), epoch()
+    assert all(map(torch.equal, whole.state_dict().values(), resumed.state_dict().values()))
+    rows = encoded(data.train)
+    assert np.array_equal(score_rows(whole, rows), score_rows(resumed, rows))
 
 
 @pytest.mark.parametrize("name", ["gru4rec", "caser", "sasrec", "dros"])
