@@ -2,11 +2,16 @@
 
 from dataclasses import replace
 
-from baselines import lightgcn, logreg, mf, rules
+from baselines import caser, dros, gru4rec, lightgcn, logreg, mf, rules, sasrec, sasrec_full
 from baselines.base import Direct, Method, Option
 
 METHODS: dict[str, Method | Direct] = {
-    method.name: method for method in (mf.METHOD, lightgcn.METHOD, logreg.LOGREG, logreg.SHARE, *rules.METHODS)
+    method.name: method
+    for method in (
+        *(mf.METHOD, lightgcn.METHOD, sasrec_full.METHOD),
+        *(gru4rec.METHOD, caser.METHOD, sasrec.METHOD, dros.METHOD),
+        *(logreg.LOGREG, logreg.SHARE, *rules.METHODS),
+    )
 }
 
 
