@@ -88,12 +88,8 @@ class WordPieceTokenizer:
         settings = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
         path = folder / (VOCABULARY if (folder / VOCABULARY).exists() or not fast else FAST)
         pieces_of_json, rules_of_json = _read_fast(folder / FAST, fast) if fast else ({}, {})
-        self.ids = self._read_vocabulary(path) if path.name == VOCABULARY else pieces_of_json
-        if not self.ids or max(self.ids.values()) >= vocab_size:
-            raise CheckpointError(
-                f"{path}: has ids up to {max(self.ids.values(), default=-1)}, but config.json says vocab_size "
-                f"{vocab_size}; take the tokenizer of the same checkpoint"
-            )
+        self.ids = self._read_vocabulary(path, vocab_size) if path.name == VOCABULARY else pieces_of_json
+        _refuse_too_many(path, max(self.ids.values(), default=-1) + 1, vocab_size)
         if fast and pieces_of_json != self.ids:
             self.assumed.append(f"{folder / FAST}: has other pieces than {VOCABULARY}; those of {VOCABULARY} are used")
         self.rules = self._rules(folder / SETTINGS, settings, rules_of_json)
@@ -124,7 +120,7 @@ class WordPieceTokenizer:
             start = end
         return ids if start == len(word) else [self.unk_id]
 
-    def _read_vocabulary(self, path: Path) -> dict[str, int]:
+    def _read_vocabulary(self, path: Path, vocab_size: int) -> dict[str, int]:
         """{piece: id} of a file with a piece a line; its id is its line."""
         refuse_missing_or_pointer(path)
         if path.stat().st_size > LARGEST_JSON:
@@ -132,11 +128,11 @@ class WordPieceTokenizer:
                 f"{path}: has more than {LARGEST_JSON:,} bytes; this is no vocabulary, fetch it again"
             )
         try:
-            lines = re.split("\r\n|\r|\n", path.read_bytes().decode())
+            text = path.read_bytes().decode().rstrip("\r\n")
         except UnicodeDecodeError:
             raise CheckpointError(f"{path}: is not UTF-8 text; fetch it again") from None
-        while lines and not lines[-1]:
-            lines.pop()
+        _refuse_too_many(path, max(text.count("\n"), text.count("\r")) + 1 if text else 0, vocab_size)
+        lines = re.split("\r\n|\r|\n", text)
         ids = {piece: i for i, piece in enumerate(lines)}
         if len(ids) < len(lines):
             self.assumed.append(f"{path}: has {len(lines) - len(ids)} pieces twice; the last line of each is used")
@@ -168,6 +164,15 @@ class WordPieceTokenizer:
         if token not in self.ids:
             raise CheckpointError(f"{path}: has no {quoted(token)}, which every BERT vocabulary has; fetch it again")
         return self.ids[token]
+
+
+def _refuse_too_many(path: Path, count: int, vocab_size: int) -> None:
+    """Raises CheckpointError unless a model with `vocab_size` rows can have `count` pieces."""
+    if not 0 < count <= vocab_size:
+        raise CheckpointError(
+            f"{path}: has {count:,} pieces, but config.json says vocab_size {vocab_size}; "
+            "take the tokenizer of the same checkpoint"
+        )
 
 
 def _read_fast(path: Path, content: dict) -> tuple[dict[str, int], dict]:

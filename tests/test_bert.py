@@ -177,9 +177,9 @@ def test_settings_that_are_not_computed_are_refused_by_name(folder, name):
 
 
 VOCABULARIES = {
-    "too many pieces": ("\n".join([*PIECES, "more"]).encode(), "ids up to 12"),
+    "too many pieces": ("\n".join([*PIECES, "more"]).encode(), "has 13 pieces"),
     "no text": (b"\xff\xfe[PAD]\n", "UTF-8"),
-    "empty": (b"", "ids up to -1"),
+    "empty": (b"", "has 0 pieces"),
     "no [UNK]": ("\n".join(PIECES).replace("[UNK]", "[unk]").encode(), "has no '[UNK]'"),
     "a pointer": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
 }

@@ -1,6 +1,5 @@
 """BERTs that transformers itself made and saved: our hidden states equal its own."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -109,16 +108,6 @@ def test_shards_in_another_dtype(tmp_path, dtype):
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     theirs = transformers.BertModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert largest_difference(theirs, load_bert(tmp_path)[0]) <= 1e-5
-
-
-@pytest.fixture(scope="module")
-def real_bert(request):
-    """The folder of a real BERT: $LCFT_TEST_BERT, or `bert` in $LCFT_TEST_DATA; skips without it."""
-    folder = os.environ.get("LCFT_TEST_BERT")
-    folder = Path(folder) if folder else request.getfixturevalue("real_data") / "bert"
-    if not folder.is_dir():
-        pytest.skip(f"{folder}: no folder of a real BERT; LCFT_TEST_BERT names another")
-    return folder
 
 
 TITLES = ["Toy Story (1995)", "Star Wars: Episode IV - A New Hope (1977)", "Amélie", "東京物語 (1953)", "M", ""]

@@ -6,7 +6,6 @@ late the one in Python composes accents first (NFC), which BERT never did.
 """
 
 import json
-import os
 import random
 import unicodedata
 from pathlib import Path
@@ -59,12 +58,10 @@ def made_vocabulary() -> list[str]:
 
 @pytest.fixture(params=["made", "real"])
 def vocabulary(request):
-    """A small vocabulary, and that of a real uncased BERT if LCFT_TEST_BERT names its folder."""
+    """A small vocabulary, and that of a real BERT."""
     if request.param == "made":
         return made_vocabulary()
-    if not os.environ.get("LCFT_TEST_BERT"):
-        pytest.skip("LCFT_TEST_BERT is not set: the folder of a real BERT")
-    return (Path(os.environ["LCFT_TEST_BERT"]) / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    return (request.getfixturevalue("real_bert") / "vocab.txt").read_text(encoding="utf-8").splitlines()
 
 
 def test_all_titles_of_movielens(tmp_path, vocabulary, real_file):
