@@ -65,15 +65,15 @@ def change_in_words(results: dict, split: str) -> str:
     """What a run reached, in one sentence."""
     before, after = results[split]["before"], results[split]["after"]
     if results["best_step"] == 0:
-        base = number(results["best_valid_auc"])
+        base = _number(results["best_valid_auc"])
         return f"No validation beat the untuned base ({base}): the adapter of this run is the one it started from."
     if after["auc"] is None:
         return "Fine-tuning ended; the rows have one label only, so nothing can be ranked."
     change = after["auc"] - before["auc"]
     text = f"Fine-tuning {'raised' if change > 0 else 'lowered'} the AUC"
-    text += f" from {number(before['auc'])} to {number(after['auc'])}."
+    text += f" from {_number(before['auc'])} to {_number(after['auc'])}."
     if change == 0:
-        text = f"Fine-tuning did not change the AUC ({number(after['auc'])})."
+        text = f"Fine-tuning did not change the AUC ({_number(after['auc'])})."
     if after.get("contradiction_rate") is None:
         return text
     shares = [f"{values[n]:.1%}" for n in ("contradiction_rate", "group_accuracy") for values in (after, before)]
@@ -87,7 +87,7 @@ def score_in_words(results: dict) -> str:
     """What eval.py found, in one sentence."""
     ranks = "The rows have one label only, so nothing can be ranked"
     if results["auc"] is not None:
-        ranks = f"The model ranks with an AUC of {number(results['auc'])}"
+        ranks = f"The model ranks with an AUC of {_number(results['auc'])}"
     if results.get("contradiction_rate") is None:
         return ranks + "."
     return (
@@ -159,13 +159,13 @@ def cell(values: dict, name: str, column: str = "") -> str:
     sign = "+" if column == "change" else ""
     value, (low, high) = values[name], values["interval_95"][name]
     if column == "before":
-        return number(value)
+        return _number(value)
     # Where every draw gives the same, resampling says nothing of other users.
-    interval = "-" if low == high else f"{number(low, sign, value)}, {number(high, sign, value)}"
-    return f"{number(value, sign)} [{interval}]"
+    interval = "-" if low == high else f"{_number(low, sign, value)}, {_number(high, sign, value)}"
+    return f"{_number(value, sign)} [{interval}]"
 
 
-def number(value: float, sign: str = "", as_precise_as: float | None = None) -> str:
+def _number(value: float, sign: str = "", as_precise_as: float | None = None) -> str:
     """Three decimals, fewer from 10 on; never "-0.000"."""
     size = abs(value if as_precise_as is None else as_precise_as)
     decimals = 3 if size < 10 else 2 if size < 100 else 1
@@ -175,7 +175,7 @@ def number(value: float, sign: str = "", as_precise_as: float | None = None) -> 
 def no_interval(cells: list[str], unit: str = "users") -> list[str]:
     """The line that says what [-] means, if it is shown."""
     reason = f"[-]: no interval, since fewer than two {unit} differ here"
-    return ["", reason] if any("[-]" in cell for cell in cells) else []
+    return ["", reason] if any("[-]" in text for text in cells) else []
 
 
 def next_commands(run: Path, flags: TrainFlags) -> str:

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -197,7 +198,7 @@ def train(run: RecommenderFolder, task: Encoded) -> tuple[nn.Module, Progress]:
     return module, progress
 
 
-def scores_of(module: nn.Module, task: Encoded, rows: list[Interaction]):
+def scores_of(module: nn.Module, task: Encoded, rows: list[Interaction]) -> np.ndarray:
     """The trained module's score for each row, (N,) float64."""
     form = history_form(task.method, task.settings)
     return score_rows(module, encode_rows(rows, task.training.ids, form).to(task.device))
