@@ -4,8 +4,8 @@
     python compare.py runs/A runs/B runs/C --rows 20     each against the first, and 20 rows on which they disagree most
     python compare.py runs/A/eval-movie-valid runs/B/eval-movie-valid --json
 
-A RUN is a folder that train.py or eval.py wrote, or a predictions.csv. Intervals of differences come from the same
-resamples of the users for both runs; McNemar's exact test says whether one contradicts itself on more rows.
+A RUN is a folder that train.py, baseline.py or eval.py wrote, or a predictions.csv. Intervals of differences come from
+the same resamples of the users for both runs; McNemar's exact test says whether one contradicts itself on more rows.
 docs/compare.md explains every figure.
 """
 
@@ -71,12 +71,12 @@ def find_predictions(folder: str) -> Predictions:
             unfinished = (path / "config.json").is_file() and (path / "metrics.jsonl").is_file()
             raise RunError(
                 f"{folder}: has no predictions.csv; "
-                + ("the run is not finished: resume it with train.py --out DIR --resume" if unfinished else "")
-                + ("" if unfinished else "give a folder that train.py or eval.py wrote")
+                + ("the run is not finished: resume it with --out DIR --resume" if unfinished else "")
+                + ("" if unfinished else "give a folder that train.py, baseline.py or eval.py wrote")
             )
         path = path / "predictions.csv"
     if not path.is_file():
-        raise RunError(f"{folder}: no such folder or file; give a folder that train.py or eval.py wrote")
+        raise RunError(f"{folder}: no such folder or file; give a folder that train.py, baseline.py or eval.py wrote")
     predictions = read_predictions(path)
     if not predictions.exact:
         notice(f"{path}: is of version 0.1.0, with 6 digits; its last digits may differ from those of its results.json")
@@ -124,12 +124,15 @@ def comparison(names: list[str], found: list[Predictions], rows: int) -> dict:
 
 def _mcnemar(first: Predictions, other: Predictions) -> dict:
     before, after = row_metrics(first.scored), row_metrics(other.scored)
-    return {name: mcnemar(before[name] == 1, after[name] == 1) for name in YES_OR_NO}
+    both = [name for name in YES_OR_NO if name in before and name in after]
+    return {name: mcnemar(before[name] == 1, after[name] == 1) for name in both}
 
 
 def disagreements(first: Predictions, other: Predictions, count: int) -> list[dict]:
-    """The rows with the largest sum of both differences in P(Yes), largest first."""
+    """The rows with the largest sum of both differences in P(Yes), largest first; none if a run has no P(Yes)."""
     a, b = first.scored, other.scored
+    if not (a.has_answers and b.has_answers):
+        return []
     distance = abs(a.p_pos - b.p_pos) + abs(a.p_neg - b.p_neg)
     rows = []
     for i in (-distance).argsort(kind="stable")[:count]:

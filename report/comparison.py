@@ -12,6 +12,8 @@ ANSWERS = ("contradiction_rate", "group_accuracy")
 CHOSEN = "a part of the split: a seeded subset, or without what is too long"
 PER_BLOCK = 2  # columns with intervals that fit beside the labels
 KNOWN = ("data", "data_source", "model", "demo_model", "objective", "kl_weight", "shots", "seed", "run", "adapter")
+OF_BASELINE = ("method", "setting")
+NO_ANSWERS = "-: a recommender with one score per row answers no question"
 
 
 def about(results: dict) -> dict:
@@ -19,7 +21,7 @@ def about(results: dict) -> dict:
 
     Returns {"about": {name: value}, "chosen": the subset of rows or None}.
     """
-    known = {name: results[name] for name in KNOWN if isinstance(results.get(name), str | int | float)}
+    known = {name: results[name] for name in KNOWN + OF_BASELINE if isinstance(results.get(name), str | int | float)}
     plain = {name: value for name, value in known.items() if str(value).isprintable()}
     test = results.get("test")
     chosen = (test if isinstance(test, dict) else results).get("chosen")
@@ -37,8 +39,10 @@ def comparison_text(results: dict) -> str:
     lines += _blocks(shown, dict(zip(names, runs)), "")
     changes = {f"{name} - A": change for name, change in zip(names[1:], differences)}
     lines += _blocks(shown, changes, "+")
-    lines += ["", *_answers_table(names, runs, results["constant"])]
-    lines += ["", *_mcnemar_table(names, differences)]
+    if any(run.get("contradiction_rate") is not None for run in runs):
+        lines += ["", *_answers_table(names, runs, results["constant"])]
+    if any(change["mcnemar"] for change in differences):
+        lines += ["", *_mcnemar_table(names, differences)]
     for name, change in zip(names[1:], differences):
         lines += _disagreements(name, change["rows"])
     if any(run["about"].get("data_source") == STAND_IN for run in runs):
@@ -79,6 +83,9 @@ def _described(run: dict) -> str:
         weighs = known["objective"] in OBJECTIVES and "kl_weight" in flags_of(known["objective"])
         parts.append(f"objective {known['objective']}" + (f", lambda {known.get('kl_weight')}" if weighs else ""))
         parts.append(f"{known.get('shots')} shots, seed {known.get('seed')}")
+    elif "method" in known:
+        parts += [f"{known['method']}, setting {known.get('setting')}"]
+        parts.append(f"{known.get('shots')} shots, seed {known.get('seed')}")
     elif adapter := known.get("run") or known.get("adapter"):
         parts.append(f"adapter of {adapter}")
     return f"{run['run']}: {'; '.join(str(part) for part in parts if part)}"
@@ -108,14 +115,18 @@ def _answers_table(names: list[str], runs: list[dict], constant: dict) -> list[s
     lines = [" " * 28 + f"{'contradiction rate':>25}{'both answers right':>25}"]
     for name, values in zip([*names, "constant"], [*runs, constant]):
         lines.append(f"{name:28}" + "".join(f"{interval_cell(values, key):>25}" for key in ANSWERS))
-    return [*lines, 'constant: Yes to "will like?", No to "will dislike?", whoever asks']
+    lines.append('constant: Yes to "will like?", No to "will dislike?", whoever asks')
+    return lines + [NO_ANSWERS] * any(values.get("contradiction_rate") is None for values in runs)
 
 
 def _mcnemar_table(names: list[str], differences: list[dict]) -> list[str]:
     lines = [f"{'McNemar, exact':28}{'only A':>10}{'only other':>12}{'p':>12}"]
     for name, change in zip(names[1:], differences):
         for key, label in zip(ANSWERS, ("contradicts itself", "both right")):
-            found = change["mcnemar"][key]
+            found = change["mcnemar"].get(key)
+            if found is None:
+                lines.append(f"{f'{name}: {label}':28}{'-':>10}{'-':>12}{'-':>12}")
+                continue
             p = f"{found['p']:.3g}" if found["p"] else "< 1e-300"
             lines.append(f"{f'{name}: {label}':28}{found['only_before']:10,}{found['only_after']:12,}{p:>12}")
     return lines

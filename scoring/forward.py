@@ -24,7 +24,9 @@ from metrics import Scored
 from model.llama import Llama
 from model.prefix_tree import prefix_tree
 
-COLUMNS = tuple(field.name for field in fields(Scored) if field.name not in ("users", "labels"))  # in this order
+COLUMNS = tuple(
+    field.name for field in fields(Scored) if field.name not in ("users", "labels", "score")
+)  # in this order
 TOKENS_PER_BATCH = 4096  # distinct ones; on a CPU twice as many were no faster, and take twice the memory
 PAIRS_PER_BATCH = 256  # at lm_head: two times this many distributions over the vocabulary
 
