@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from baselines.base import ANY, DROPOUT, Method, Training
 from baselines.rows import Rows
-from baselines.sequence import FORM, OPTIONS, PUBLISHED, SequenceModel, embed_history, is_real
+from baselines.sequence import FORM, OPTIONS, PUBLISHED, SequenceModel, embed_history, is_real, pad_to
 
 
 class CaserEncoder(nn.Module):
@@ -44,9 +44,8 @@ class CaserEncoder(nn.Module):
 
     def forward(self, rows: Rows) -> Tensor:
         """(B, filters · heights + d)."""
-        image = self.embedding(rows) * is_real(rows)  # (B, L, d)
-        missing = self.length - image.shape[1]
-        image = nn.functional.pad(image, (0, 0, 0, missing)).unsqueeze(1)  # (B, 1, length, d)
+        rows = pad_to(rows, self.length)
+        image = (self.embedding(rows) * is_real(rows)).unsqueeze(1)  # (B, 1, L, d)
         # (B, filters, positions, 1); the dimensions are named, since a bare squeeze breaks a batch of one
         maxima = [torch.relu(convolution(image)).amax(2).squeeze(2) for convolution in self.horizontal]
         weighted = torch.relu(self.vertical(image))  # (B, 1, 1, d)

@@ -1,4 +1,4 @@
-"""SASRec in its few-shot form: one block of causal self-attention reads the history.
+"""SASRec in its few-shot form: one block of self-attention reads the history.
 
     q = LN(x),  a = LN(q + Attention(q, x, x)),  h = LN(LN(a + FFN(a))) at the last item,  s = <h, w_t> + b_t
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from baselines.base import ANY, DROPOUT, Method, Training
 from baselines.rows import Rows
-from baselines.sequence import FORM, OPTIONS, PUBLISHED, SequenceModel, embed_history, is_real, last_real
+from baselines.sequence import FORM, OPTIONS, PUBLISHED, SequenceModel, embed_history, is_real, last_real, pad_to
 
 
 class SelfAttention(nn.Module):
@@ -43,8 +43,8 @@ class SelfAttention(nn.Module):
 class SASRecEncoder(nn.Module):
     """The output at the last real item, (B, d).
 
-    embedding: rows to (B, L, embedding.width); length: the largest L. Positions count from the left, so the oldest
-    item always has position 0.
+    embedding: rows to (B, L, embedding.width); length: L, to which every history is padded. Positions count from the
+    left, so the oldest item always has position 0.
     """
 
     def __init__(self, embedding: nn.Module, length: int = 10, dropout: float = 0.1):
@@ -58,26 +58,24 @@ class SASRecEncoder(nn.Module):
         self.norm_query, self.norm_attended, self.norm_fed, self.norm_last = (nn.LayerNorm(d) for _ in range(4))
 
     def forward(self, rows: Rows) -> Tensor:
-        """(B, d)."""
-        real = is_real(rows)  # (B, L, 1)
-        x = self.embedding(rows)
-        x = self.dropout(x + self.position.weight[: x.shape[1]]) * real
-        queries = self.norm_query(x)
-        x = self.norm_attended(queries + self.attention(queries, x, allowed_keys(rows)))
-        x = self.norm_fed(x + self.feed_forward(x)) * real
-        return last_real(self.norm_last(x), rows)
+        """(B, d).
+
+        The block has one query, at the last item, since no other output is used. Every real item is at or before it,
+        so the causal mask hides nothing more than the mask of padding.
+        """
+        rows = pad_to(rows, len(self.position.weight))
+        x = self.dropout(self.embedding(rows) + self.position.weight) * is_real(rows)  # (B, L, d)
+        query = self.norm_query(last_real(x, rows)).unsqueeze(1)  # (B, 1, d)
+        y = self.norm_attended(query + self.attention(query, x, seen_keys(rows)))
+        y = self.norm_fed(y + self.feed_forward(y)).squeeze(1)
+        return self.norm_last(y * last_real(is_real(rows), rows))
 
 
-def allowed_keys(rows: Rows) -> Tensor:
-    """Which keys (last axis) each query may see, (B, L, L) bool: not later than itself, and no padding.
-
-    Padding is on the right. Position 0 is allowed even if it is padding, so that a row without history has a key.
-    """
-    length = rows.history.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=rows.history.device).tril()
+def seen_keys(rows: Rows) -> Tensor:
+    """The real items, (B, 1, L) bool; in a row without history position 0, so that there is a key."""
     real = rows.history != 0
-    first = torch.arange(length, device=real.device) == 0
-    return causal & (real | first).unsqueeze(1)
+    real[:, 0] |= rows.lengths == 0
+    return real.unsqueeze(1)
 
 
 def encoder(training: Training, settings: dict) -> SASRecEncoder:

@@ -3,8 +3,8 @@
 Source: the public code of CoLLM (Zhang et al. 2025), after Kang & McAuley 2018 and its PyTorch port. What differs from
 the original: labelled rows instead of one sampled negative for each position, and the loss at the last position alone.
 
-Padded keys are not masked, as published. Their vectors are zero, but the biases of keys and values are not, so padding
-takes a share of the attention. A history must therefore always be padded to the same length.
+Padded keys are not masked, as published. Their vectors are zero, so they take the share of the attention that a zero
+vector has, and their value is the bias. A history is therefore always padded to the same length.
 """
 
 import math
@@ -18,7 +18,7 @@ from baselines.rows import History, Rows
 from baselines.sasrec import SelfAttention
 
 NORM_EPS = 1e-8
-TOGETHER = 256  # rows
+TOGETHER = 128  # rows
 
 
 class Block(nn.Module):

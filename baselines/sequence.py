@@ -6,6 +6,8 @@ embeddings of the history. Source: the public code of DROS (Yang et al. 2023), w
 their sequence baselines.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,6 +59,12 @@ def embed_history(items: int, settings: dict) -> HistoryEmbedding:
 def is_real(rows: Rows) -> Tensor:
     """1 where the history has an item and 0 where it is padding, (B, L, 1) float."""
     return (rows.history != 0).unsqueeze(-1).float()
+
+
+def pad_to(rows: Rows, length: int) -> Rows:
+    """The rows with histories of `length` columns; padding is added on the right."""
+    missing = (0, length - rows.history.shape[1])
+    return replace(rows, history=F.pad(rows.history, missing), liked=F.pad(rows.liked, missing))
 
 
 def last_real(states: Tensor, rows: Rows) -> Tensor:

@@ -1,0 +1,421 @@
+"""GRU4Rec, Caser, SASRec in both forms, and DROS against loops in float64, and what they must not react to."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from baselines import caser, dros, gru4rec, sasrec, sasrec_full
+from baselines.base import Training, settings_of
+from baselines.rows import Ids, Rows
+from baselines.sequence import HistoryEmbedding, SequenceModel
+
+ITEMS = 30
+FEW_SHOT = {module.METHOD.name: module.METHOD for module in (gru4rec, caser, sasrec, dros)}
+ALL = FEW_SHOT | {sasrec_full.METHOD.name: sasrec_full.METHOD}
+
+
+def random_rows(count, length=10, side="right", seed=0, shortest=0):
+    """Rows with histories of `shortest` to `length` items."""
+    draw = np.random.default_rng(seed)
+    history, lengths = np.zeros((count, length), int), draw.integers(shortest, length + 1, count)
+    for i, real in enumerate(lengths):
+        place = slice(length - real, None) if side == "left" else slice(real)
+        history[i, place] = draw.integers(1, ITEMS + 1, real)
+    liked = (draw.random((count, length)) < 0.5) & (history > 0)
+    return Rows(
+        torch.from_numpy(draw.integers(1, 9, count)),
+        torch.from_numpy(draw.integers(1, ITEMS + 1, count)),
+        torch.from_numpy(history),
+        torch.from_numpy(liked),
+        torch.from_numpy(lengths),
+        torch.from_numpy(draw.integers(0, 2, count)).float(),
+    )
+
+
+def rows_for(name, count, **how):
+    full = name == "sasrec-full"
+    return random_rows(count, **({"length": 25, "side": "left"} if full else {}) | how)
+
+
+def built(name, rows, **changes):
+    """The module with random biases, since many of them start at 0, in evaluation mode."""
+    torch.manual_seed(1)
+    items = {i: i for i in range(1, ITEMS + 1)}
+    settings = settings_of(ALL[name], "movie", False) | {"dim": 8} | changes
+    module = ALL[name].build(Training(Ids({}, items, ("",) * (ITEMS + 1)), rows), settings)
+    for parameter in module.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter)
+    return module.eval()
+
+
+def change(rows, **changes):
+    return Rows(**vars(rows) | changes)
+
+
+def scores_in_numpy(module, state, rows):
+    weight, bias = (tensor.detach().numpy() for tensor in (module.output.weight, module.output.bias))
+    return np.array([h @ weight[t - 1] + bias[t - 1] for h, t in zip(state, rows.items.numpy())])
+
+
+def numpy_of(module):
+    return {name: parameter.detach().numpy() for name, parameter in module.named_parameters()}
+
+
+def linear(w, name, x):
+    return w[f"{name}.weight"] @ x + w[f"{name}.bias"]
+
+
+def layer_norm(w, name, x, eps=1e-5):
+    return (x - x.mean()) / np.sqrt(x.var() + eps) * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def softmax(scores):
+    exponentials = np.exp(np.array(scores) - max(scores))
+    return exponentials / exponentials.sum()
+
+
+# ---- each model against loops -------------------------------------------------------------------
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def gru_by_hand(w, layer, inputs):
+    """The states after each input; gates in PyTorch's order: reset, update, new."""
+    h, states = np.zeros(w[f"encoder.gru.weight_hh_l{layer}"].shape[1]), []
+    for x in inputs:
+        of_x = np.split(w[f"encoder.gru.weight_ih_l{layer}"] @ x + w[f"encoder.gru.bias_ih_l{layer}"], 3)
+        of_h = np.split(w[f"encoder.gru.weight_hh_l{layer}"] @ h + w[f"encoder.gru.bias_hh_l{layer}"], 3)
+        reset, update = sigmoid(of_x[0] + of_h[0]), sigmoid(of_x[1] + of_h[1])
+        new = np.tanh(of_x[2] + reset * of_h[2])
+        h = (1 - update) * new + update * h
+        states.append(h)
+    return states
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_gru4rec_is_a_gru_over_the_real_items_read_after_the_last(layers):
+    rows = random_rows(12)
+    assert 0 in rows.lengths and len(set(rows.lengths.tolist())) > 4
+    torch.manual_seed(0)
+    encoder = gru4rec.GRUEncoder(HistoryEmbedding(ITEMS, 6), hidden=5, layers=layers)
+    module = SequenceModel(encoder, ITEMS).double()
+    w, states = numpy_of(module), []
+    for history, length in zip(rows.history.numpy(), rows.lengths.numpy()):
+        inputs = [w["encoder.embedding.item.weight"][item] for item in history[: max(length, 1)]]
+        for layer in range(layers):
+            inputs = gru_by_hand(w, layer, inputs)
+        states.append(inputs[-1])
+    found = module(rows).detach().numpy()
+    assert np.abs(found - scores_in_numpy(module, states, rows)).max() < 1e-12
+
+
+def caser_by_hand(w, history, length):
+    d = w["encoder.embedding.item.weight"].shape[1]
+    image = np.zeros((10, d))
+    image[:length] = w["encoder.embedding.item.weight"][history[:length]]
+    state = []
+    for number, height in enumerate((2, 3, 4)):
+        filters, bias = w[f"encoder.horizontal.{number}.weight"], w[f"encoder.horizontal.{number}.bias"]
+        for f in range(len(filters)):
+            values = []
+            for top in range(10 - height + 1):
+                total = bias[f]
+                for row in range(height):
+                    for column in range(d):
+                        total += filters[f, 0, row, column] * image[top + row, column]
+                values.append(max(total, 0))
+            state.append(max(values))
+    for column in range(d):
+        total = w["encoder.vertical.bias"][0]
+        for row in range(10):
+            total += w["encoder.vertical.weight"][0, 0, row, 0] * image[row, column]
+        state.append(max(total, 0))
+    return np.array(state)
+
+
+def test_caser_is_its_convolutions_written_as_loops():
+    rows = random_rows(8)
+    module = built("caser", rows).double()
+    w = numpy_of(module)
+    states = [caser_by_hand(w, h, n) for h, n in zip(rows.history.numpy(), rows.lengths.numpy())]
+    found = module(rows).detach().numpy()
+    assert np.abs(found - scores_in_numpy(module, states, rows)).max() < 1e-12
+    short = change(rows, history=rows.history[:, :6], liked=rows.liked[:, :6], lengths=rows.lengths.clamp(max=6))
+    states = [caser_by_hand(w, h, n) for h, n in zip(short.history.numpy(), short.lengths.numpy())]
+    assert np.abs(module(short).detach().numpy() - scores_in_numpy(module, states, short)).max() < 1e-12
+
+
+def attend(w, name, query, vectors, allowed):
+    """One query over the vectors of the allowed positions."""
+    q = linear(w, f"{name}.query", query)
+    weights = softmax([q @ linear(w, f"{name}.key", vectors[j]) / math.sqrt(len(q)) for j in allowed])
+    return sum(weight * linear(w, f"{name}.value", vectors[j]) for weight, j in zip(weights, allowed))
+
+
+def sasrec_by_hand(w, history, length):
+    """Every position of the block, with both masks; then the output at the last real position."""
+    w = {name.removeprefix("encoder."): value for name, value in w.items()}
+    d = w["embedding.item.weight"].shape[1]
+    real = [position < length for position in range(len(history))]
+    x = [
+        w["embedding.item.weight"][item] + w["position.weight"][i] if real[i] else np.zeros(d)
+        for i, item in enumerate(history)
+    ]
+    outputs = []
+    for i in range(len(history)):
+        query = layer_norm(w, "norm_query", x[i])
+        keys = [j for j in range(i + 1) if real[j] or j == 0]
+        y = layer_norm(w, "norm_attended", query + attend(w, "attention", query, x, keys))
+        fed = y + linear(w, "feed_forward.2", np.maximum(linear(w, "feed_forward.0", y), 0))
+        fed = layer_norm(w, "norm_fed", fed) if real[i] else np.zeros(d)
+        outputs.append(layer_norm(w, "norm_last", fed))
+    return outputs[max(length - 1, 0)]
+
+
+def test_few_shot_sasrec_is_one_block_written_as_loops():
+    rows = random_rows(12)
+    module = built("sasrec", rows).double()
+    w = numpy_of(module)
+    states = [sasrec_by_hand(w, h, n) for h, n in zip(rows.history.numpy(), rows.lengths.numpy())]
+    assert np.abs(module(rows).detach().numpy() - scores_in_numpy(module, states, rows)).max() < 1e-12
+
+
+def full_sasrec_by_hand(w, history, target):
+    """Both blocks at all 25 positions; padded keys are seen, and are biases since their vectors are zero."""
+    d = w["item.weight"].shape[1]
+    real = history != 0
+    x = [math.sqrt(d) * w["item.weight"][item] + w["position.weight"][i] for i, item in enumerate(history)]
+    x = [vector if real[i] else np.zeros(d) for i, vector in enumerate(x)]
+    for b in ("blocks.0", "blocks.1"):
+        outputs = []
+        for i in range(len(history)):
+            query = layer_norm(w, f"{b}.norm_query", x[i], 1e-8)
+            attended = linear(w, f"{b}.project", attend(w, f"{b}.attention", query, x, range(i + 1)))
+            y = layer_norm(w, f"{b}.norm_attended", query + attended, 1e-8)
+            fed = y + linear(w, f"{b}.feed_forward.3", np.maximum(linear(w, f"{b}.feed_forward.0", y), 0))
+            outputs.append(fed if real[i] else np.zeros(d))
+        x = outputs
+    return layer_norm(w, "norm_last", x[-1], 1e-8) @ w["item.weight"][target]
+
+
+def test_full_data_sasrec_is_two_blocks_written_as_loops(monkeypatch):
+    monkeypatch.setattr(sasrec_full, "TOGETHER", 3)  # rows of several lengths, in several parts
+    rows = random_rows(10, length=25, side="left")
+    assert 0 in change(rows, lengths=rows.lengths.index_fill(0, torch.tensor([4]), 0)).lengths
+    history = rows.history.clone()
+    history[4] = 0
+    rows = change(rows, history=history)
+    module = built("sasrec-full", rows).double()
+    w = numpy_of(module)
+    wanted = [full_sasrec_by_hand(w, h, t) for h, t in zip(rows.history.numpy(), rows.items.numpy())]
+    assert np.abs(module(rows).detach().numpy() - wanted).max() < 1e-12
+
+
+def test_the_full_form_starts_as_multihead_attention_of_pytorch_does():
+    """Xavier-uniform for the three projections as one (3d, d) matrix, and no biases yet."""
+    torch.manual_seed(0)
+    theirs, ours = torch.nn.MultiheadAttention(64, 1), sasrec_full.Block(64, 0.0)
+    for name in ("query", "key", "value"):
+        projection = getattr(ours.attention, name)
+        assert projection.weight.abs().max().item() == pytest.approx(theirs.in_proj_weight.abs().max().item(), rel=0.01)
+        assert projection.weight.std().item() == pytest.approx(theirs.in_proj_weight.std().item(), rel=0.05)
+        assert not projection.bias.any()
+    assert ours.project.weight.std().item() == pytest.approx(theirs.out_proj.weight.std().item(), rel=0.05)
+    assert not ours.project.bias.any() and not theirs.in_proj_bias.any() and not theirs.out_proj.bias.any()
+
+
+def test_the_published_query_mask_would_take_attention_from_real_items():
+    """The sum of a normalised vector is 0 up to rounding, and exactly 0 for many; ours masks padding by its id."""
+    torch.manual_seed(0)
+    x = torch.nn.Embedding(20_000, 64).weight.detach() * 0.01 + torch.nn.Embedding(1, 64).weight.detach()
+    sums = torch.nn.LayerNorm(64)(x).sum(-1)
+    assert sums.abs().max() < 1e-4
+    assert 0.03 < (torch.sign(sums.abs()) == 0).double().mean() < 0.3
+
+
+# ---- DROS ---------------------------------------------------------------------------------------
+
+
+def robust_by_hand(logits, target, label, counts, beta):
+    """In float64 as the equation is written, with the largest exponent taken out."""
+    total = sum(n + 1 for n in counts)
+    exponents = []
+    for j, s in enumerate(logits):
+        residual = s - label if j == target else s
+        exponents.append(((counts[j] + 1) / total) ** 0.05 * residual**2 / beta)
+    top = max(exponents)
+    return top + math.log(sum(math.exp(exponent - top) for exponent in exponents))
+
+
+@pytest.mark.parametrize("scale", [0, 0.1, 3, 30, 1e4])
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
+def test_the_robust_term_equals_a_loop_over_items(scale, beta):
+    draw = np.random.default_rng(0)
+    counts = draw.integers(0, 40, 50)
+    logits = draw.normal(0, scale, (6, 50)).astype(np.float32)
+    targets, labels = draw.integers(0, 50, 6), np.array([1, 0, 1, 1, 0, 0], dtype=np.float32)
+    rho = dros.propensities(torch.from_numpy(counts))
+    found = dros.robust_term(*map(torch.from_numpy, (logits, targets, labels)), rho, beta)
+    assert found.dtype == torch.float32
+    for i in range(6):
+        wanted = robust_by_hand(logits[i].astype(float), targets[i], labels[i], counts, beta)
+        assert found[i].item() == pytest.approx(wanted, rel=3e-6)
+
+
+def test_the_robust_term_of_a_large_target_keeps_what_a_difference_of_exponentials_loses():
+    logits = torch.tensor([[9.0, 0.0, 0.0]])
+    rho = torch.ones(3)
+    term = dros.robust_term(logits, torch.tensor([0]), torch.ones(1), rho, 1.0)
+    assert term.item() == pytest.approx(math.log(math.exp(64) + 2))
+    powers = logits.square().exp()
+    published = (powers.sum() - powers[0, 0] + (logits[0, 0] - 1).square().exp()).log()
+    assert published.item() == pytest.approx(term.item(), rel=1e-3)  # still alike here
+    far = torch.tensor([[10.0, 0.0, 0.0]])
+    assert far.square().exp().isinf().any()  # exp(100) is no float32
+    assert dros.robust_term(far, torch.tensor([0]), torch.ones(1), rho, 1.0).item() == pytest.approx(81, rel=1e-6)
+
+
+def test_the_robust_term_of_zero_logits():
+    counts = torch.tensor([5, 0, 2, 9])
+    rho = dros.propensities(counts)
+    found = dros.robust_term(torch.zeros(4, 4), torch.arange(4), torch.ones(4), rho, 2.0)
+    for t in range(4):
+        wanted = math.log(3 + math.exp(((counts[t].item() + 1) / 20) ** 0.05 / 2))
+        assert found[t].item() == pytest.approx(wanted, rel=1e-6)
+    assert dros.robust_term(torch.zeros(1, 4), torch.tensor([1]), torch.zeros(1), rho, 2.0).item() == pytest.approx(
+        math.log(4)
+    )
+
+
+@pytest.mark.parametrize("encoder", list(dros.ENCODERS))
+@pytest.mark.parametrize("loss", ["bce", "mse"])
+def test_dros_without_its_term_is_the_encoder_alone(encoder, loss):
+    rows = random_rows(20)
+    plain = built(encoder, rows, loss=loss)
+    robust = built("dros", rows, encoder=encoder, loss=loss, alpha=0.0)
+    robust.load_state_dict(plain.state_dict())
+    assert torch.equal(robust.loss(rows), plain.loss(rows)) and torch.equal(robust(rows), plain(rows))
+    with_term = built("dros", rows, encoder=encoder, loss=loss, alpha=0.5, beta=2.0)
+    with_term.load_state_dict(plain.state_dict())
+    counts = np.bincount(rows.items.numpy() - 1, minlength=ITEMS)
+    logits = plain.all_logits(rows).detach().double().numpy()
+    terms = [robust_by_hand(s, t - 1, y, counts, 2.0) for s, t, y in zip(logits, rows.items, rows.labels.numpy())]
+    wanted = plain.loss(rows).item() + 0.5 * np.mean(terms)
+    assert with_term.loss(rows).item() == pytest.approx(wanted, rel=1e-6)
+
+
+# ---- losses, sizes, settings --------------------------------------------------------------------
+
+
+def test_both_losses_are_of_the_target_alone():
+    rows = random_rows(20)
+    scores = built("gru4rec", rows)(rows).detach().double().numpy()
+    labels = rows.labels.numpy()
+    bce = np.mean([math.log1p(math.exp(-s if y else s)) for s, y in zip(scores, labels)])
+    assert built("gru4rec", rows).loss(rows).item() == pytest.approx(bce, rel=1e-6)
+    assert built("gru4rec", rows, loss="mse").loss(rows).item() == pytest.approx(
+        ((scores - labels) ** 2).mean(), rel=1e-6
+    )
+
+
+def test_the_numbers_of_parameters_are_those_of_the_formulas():
+    rows = random_rows(4)
+
+    def count(name, d, **changes):
+        return sum(p.numel() for p in built(name, rows, dim=d, **changes).parameters())
+
+    for d in (8, 64):
+        table, output = (ITEMS + 1) * d, ITEMS * (d + 1)
+        assert count("gru4rec", d) == table + 6 * d * d + 6 * d + output
+        filters = sum(16 * (height * d + 1) for height in (2, 3, 4))
+        assert count("caser", d) == table + filters + (10 + 1) + ITEMS * (48 + d + 1)
+        block = 5 * (d * d + d)  # query, key, value, two of the feed-forward network
+        assert count("sasrec", d) == table + 10 * d + block + 4 * 2 * d + output
+        assert count("dros", d) == count("gru4rec", d)
+        assert count("sasrec-full", d) == table + 25 * d + 2 * (6 * (d * d + d) + 2 * 2 * d) + 2 * d
+        assert count("gru4rec", d, history="signed") == count("gru4rec", d) + 2 * d
+
+
+def test_full_data_sasrec_has_the_published_settings():
+    ml_1m, amazon = (settings_of(sasrec_full.METHOD, name, True) for name in ("ml-1m", "amazon-book"))
+    assert [ml_1m[name] for name in ("dim", "length", "lr", "l2", "batch_size")] == [64, 25, 1e-2, 1e-2, 2048]
+    assert [amazon[name] for name in ("dim", "length", "lr", "l2", "batch_size")] == [64, 20, 1e-3, 1e-3, 10240]
+
+
+# ---- what must not change a score ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_a_score_does_not_depend_on_the_batch(name):
+    rows = rows_for(name, 64)
+    module = built(name, rows, dim=64)
+    with torch.no_grad():
+        together = module(rows)
+        alone = torch.cat([module(rows[i : i + 1]) for i in range(64)])
+        shuffled = module(rows[torch.arange(63, -1, -1)]).flip(0)
+    assert together.shape == (64,) and alone.shape == (64,)
+    assert (together - alone).abs().max() < 1e-6 * max(1, together.abs().max())
+    assert (together - shuffled).abs().max() < 1e-6 * max(1, together.abs().max())
+
+
+@pytest.mark.parametrize("name", list(FEW_SHOT))
+@pytest.mark.parametrize("history", ["all", "signed"])
+def test_padding_never_changes_a_score(name, history):
+    """Neither how much of it there is, bit for bit, nor what stands in its row of the table."""
+    rows = random_rows(40, length=7, shortest=1)
+    padded = change(
+        rows,
+        history=torch.nn.functional.pad(rows.history, (0, 3)),
+        liked=torch.nn.functional.pad(rows.liked, (0, 3)),
+    )
+    module = built(name, rows, history=history)
+    with torch.no_grad():
+        scores = module(rows)
+        assert torch.equal(module(padded), scores)
+        module.encoder.embedding.item.weight[0] = 1e3
+        assert torch.equal(module(padded), scores)
+
+
+def test_the_bias_of_caser_acts_on_padding_as_published():
+    """A filter that is far below zero at every real item still gives its bias, from where nothing is."""
+    rows = random_rows(5, length=3, shortest=3)
+    module = built("caser", rows)
+    with torch.no_grad():
+        module.encoder.embedding.item.weight.fill_(1.0)
+        for convolution in module.encoder.horizontal:
+            convolution.weight.fill_(-1e3)
+            convolution.bias.fill_(0.25)
+        assert torch.equal(module.encoder(rows)[:, :48], torch.full((5, 48), 0.25))
+
+
+def test_padding_takes_attention_in_full_data_sasrec_as_published():
+    """The same history has the same score however it is stored, and another one where more padding stands before it."""
+    rows = random_rows(20, length=6, side="left", shortest=1)
+    padded = change(rows, history=torch.nn.functional.pad(rows.history, (19, 0)))
+    module, shorter = built("sasrec-full", rows), built("sasrec-full", rows, length=6)
+    with torch.no_grad():
+        scores = module(rows)
+        assert torch.equal(module(padded), scores)
+        weights = module.state_dict()
+        shorter.load_state_dict(weights | {"position.weight": weights["position.weight"][-6:]})
+        assert (shorter(rows) - scores).abs().max() > 1e-2
+        nothing = module(change(rows, history=torch.zeros_like(rows.history), items=torch.full((20,), 7)))
+    assert torch.unique(nothing).numel() == 1  # without history the state is a constant
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_users_and_labels_are_not_read_and_signs_only_if_asked(name):
+    rows = rows_for(name, 30, shortest=2)
+    module = built(name, rows)
+    with torch.no_grad():
+        scores = module(rows)
+        assert torch.equal(module(change(rows, users=rows.users.flip(0), labels=1 - rows.labels)), scores)
+        assert torch.equal(module(change(rows, liked=~rows.liked & (rows.history > 0))), scores)
+        if name in FEW_SHOT:
+            signed = built(name, rows, history="signed")
+            assert (signed(rows) - signed(change(rows, liked=~rows.liked & (rows.history > 0)))).abs().min() > 0
