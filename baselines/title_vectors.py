@@ -19,7 +19,7 @@ from torch import Tensor
 
 from data.cache import cache_folder
 from errors import DataError, notice
-from files import read_whole, write_bytes
+from files import read_whole, refuse_special, write_bytes
 from model.bert import Bert
 from model.bert_weights import load_bert
 from model.wordpiece import WordPieceTokenizer
@@ -34,7 +34,8 @@ NAME = "vectors"
 def open_bert(folder: Path) -> tuple[Bert, WordPieceTokenizer, str]:
     """(the frozen model, its tokenizer, sha256 over all files that decide a vector); what was assumed is said, once.
 
-    Raises CheckpointError if the folder is not a BERT as model/bert_weights.py and model/wordpiece.py read it.
+    Raises CheckpointError if the folder is not a BERT as model/bert_weights.py and model/wordpiece.py read it, and
+    DataError if something else than a file has the name of one.
     """
     model, said = load_bert(folder)
     tokenizer = WordPieceTokenizer(folder, model.config.vocab_size, model.config.max_position_embeddings)
@@ -43,6 +44,7 @@ def open_bert(folder: Path) -> tuple[Bert, WordPieceTokenizer, str]:
     weights = [folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
     digest = hashlib.sha256()
     for path in sorted([*weights, *tokenizer.files(folder)]):
+        refuse_special(path)  # one that no index names may be anything
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
             while block := file.read(2**20):

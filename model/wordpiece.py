@@ -96,7 +96,7 @@ class WordPieceTokenizer:
         self.unk_id, self.cls_id, self.sep_id = (
             self._control(path, folder / SETTINGS, settings, name) for name in ("unk", "cls", "sep")
         )
-        _refuse_added(folder, settings, self.ids)
+        _refuse_added(folder, settings, fast, self.ids)
 
     @staticmethod
     def files(folder: Path) -> list[Path]:
@@ -135,7 +135,9 @@ class WordPieceTokenizer:
         lines = re.split("\r\n|\r|\n", text)
         ids = {piece: i for i, piece in enumerate(lines)}
         if len(ids) < len(lines):
-            self.assumed.append(f"{path}: has {len(lines) - len(ids)} pieces twice; the last line of each is used")
+            self.assumed.append(
+                f"{path}: {len(lines) - len(ids):,} lines repeat a piece; the last line of each piece is used"
+            )
         return ids
 
     def _rules(self, path: Path, settings: dict, of_json: dict) -> Rules:
@@ -145,7 +147,8 @@ class WordPieceTokenizer:
         for name in Rules.__dataclass_fields__:
             value = settings.get(name, of_json.get(name))
             if value is not None and not isinstance(value, bool):
-                raise CheckpointError(f"{path}: {name} is {quoted(value)}; expected true or false")
+                where = path if name in settings else path.with_name(FAST)
+                raise CheckpointError(f"{where}: {name} is {quoted(value)}; expected true or false")
             if name in settings and name in of_json and settings[name] != of_json[name]:
                 self.assumed.append(f"{path}: {name} is {quoted(value)}, which is used; {FAST} says otherwise")
             if value is not None:
@@ -209,11 +212,14 @@ def _refuse_other_kinds(path: Path, settings: dict) -> None:
         raise CheckpointError(f"{path}: never_split is {quoted(unsplit)}, which is not supported; supported: null")
 
 
-def _refuse_added(folder: Path, settings: dict, ids: dict[str, int]) -> None:
+def _refuse_added(folder: Path, settings: dict, fast: dict, ids: dict[str, int]) -> None:
     """Raises CheckpointError for tokens beside the vocabulary, which would be cut out of a text before its words."""
     added = read_json(folder / ADDED) if (folder / ADDED).exists() else {}
-    decoder = settings.get("added_tokens_decoder") or {}
-    entries = decoder.values() if isinstance(decoder, dict) else [None]
+    decoder, of_json = settings.get("added_tokens_decoder") or {}, fast.get("added_tokens") or []
+    entries = [
+        *(decoder.values() if isinstance(decoder, dict) else [None]),
+        *(of_json if isinstance(of_json, list) else [None]),
+    ]
     tokens = [*added, *(entry.get("content") if isinstance(entry, dict) else None for entry in entries)]
     for token in tokens:
         if not isinstance(token, str) or token not in ids:

@@ -207,6 +207,7 @@ FAST = {
     "another prefix": (fast(model={"type": "WordPiece", "continuing_subword_prefix": "@@"}), "'@@'"),
     "no normalizer": (fast(normalizer=None), "normalizer.type is None"),
     "another split": (fast(pre_tokenizer={"type": "Whitespace"}), "pre_tokenizer.type is 'Whitespace'"),
+    "an added token": (fast(added_tokens=[{"id": 12, "content": "star wars"}]), "added token 'star wars'"),
     "ids that are none": (fast(model={"type": "WordPiece", "vocab": {"toy": -1}}), "model.vocab"),
 }
 
@@ -226,7 +227,7 @@ def test_what_was_assumed_is_said(folder):
     (folder / "tokenizer_config.json").unlink()
     (folder / "vocab.txt").write_text("\n".join([*PIECES[:-1], "toy"]))
     double, rule = tokenizer(folder).assumed
-    assert "1 pieces twice" in double and "lower-cased" in rule
+    assert "1 lines repeat a piece" in double and "lower-cased" in rule
     (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
     (folder / "tokenizer.json").write_text(json.dumps(fast()))
     _, pieces, rule = tokenizer(folder).assumed

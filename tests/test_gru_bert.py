@@ -1,6 +1,7 @@
 """GRU-BERT and DROS-BERT: their titles' vectors, what they learn, what they must not react to, and their runs."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from baselines.base import Training, settings_of
 from baselines.fit import fit, make_optimizer, score_rows
 from baselines.rows import Ids, Rows
 from baselines.title_vectors import open_bert
-from errors import CheckpointError, FlagError, RunError
+from errors import CheckpointError, DataError, FlagError, RunError
 from machine.signals import Stopped
 from metrics import auc
 from model.bert import Bert, BertConfig
@@ -153,6 +154,12 @@ def test_a_damaged_file_of_the_cache_is_made_again(bert, damage, tmp_path, capsy
     forget()
     assert torch.equal(title_vectors.title_vectors(titles_of(9), bert), vectors)
     assert f"{path}: damaged" in capsys.readouterr().err and path.read_bytes() == whole
+
+
+def test_a_pipe_with_the_name_of_a_shard_is_not_waited_for(bert):
+    os.mkfifo(bert / "other.safetensors")
+    with pytest.raises(DataError, match="no plain file"):
+        open_bert(bert)
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(bert, tmp_path, capsys):
