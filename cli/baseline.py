@@ -130,7 +130,7 @@ def _unused(flags: BaselineFlags) -> set[str]:
 def given_settings(flags: BaselineFlags) -> dict:
     """The settings that flags say, by name."""
     names = [option.name for option in (*OPTIMISER, *options_of(METHODS[flags.method]))]
-    return {name: value for name in names if (value := getattr(flags, name)) not in (None, False)}
+    return {name: value for name in names if (value := getattr(flags, name)) is not None and value is not False}
 
 
 def baseline_run_name(flags: BaselineFlags) -> str:

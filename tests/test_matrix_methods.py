@@ -99,7 +99,9 @@ def test_parameter_counts_are_those_of_the_formula(bias):
 
 def test_first_vectors_are_normal_with_the_wanted_deviation():
     torch.manual_seed(0)
-    wide, narrow = (MatrixFactorisation(300, 300, 64, std, False).user_vectors.weight[1:].detach() for std in (1.0, 0.1))
+    wide, narrow = (
+        MatrixFactorisation(300, 300, 64, std, False).user_vectors.weight[1:].detach() for std in (1.0, 0.1)
+    )
     assert float(wide.std()) == pytest.approx(1, rel=0.02) and float(narrow.std()) == pytest.approx(0.1, rel=0.02)
 
 
