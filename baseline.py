@@ -73,7 +73,12 @@ def main(argv: list[str]) -> None:
             encoded = encode_task(task, settings, flags.seed, device)
         module, progress = train(run, encoded)
         parameters = sum(parameter.numel() for parameter in trainable_parameters(module).values())
-        summary = {"settings": settings, "parameters": parameters, **summary_of(progress, settings["patience"])}
+        summary = {
+            "settings": settings,
+            "inputs": task.method.inputs(settings),
+            "parameters": parameters,
+            **summary_of(progress, settings["patience"]),
+        }
         scores = {name: scores_of(module, encoded, rows) for name, rows in splits_of(task).items()}
         notice(ending(progress, began))
     finish(run, task, flags, summary, scores)

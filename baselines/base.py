@@ -79,13 +79,19 @@ def binary_cross_entropy(scores: Tensor, rows: Rows) -> Tensor:
     return binary_cross_entropy_with_logits(scores, rows.labels)
 
 
+def no_inputs(settings: dict) -> dict[str, str]:
+    """Of a method that reads nothing beside the rows."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Method:
     """A method that baselines/fit.py trains.
 
     build(training, settings) returns a Recommender. settings: the values of `options` by name, and those of OPTIMISER.
     published: {data set: {name: value}}, with ANY for every other data set; ours: what we decided otherwise.
-    grid: {name: values} that --search tries. needs_users: refuses data without users.
+    grid: {name: values} that --search tries. needs_users: refuses data without users. inputs(settings): what is read
+    beside the rows, as {what: fingerprint}; it raises a UserError, before a run folder is made, for what is unusable.
     """
 
     name: str
@@ -97,6 +103,7 @@ class Method:
     ours: dict = field(default_factory=dict)
     grid: dict[str, tuple] = field(default_factory=lambda: GRID)
     needs_users: bool = False
+    inputs: Callable[[dict], dict[str, str]] = no_inputs
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from baselines import caser, dros, gru4rec, lightgcn, logreg, mf, rules, sasrec, sasrec_full
+from baselines import caser, dros, dros_bert, gru4rec, gru_bert, lightgcn, logreg, mf, rules, sasrec, sasrec_full
 from baselines.base import Direct, Method, Option
 
 METHODS: dict[str, Method | Direct] = {
@@ -10,6 +10,7 @@ METHODS: dict[str, Method | Direct] = {
     for method in (
         *(mf.METHOD, lightgcn.METHOD, sasrec_full.METHOD),
         *(gru4rec.METHOD, caser.METHOD, sasrec.METHOD, dros.METHOD),
+        *(gru_bert.METHOD, dros_bert.METHOD),
         *(logreg.LOGREG, logreg.SHARE, *rules.METHODS),
     )
 }

@@ -10,6 +10,7 @@ import torch
 
 import predict
 from baselines.rules import all_rules
+from bench import fuzz_bert as made_bert
 from bench import fuzz_made as made
 from bench import fuzz_made_data as made_data
 from bench.fuzz_made import World
@@ -228,7 +229,7 @@ def _merge(folder: Path, out: Path) -> list:
 
 def kinds() -> dict[str, Kind]:
     """Every kind by name. The order decides which case damages which kind."""
-    return checkpoint_kinds() | data_kinds() | run_kinds()
+    return checkpoint_kinds() | data_kinds() | run_kinds() | bert_kinds()
 
 
 def checkpoint_kinds() -> dict[str, Kind]:
@@ -300,4 +301,14 @@ def run_kinds() -> dict[str, Kind]:
         "run config.json (score)": Kind(made.make_run, "config.json", score_run, score),
         "metrics.jsonl": Kind(made.make_run, "metrics.jsonl", *resumed),
         "users.csv": Kind(made_data.make_users, "*", score_users, predict_users, lines=0),
+    }
+
+
+def bert_kinds() -> dict[str, Kind]:
+    """BERTs that read titles."""
+    read = (made_bert.read_bert, made_bert.gru_bert_command)
+    return {
+        "BERT": Kind(made_bert.make_bert, "*", *read),
+        "BERT vocab.txt": Kind(made_bert.make_bert, "vocab.txt", *read),
+        "BERT tokenizer.json": Kind(made_bert.make_fast_bert, "tokenizer.json", *read),
     }

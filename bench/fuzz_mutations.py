@@ -55,6 +55,7 @@ FORMS: dict[str, Mutation] = {
     ".data": table,
     ".item": table,
     ".dat": table,
+    ".txt": table,
     ".csv.gz": gzipped(table),
     ".dat.gz": gzipped(table),
     ".json.gz": gzipped(json_lines),

@@ -1,4 +1,4 @@
-"""LLaMA, its prefix tree, tokenizers, and checkpoints in and out.
+"""LLaMA, its prefix tree, a frozen BERT, tokenizers, and checkpoints in and out.
 
 Imports torch, safetensors, sentencepiece, the ground floor (errors, files, tensors) and this room.
 """

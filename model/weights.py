@@ -65,10 +65,10 @@ def read_llama_config(folder: Path) -> LlamaConfig:
         fields.setdefault("max_position_embeddings", fields["max_sequence_length"])
     fields = {**DEFAULTS, "num_key_value_heads": fields.get("num_attention_heads"), **fields}
     for name in SIZES[:5]:
-        _number(path, fields, name, int)
+        positive_number(path, fields, name, int)
     fields.setdefault("head_dim", fields["hidden_size"] // fields["num_attention_heads"])
     for name in SIZES[5:]:
-        _number(path, fields, name, int)
+        positive_number(path, fields, name, int)
     if fields["num_attention_heads"] % fields["num_key_value_heads"] or fields["head_dim"] % 2:
         raise CheckpointError(
             f"{path}: num_attention_heads must be a multiple of num_key_value_heads, and head_dim even"
@@ -79,7 +79,7 @@ def read_llama_config(folder: Path) -> LlamaConfig:
     rope_theta, rope_scaling = _read_rope(path, fields)
     return LlamaConfig(
         **{name: fields[name] for name in SIZES},
-        rms_norm_eps=_number(path, fields, "rms_norm_eps", float),
+        rms_norm_eps=positive_number(path, fields, "rms_norm_eps", float),
         rope_theta=rope_theta,
         tie_word_embeddings=tied,
         rope_scaling=rope_scaling,
@@ -128,7 +128,7 @@ def _read_rope(path: Path, fields: dict) -> tuple[float, RopeScaling | None]:
         raise CheckpointError(
             f"{path}: partial_rotary_factor is {quoted(rope['partial_rotary_factor'])}; supported: 1.0"
         )
-    theta = _number(path, {**fields, **rope}, "rope_theta", float)
+    theta = positive_number(path, {**fields, **rope}, "rope_theta", float)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return theta, None
@@ -139,14 +139,14 @@ def _read_rope(path: Path, fields: dict) -> tuple[float, RopeScaling | None]:
     extra = {}
     if kind == "llama3":
         for name in ("low_freq_factor", "high_freq_factor"):
-            extra[name] = _number(path, rope, name, float)
-        extra["original_max_position_embeddings"] = _number(path, rope, "original_max_position_embeddings", int)
+            extra[name] = positive_number(path, rope, name, float)
+        extra["original_max_position_embeddings"] = positive_number(path, rope, "original_max_position_embeddings", int)
         if extra["high_freq_factor"] <= extra["low_freq_factor"]:
             raise CheckpointError(f"{path}: rope_scaling needs high_freq_factor above low_freq_factor")
-    return theta, RopeScaling(kind, _number(path, rope, "factor", float), **extra)
+    return theta, RopeScaling(kind, positive_number(path, rope, "factor", float), **extra)
 
 
-def _number(path: Path, fields: dict, name: str, kind: type) -> float:
+def positive_number(path: Path, fields: dict, name: str, kind: type) -> float:
     """fields[name] as a positive `kind`, int or float, within the bounds above. Raises CheckpointError otherwise."""
     value = fields.get(name)
     right_type = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
@@ -175,7 +175,7 @@ def refuse_unprintable(path: Path, names: list[str]) -> None:
     for name in names:
         if not name.isprintable() or len(name) > 200:
             raise CheckpointError(
-                f"{path}: has a tensor called {quoted(name)}, which no LLaMA has; "
+                f"{path}: has a tensor called {quoted(name)}, which no model has; "
                 "fetch it again from a source you trust"
             )
 
@@ -263,6 +263,11 @@ def stored_sizes(folder: Path) -> dict[str, int]:
                 if not name.endswith(IGNORED):
                     sizes[name] = file.get_tensor(name).nbytes  # memory-mapped: nothing is read
     return sizes
+
+
+def stored_names(folder: Path) -> list[str]:
+    """The names of all tensors of the checkpoint, once for every file that has them."""
+    return [name for names in _shards(folder).values() for name in names]
 
 
 def read_stored(folder: Path, names: list[str]) -> dict[str, torch.Tensor]:

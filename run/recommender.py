@@ -157,6 +157,8 @@ def open_run(
         "data": f"{data.fingerprint()} ({data.source}, {rows} rows)",
         "settings": json.dumps(settings, sort_keys=True),
     }
+    if isinstance(task.method, Method):
+        fingerprints |= task.method.inputs(settings)
     config = run_config(resolved, data, device, fingerprints) | {"verb": VERB, "settings": settings}
     run = RecommenderFolder(out, flags.resume)
     run.write_config(config_of_resumed(out, config) if flags.resume else config)

@@ -49,6 +49,16 @@ def real_file(real_data):
     return find
 
 
+@pytest.fixture(scope="session")
+def real_bert(request):
+    """The folder of a real uncased BERT: LCFT_TEST_BERT, or `bert` in the folder of real files; skips without it."""
+    folder = os.environ.get("LCFT_TEST_BERT")
+    folder = Path(folder) if folder else request.getfixturevalue("real_data") / "bert"
+    if not folder.is_dir():
+        pytest.skip(f"{folder}: no folder of a real BERT; LCFT_TEST_BERT names another")
+    return folder
+
+
 @pytest.fixture
 def tiny_llama():
     """tiny_llama(num_key_value_heads=2, ...): a float32 Llama with no parameter at its initial value."""
