@@ -184,6 +184,13 @@ def any_rank(value: bool) -> bool:
     return bool(gather(torch.tensor(value)).any())
 
 
+def first_word(text: str) -> str:
+    """The text of the first rank whose text is not empty, on every rank; of it at most 1,000 bytes."""
+    content = text.encode()[:1000].ljust(1000, b"\0")
+    texts = gather(torch.tensor(list(content), dtype=torch.uint8)).tolist()
+    return next((words for row in texts if (words := bytes(row).rstrip(b"\0").decode(errors="ignore"))), "")
+
+
 def refuse_drift(parameters: list[torch.Tensor]) -> None:
     """Raises RunError if the ranks' adapters, which take the same updates, are not the same."""
     sums = gather(torch.stack([parameter.detach().double().sum() for parameter in parameters]).cpu())
@@ -241,8 +248,8 @@ def rank_micro_batches(batch: list, size: int, recut: bool, even: bool) -> Itera
         yield batch[:size], 0.0
 
 
-def sum_over_ranks(parameters: list[torch.Tensor], record: dict[str, float]) -> None:
-    """Sum the gradients, and the numbers of a step's record, over all ranks, in place."""
+def sum_over_ranks(parameters: list[torch.Tensor], totals: torch.Tensor) -> None:
+    """Sum the gradients, and the totals of a step, over all ranks, in place."""
     if count() == 1:
         return
     # A rank that had no pair has no gradients.
@@ -251,9 +258,7 @@ def sum_over_ranks(parameters: list[torch.Tensor], record: dict[str, float]) -> 
     dist.all_reduce(flat)
     for parameter, summed in zip(parameters, flat.split([p.numel() for p in parameters])):
         parameter.grad = summed.view_as(parameter)
-    numbers = torch.tensor(list(record.values()), dtype=torch.float64)
-    dist.all_reduce(numbers)
-    record.update(zip(record, numbers.tolist()))
+    dist.all_reduce(totals)
 
 
 def rows_of_rank(rows: int) -> slice:

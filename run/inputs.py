@@ -40,7 +40,7 @@ class Inputs:
 
 def load_inputs(flags: TrainFlags) -> Inputs:
     """Load the data and the base, add the adapter, and encode the splits; whatever is unusable is refused first."""
-    device = pick_device(flags.device)
+    device = pick_device(flags.device, flags.deterministic)
     data = load_data(vars(flags))
     refuse_one_label(data.selection_rows(), f"--data {flags.data}")
     refuse_too_many(flags, data)

@@ -14,10 +14,11 @@ from run.validate import recorded_flags, shown
 FOR_ONE_CALL = ("resume", "out", "json", "merge_out", "fsdp", "plan")
 NEVER_TAKEN = (*FOR_ONE_CALL, "config")  # by --config
 # Flags that runs of version 0.1.0 lack. Their defaults change nothing.
-SINCE_0_1 = ("drop_long", "valid_rows", "test_rows", "config", "zeros", "skip_bad")
+SINCE_0_1 = ("drop_long", "valid_rows", "test_rows", "config", "zeros", "skip_bad", "deterministic")
 _LONGER = "the learning rate now falls to 0 at the new last step, unlike in a run that was longer from the start"
 MAY_CHANGE = {  # flag: what a change means for the result; it lasts until the flag is given again
     "device": "another device rounds differently, so what follows is not the same to the last bit",
+    "deterministic": "sums on a GPU are rounded differently, so what follows is not the same to the last bit",
     "data_dir": "the rows must be the same, which is checked",
     "checkpointing": "changes no bit of the result",
     "micro_batch_size": "the same pairs per step; sums are rounded differently and dropout draws differently",
