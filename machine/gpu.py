@@ -8,6 +8,10 @@ from errors import notice
 
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")  # with these, cuBLAS sums in the same order every time
+# Bytes beside all tensors, from the documentation of the libraries; not measured. cuBLAS and cuBLASLt have a workspace of
+# 32 MiB each on Hopper, and kernels are loaded when they are first used. NCCL has 4 MiB for each of up to 32 channels to
+# each neighbour in its ring.
+LIBRARIES, NCCL = 200_000_000, 300_000_000
 
 
 def prepare_gpu(device: torch.device, deterministic: bool) -> None:
@@ -42,3 +46,8 @@ def warn_of_emulation(device: torch.device, precision: str) -> None:
             f"WARNING: {torch.cuda.get_device_name(device)} has no arithmetic in bf16 and emulates it slowly; "
             "--precision fp32 is faster, with --base-dtype int8 if memory does not suffice"
         )
+
+
+def bytes_of_libraries(processes: int) -> int:
+    """What libraries will take of a GPU's memory, beside all tensors, when they are first used."""
+    return LIBRARIES + (NCCL if processes > 1 else 0)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from files import optional_module
-from machine import ranks, windows
+from machine import macos, ranks, windows
 
 # How torch, its CPU allocator, CUDA's libraries and C++ report a lack of memory.
 WORDS = (
@@ -72,13 +72,14 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = _kilobytes("/proc/meminfo", "MemAvailable") or windows.free_memory() or _physical_memory()
-    return free // ranks.count_on_node()
+    free = _kilobytes("/proc/meminfo", "MemAvailable") or windows.free_memory() or macos.free_memory()
+    return (free or _physical_memory()) // ranks.count_on_node()
 
 
 def resident_memory() -> int:
-    """Bytes of this process that are in memory; macOS tells only the most so far."""
-    return _kilobytes("/proc/self/status", "VmRSS") or windows.process_memory()[0] or peak_resident_memory()
+    """Bytes of this process that are in memory; where no system tells, the most so far."""
+    known = _kilobytes("/proc/self/status", "VmRSS") or windows.process_memory()[0] or macos.resident_memory()
+    return known or peak_resident_memory()
 
 
 def peak_resident_memory() -> int:
@@ -90,7 +91,7 @@ def peak_resident_memory() -> int:
 
 
 def _physical_memory() -> int:
-    """Bytes of the machine, whoever has them: macOS does not say how many are free."""
+    """Bytes of the machine, whoever has them."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
 

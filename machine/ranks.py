@@ -14,6 +14,7 @@ import json
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -26,7 +27,10 @@ from torch.distributed.fsdp import FSDPModule
 
 from errors import FlagError, RunError, notice
 
-TIMEOUT = timedelta(minutes=30)  # for a rank that neither answers nor dies; the death of one is noticed at once
+# For a rank that neither answers nor dies. The death of one is noticed at once by gloo, and by torchrun, which sends
+# SIGTERM to the others. A rank that waits for NCCL cannot react to that: torchrun kills it 30 s later, without a word of
+# ours. NCCL's own watchdog ends a wait after this time.
+TIMEOUT = timedelta(minutes=30)
 LOST = (
     "another process of this run died, was stopped or no longer answers, so all stop; "
     "the same command with --resume --out RUN resumes from the last save"
@@ -93,9 +97,21 @@ def distributed(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
             if _tells_of_another(error):
                 raise RunError(LOST) from None
             raise
-        dist.destroy_process_group()
+        _leave_together()
 
     return main_of_a_rank
+
+
+def _leave_together() -> None:
+    """End this process when all ranks are done: if one leaves in another way, torchrun kills those that still write.
+
+    Python does not shut down. Libraries have threads then, and one that C++ still has at its end aborts the process.
+    """
+    dist.all_reduce(torch.zeros(1))
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def single_process(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
