@@ -132,7 +132,7 @@ def sequence_terms(
 
     negatives = hidden_neg.split(chunk) if hidden_neg is not None else [None] * len(targets)
     parts = zip(hidden_pos.split(chunk), negatives, targets.split(chunk))
-    pieces = [checkpoint(terms, *part, use_reentrant=False) for part in parts]
+    pieces = [checkpoint(terms, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
     return torch.cat([ce for ce, _ in pieces]), torch.cat([kl for _, kl in pieces])
 
 

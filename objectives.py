@@ -30,6 +30,7 @@ from loss import (
 )
 from model.llama import Llama
 from model.prefix_tree import prefix_tree, take
+from tensors import on_device
 
 TERMS = ("ce_pos", "ce_neg", "kl")  # recorded of every step, 0 where an objective has no such term
 
@@ -175,7 +176,7 @@ def rows_in_blocks(pairs: list[EncodedPair], rows_per_pair: int) -> PairBatch:
 
 def answer_logits(model: Llama, batch: PairBatch) -> tuple[Tensor, Tensor]:
     """(logits (B, A, V), targets (B, A)) at the answer positions, on the model's device."""
-    targets = batch.targets.to(model.lm_head.weight.device)
+    (targets,) = on_device([batch.targets], model.lm_head.weight.device)
     tree = prefix_tree(model, batch.input_ids, batch.lengths, batch.positions)
     return model.lm_head(model.model(tree.input_ids, tree)).view(*targets.shape, -1), targets
 
@@ -191,16 +192,16 @@ def whole_row_loss(model: Llama, batch: PairBatch, kl_weight: float, accumulatio
     # A position that several rows share, with its partner and its next token, has the same terms in all of them.
     triples = torch.stack((tree.index[row, column], tree_neg.index[row, column_neg], targets))  # (3, N)
     (token, token_neg, target), place = triples.unique(dim=1, return_inverse=True)  # (U,) each; (N,)
-    device = model.lm_head.weight.device
-    hidden_pos = take(model.model(tree.input_ids, tree), token.to(device))  # (U, D)
+    parts = [token, token_neg, target, place, row, targets, (~has_partner).long()]
+    token, token_neg, target, place, row, targets, alone = on_device(parts, model.lm_head.weight.device)
+    hidden_pos = take(model.model(tree.input_ids, tree), token)  # (U, D)
     hidden_neg = None
     if negatives:
         with torch.no_grad():  # the published code detaches this side, so it needs no graph
-            hidden_neg = take(model.model(tree_neg.input_ids, tree_neg), token_neg.to(device))  # (U, D)
-    ce, kl = sequence_terms(model.lm_head, hidden_pos, hidden_neg, target.to(device))
-    ce, kl = (term[place.to(device)] for term in (ce, kl))  # (N,) each
-    row, has_partner, targets = row.to(device), has_partner.to(device), targets.to(device)
-    kl = kl.masked_fill(~has_partner, 0.0)
+            hidden_neg = take(model.model(tree_neg.input_ids, tree_neg), token_neg)  # (U, D)
+    ce, kl = sequence_terms(model.lm_head, hidden_pos, hidden_neg, target)
+    ce, kl = (term[place] for term in (ce, kl))  # (N,) each
+    kl = kl.masked_fill(alone > 0, 0.0)
     loss = released_loss(ce, kl, targets, kl_weight, P, accumulation_steps)
     terms = {name: term.new_zeros(P).index_add(0, row, term.detach()) for name, term in (("ce_pos", ce), ("kl", kl))}
     return PairLoss(loss, terms, int(batch.lengths.sum()))

@@ -26,15 +26,10 @@ from cli.verb import run_verb
 from data.pairs import EncodedPair
 from data.splits import Split
 from errors import notice
-from machine import ranks
+from machine import device, ranks
 from machine.signals import Stopped, StopRequest
-from objectives import TERMS, Objective
-from run.failures import (
-    error_context,
-    refuse_non_finite_gradient,
-    refuse_non_finite_loss,
-    refuse_non_finite_weights,
-)
+from objectives import Objective
+from run.failures import StepSums, error_context, refuse_non_finite_gradient, refuse_non_finite_weights
 from run.folder import RunFolder, resume_command
 from run.outcome import finish, score_after, score_before
 from run.progress import Progress, count_steps, ending, show_step, step_timing, training_bar
@@ -79,21 +74,22 @@ def fine_tune(
     with StopRequest() as stop, training_bar(total_steps, progress) as bar:
         while not progress.is_over(total_steps, flags.patience):
             step, started = progress.step, time.perf_counter()
+            due = (step + 1) % flags.eval_every == 0 or step + 1 == total_steps
             lr = learning_rate(step, total_steps, flags.lr, flags.warmup_steps)
             batch = batch_of_step(pairs, step, steps_per_epoch, flags.batch_size, flags.seed)
             with error_context(f"step {step + 1}"):
-                record = accumulate_gradients(model.train(), batch, objective, flags.micro_batch_size)
+                sums = accumulate_gradients(model.train(), batch, objective, flags.micro_batch_size)
                 norm = torch.nn.utils.clip_grad_norm_(parameters, flags.clip)
-                refuse_non_finite_gradient(norm, model, objective, batch)
-                optimizer.param_groups[0]["lr"] = lr
+                record = sums.read(norm, trained)  # the one time in a step that a GPU is waited for
+                refuse_non_finite_gradient(record["grad_norm"], model, objective, batch)
+                optimizer.param_groups[0]["lr"] = record["lr"] = lr
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                refuse_non_finite_weights(trained)
+                if due:
+                    refuse_non_finite_weights(trained)
 
             progress.step = step + 1
             timing = step_timing(progress.step, started, len(batch), record.pop("tokens"))
-            record |= {"grad_norm": float(norm), "lr": lr}
-            due = progress.step % flags.eval_every == 0 or progress.step == total_steps
             if due:
                 with error_context(f"validation after step {progress.step}"):
                     record["valid_auc"] = positive_auc(model, valid)
@@ -101,6 +97,8 @@ def fine_tune(
                     run.save_best(model)
             run.log({"step": progress.step, "epoch": step // steps_per_epoch, **record}, timing)
             stopping = ranks.any_rank(stop.signal is not None)
+            if stopping and not due:
+                refuse_non_finite_weights(trained)
             if due or stopping:
                 run.save_state(model, optimizer, progress)
             if stopping:
@@ -126,8 +124,9 @@ def rehearse(model: nn.Module, longest: list[EncodedPair], objective: Objective,
 
     micro: pairs of a micro-batch.
     """
-    with error_context("the longest micro-batch, tried before step 1", planned), torch.random.fork_rng():
-        accumulate_gradients(model.train(), longest, objective, micro)
+    here = model.lm_head.weight.device
+    with error_context("the longest micro-batch, tried before step 1", planned), device.forked_rng(here):
+        accumulate_gradients(model.train(), longest, objective, micro).read()
         model.zero_grad(set_to_none=True)
 
 
@@ -144,24 +143,15 @@ def batch_of_step(
 
 def accumulate_gradients(
     model: nn.Module, batch: list[EncodedPair], objective: Objective, micro_batch_size: int
-) -> dict[str, float]:
-    """Forward and backward over the micro-batches of one step, on all ranks.
-
-    Returns the step's loss, its terms in nats per pair, and the tokens that went through the model.
-    Raises RunError naming the pair and the term that is not finite.
-    """
-    record = {"loss": 0.0, **dict.fromkeys(TERMS, 0.0), "tokens": 0}
-    even = ranks.is_sharded(model)
+) -> StepSums:
+    """Forward and backward over the micro-batches of one step, on all ranks; returns what they add up to."""
+    sums, even = StepSums(len(batch), model.lm_head.weight.device), ranks.is_sharded(model)
     for pairs, weight in ranks.rank_micro_batches(batch, micro_batch_size, objective.any_micro_batch, even):
         loss, terms, tokens = objective.loss(model, pairs, len(batch))
-        refuse_non_finite_loss(loss, terms, pairs)
         (weight * loss).backward()
-        record["loss"] += weight * float(loss.detach())
-        record["tokens"] += weight * tokens
-        for name, values in terms.items():  # (P,)
-            record[name] += weight * float(values.detach().sum()) / len(batch)
-    ranks.sum_over_ranks(list(trainable_parameters(model).values()), record)
-    return record
+        sums.add(pairs, weight, loss, terms, tokens)
+    ranks.sum_over_ranks(list(trainable_parameters(model).values()), sums.totals)
+    return sums
 
 
 def learning_rate(step: int, total_steps: int, peak: float, warmup_steps: int) -> float:

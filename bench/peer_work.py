@@ -158,7 +158,7 @@ def ours_load(task: Task, device: torch.device, dtype: torch.dtype) -> Form:
 def ours_gradients(model: Llama, pairs: list[EncodedPair], case: str) -> float:
     objective = {"objective": "released"} if case == "released" else {"objective": "paper", "kl_forcing": case}
     flags = TrainFlags(**objective, kl_weight=KL_WEIGHT, batch_size=len(pairs), micro_batch_size=len(pairs))
-    return train.accumulate_gradients(model.train(), pairs, make_objective(vars(flags)), len(pairs))["loss"]
+    return train.accumulate_gradients(model.train(), pairs, make_objective(vars(flags)), len(pairs)).read()["loss"]
 
 
 def ours_evaluate(model: Llama, task: Task) -> np.ndarray:

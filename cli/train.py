@@ -94,6 +94,7 @@ class MachineFlags:
     )
     compile: bool = flag(False, "torch.compile for each decoder layer; docs/performance.md says when it pays")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, ...")
+    deterministic: bool = flag(False, "on a GPU, sum in a fixed order: the same bytes every time, in more time")
     fsdp: bool = flag(False, "cut the base over the processes of torchrun, if one device cannot hold it")
     plan: bool = flag(False, "print how much memory and time the run will take, and stop")
 

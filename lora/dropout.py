@@ -27,9 +27,11 @@ def _product_of_kept(x: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor) 
 def bernoulli(like: torch.Tensor, probability: float) -> torch.Tensor:
     """Booleans in the shape of `like`, each true with this probability, to within 2^-16.
 
-    Each random 64-bit number gives four: on a CPU that takes a third of the time of Tensor.bernoulli_, which takes 6 %
-    of a step.
+    On a CPU each random 64-bit number gives four: that takes a third of the time of Tensor.bernoulli_, which takes 6 %
+    of a step. Elsewhere torch.compile would break its graph at random_, while it fuses torch.rand with what follows.
     """
-    numbers = torch.empty(math.ceil(like.numel() / 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
+    if like.device.type != "cpu":
+        return torch.rand(like.shape, device=like.device) < probability
+    numbers = torch.empty(math.ceil(like.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
     uniform = numbers.view(torch.int16)[: like.numel()]  # in [-2^15, 2^15)
     return (uniform < min(round(probability * 2**16), 2**16 - 1) - 2**15).view(like.shape)

@@ -27,10 +27,11 @@ class LoRALinear(nn.Module):
         self.scaling = alpha / (math.sqrt(r) if rslora else r)
         self.dropout = dropout  # probability
         options = {"dtype": torch.float32, "device": base.weight.device}
-        self.lora_A = nn.Parameter(torch.empty(r, base.in_features, **options))
+        # Drawn on the CPU: a seed gives the same adapter on every device. a = sqrt(5) makes Kaiming's bound
+        # sqrt(6 / ((1 + a^2) * in)) = 1 / sqrt(in).
+        drawn = nn.init.kaiming_uniform_(torch.empty(r, base.in_features, dtype=torch.float32), a=math.sqrt(5))
+        self.lora_A = nn.Parameter(drawn.to(**options))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, r, **options))
-        # a = sqrt(5) makes Kaiming's bound sqrt(6 / ((1 + a^2) * in)) = 1 / sqrt(in).
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., in) to (..., out)."""

@@ -1,5 +1,6 @@
 """Which device computes, in which precision, compiled or not."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -8,6 +9,7 @@ import torch
 
 from errors import FlagError
 from machine import ranks
+from machine.gpu import prepare_gpu
 from machine.memory import peak_resident_memory
 from model.llama import Llama
 
@@ -15,17 +17,36 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 BASE_DTYPES = ("same", "int8")  # of the matrices in the decoder layers; same: as the rest of the base
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU if there is one. Raises FlagError if the named device is not there."""
+REFUSED = {
+    "mps": "PyTorch does not restore its random generator when a layer is recomputed, so gradients would be wrong"
+}
+
+
+def pick_device(name: str, deterministic: bool = False) -> torch.device:
+    """The device that computes, made ready; `auto` is the GPU if there is one. A GPU has its number.
+
+    deterministic: two runs on this GPU have the same bytes, as on a CPU. Raises FlagError if the named device is not
+    there, or cannot be used.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     name = ranks.own_device(name)
     try:
         device = torch.device(name)
+        if device.type in REFUSED:
+            raise FlagError(f"--device {name}: {REFUSED[device.type]}; say cpu")
+        if device.type == "cuda" and torch.cuda.is_available():
+            device = torch.device("cuda", device.index or 0)
+            prepare_gpu(device, deterministic)
         torch.empty(1, device=device).item()  # "meta" is a device that holds no values
     except (RuntimeError, AssertionError):
         raise FlagError(f"--device {name}: not available here; leave it out, or say cpu") from None
     return device
+
+
+def forked_rng(device: torch.device) -> contextlib.AbstractContextManager:
+    """A context after which the random generators of the CPU and of this device are as before."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def native_precision(device: str) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from machine.device import wait_for
+from machine.device import forked_rng, wait_for
 from model.llama import Llama, rope_tables
 from model.prefix_tree import PrefixTree, Queries
 
@@ -61,7 +61,7 @@ def layer_cost(model: Llama, tree: PrefixTree, queries: Queries) -> LayerCost:
     """
     layer, weight = model.model.layers[0], model.lm_head.weight
     parameters = [parameter for parameter in layer.parameters() if parameter.requires_grad]
-    with torch.random.fork_rng():
+    with forked_rng(weight.device):
         layer.train()
         leaf = torch.randn(
             len(tree), model.config.hidden_size, dtype=weight.dtype, device=weight.device, requires_grad=True

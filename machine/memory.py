@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from files import optional_module
-from machine import ranks, windows
+from machine import macos, ranks, windows
 
 # How torch, its CPU allocator, CUDA's libraries and C++ report a lack of memory.
 WORDS = (
@@ -26,6 +26,7 @@ IN_TRAINING = (
 )
 ELSEWHERE = "Free some, or lower --max-len"
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch reads it when it makes its first tensor
+GPU_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the new name and the old, which every version reads
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 LARGEST_KEPT = 2**26  # bytes; a larger tensor goes back to the system when it is freed
 
@@ -35,9 +36,12 @@ def keep_freed_memory() -> None:
 
     torch uses pages of 2 MB, unless the environment says 0, and the C library keeps freed memory for the next tensor.
     Otherwise each of a step's thousands of tensors costs a page fault for every 4 kB, and leaves holes
-    (docs/performance.md). To be called before the first tensor is made.
+    (docs/performance.md). On a GPU, segments can grow: micro-batches differ in length, and the freed blocks of one
+    would leave holes that fit no other. To be called before the first tensor is made.
     """
     os.environ.setdefault(HUGE_PAGES, "1")
+    if sys.platform == "linux" and not any(name in os.environ for name in GPU_ALLOCATOR):
+        os.environ[GPU_ALLOCATOR[1]] = "expandable_segments:True"
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:  # only glibc has it
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
@@ -68,13 +72,14 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = _kilobytes("/proc/meminfo", "MemAvailable") or windows.free_memory() or _physical_memory()
-    return free // ranks.count_on_node()
+    free = _kilobytes("/proc/meminfo", "MemAvailable") or windows.free_memory() or macos.free_memory()
+    return (free or _physical_memory()) // ranks.count_on_node()
 
 
 def resident_memory() -> int:
-    """Bytes of this process that are in memory; macOS tells only the most so far."""
-    return _kilobytes("/proc/self/status", "VmRSS") or windows.process_memory()[0] or peak_resident_memory()
+    """Bytes of this process that are in memory; where no system tells, the most so far."""
+    known = _kilobytes("/proc/self/status", "VmRSS") or windows.process_memory()[0] or macos.resident_memory()
+    return known or peak_resident_memory()
 
 
 def peak_resident_memory() -> int:
@@ -86,7 +91,7 @@ def peak_resident_memory() -> int:
 
 
 def _physical_memory() -> int:
-    """Bytes of the machine, whoever has them: macOS does not say how many are free."""
+    """Bytes of the machine, whoever has them."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
 

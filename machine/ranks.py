@@ -14,6 +14,7 @@ import json
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -26,7 +27,10 @@ from torch.distributed.fsdp import FSDPModule
 
 from errors import FlagError, RunError, notice
 
-TIMEOUT = timedelta(minutes=30)  # for a rank that neither answers nor dies; the death of one is noticed at once
+# For a rank that neither answers nor dies. The death of one is noticed at once by gloo, and by torchrun, which sends
+# SIGTERM to the others. A rank that waits for NCCL cannot react to that: torchrun kills it 30 s later, without a word of
+# ours. NCCL's own watchdog ends a wait after this time.
+TIMEOUT = timedelta(minutes=30)
 LOST = (
     "another process of this run died, was stopped or no longer answers, so all stop; "
     "the same command with --resume --out RUN resumes from the last save"
@@ -93,9 +97,21 @@ def distributed(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
             if _tells_of_another(error):
                 raise RunError(LOST) from None
             raise
-        dist.destroy_process_group()
+        _leave_together()
 
     return main_of_a_rank
+
+
+def _leave_together() -> None:
+    """End this process when all ranks are done: if one leaves in another way, torchrun kills those that still write.
+
+    Python does not shut down. Libraries have threads then, and one that C++ still has at its end aborts the process.
+    """
+    dist.all_reduce(torch.zeros(1))
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def single_process(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
@@ -184,6 +200,13 @@ def any_rank(value: bool) -> bool:
     return bool(gather(torch.tensor(value)).any())
 
 
+def first_word(text: str) -> str:
+    """The text of the first rank whose text is not empty, on every rank; of it at most 1,000 bytes."""
+    content = text.encode()[:1000].ljust(1000, b"\0")
+    texts = gather(torch.tensor(list(content), dtype=torch.uint8)).tolist()
+    return next((words for row in texts if (words := bytes(row).rstrip(b"\0").decode(errors="ignore"))), "")
+
+
 def refuse_drift(parameters: list[torch.Tensor]) -> None:
     """Raises RunError if the ranks' adapters, which take the same updates, are not the same."""
     sums = gather(torch.stack([parameter.detach().double().sum() for parameter in parameters]).cpu())
@@ -241,8 +264,8 @@ def rank_micro_batches(batch: list, size: int, recut: bool, even: bool) -> Itera
         yield batch[:size], 0.0
 
 
-def sum_over_ranks(parameters: list[torch.Tensor], record: dict[str, float]) -> None:
-    """Sum the gradients, and the numbers of a step's record, over all ranks, in place."""
+def sum_over_ranks(parameters: list[torch.Tensor], totals: torch.Tensor) -> None:
+    """Sum the gradients, and the totals of a step, over all ranks, in place."""
     if count() == 1:
         return
     # A rank that had no pair has no gradients.
@@ -251,9 +274,7 @@ def sum_over_ranks(parameters: list[torch.Tensor], record: dict[str, float]) -> 
     dist.all_reduce(flat)
     for parameter, summed in zip(parameters, flat.split([p.numel() for p in parameters])):
         parameter.grad = summed.view_as(parameter)
-    numbers = torch.tensor(list(record.values()), dtype=torch.float64)
-    dist.all_reduce(numbers)
-    record.update(zip(record, numbers.tolist()))
+    dist.all_reduce(totals)
 
 
 def rows_of_rank(rows: int) -> slice:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.prefix_tree import PrefixTree, Queries
+from tensors import on_device
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def rope_frequencies(config: LlamaConfig, length: int) -> Tensor:
 
 def rope_tables(config: LlamaConfig, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Cos and sin of position x frequency, each (T, 1, Dh), in the dtype and on the device of `like`."""
-    inv_freq = rope_frequencies(config, length).to(like.device)
+    (inv_freq,) = on_device([rope_frequencies(config, length)], like.device)
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device=like.device), inv_freq)  # (T, Dh/2)
     angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)  # (T, 1, Dh): the same for both halves and all heads
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from tensors import on_device
+
 # Attention is computed for groups of rows, padded to the longest row of the group. A row with less than this share of
 # the longest row's queries goes to a later group.
 LEAST_FILLED = 0.8
@@ -88,15 +90,17 @@ class PrefixTree:
         own = (columns >= starts[:, None]) & (columns < ends[:, None])  # (B, T): the others, which the row adds
         number = torch.where(own, own.flatten().cumsum(0).view(B, T) - 1, 0)
         number = number.cummax(0).values  # a shared token has the number that the last row to add one there gave it
-        self.input_ids, self.depth = ids[own].to(device), columns.expand(B, T)[own].to(device)
         self.index = torch.empty_like(number).index_copy_(0, order, number)
-        self.all_tokens = _all_queries(number, starts, ends, dtype, device)
+        parts = [ids[own], columns.expand(B, T)[own], *_all_queries(number, starts, ends)]
+        if positions is not None:
+            parts += [self.index.gather(1, positions).flatten(), self.index, positions]
+        self.input_ids, self.depth, output, *parts = on_device(parts, device)
         self.selected_tokens = None
         if positions is not None:
-            mask = _mask(columns <= positions[:, :, None], dtype, device)  # (B, 1, A, T)
-            tokens = self.index.gather(1, positions).flatten().to(device)  # (B * A,)
-            line = torch.arange(positions.numel(), device=device)
-            self.selected_tokens = Queries(tokens, [Group(line.view_as(positions), self.index.to(device), mask)], line)
+            *parts, tokens, keys, last = parts
+            line = torch.arange(len(tokens), device=device)
+            self.selected_tokens = Queries(tokens, [_group(line.view_as(last), keys, last, dtype)], line)
+        self.all_tokens = Queries(None, [_group(*parts[i : i + 3], dtype) for i in range(0, len(parts), 3)], output)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -108,8 +112,9 @@ def prefix_tree(model: nn.Module, input_ids: Tensor, lengths: Tensor, positions:
     return PrefixTree(input_ids, lengths, positions, weight.dtype, weight.device)
 
 
-def _all_queries(number: Tensor, starts: Tensor, ends: Tensor, dtype: torch.dtype, device: torch.device) -> Queries:
-    """Every token of the tree as a query once, in the row that added it.
+def _all_queries(number: Tensor, starts: Tensor, ends: Tensor) -> list[Tensor]:
+    """Every token of the tree as a query once, in the row that added it: `output` of the Queries, then for each group
+    what _group takes.
 
     number: (B, T), the tree's tokens of each row; the row added those from starts to ends, (B,) each.
     """
@@ -120,32 +125,36 @@ def _all_queries(number: Tensor, starts: Tensor, ends: Tensor, dtype: torch.dtyp
         longest = int(added[rows[0]])
         members = torch.tensor([row for row in rows if added[row] >= LEAST_FILLED * longest])
         rows = rows[len(members) :]
-        width = int(ends[members].max())
         column = starts[members, None] + torch.arange(longest)  # (G, S)
         real = column < ends[members, None]
         column = column.minimum(ends[members, None] - 1)  # padding: the last query again, its result unused
         queries = number[members].gather(1, column)  # (G, S)
         output[queries[real]] = seen + torch.arange(real.numel()).view_as(real)[real]
         seen += real.numel()
-        mask = _mask(torch.arange(width) <= column[:, :, None], dtype, device)  # (G, 1, S, T)
-        groups.append(Group(queries.to(device), number[members, :width].to(device), mask))
-    return Queries(None, groups, output.to(device))
+        groups += [queries, number[members, : int(ends[members].max())], column]
+    return [output, *groups]
 
 
-def _mask(visible: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """From visible, (G, S, T) booleans, what is added to the attention scores, (G, 1, S, T): 0 or -inf."""
-    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf")).unsqueeze(1).to(device)
+def _group(queries: Tensor, keys: Tensor, last: Tensor, dtype: torch.dtype) -> Group:
+    """The group with its mask. last: (G, S), the last column of `keys` that a query sees."""
+    width, device = keys.shape[1], keys.device
+    # A GPU's fused kernel would copy a mask, in every layer, whose rows are not multiples of 8 apart.
+    apart = width if device.type == "cpu" else width + -width % 8
+    mask = torch.zeros(*last.shape, apart, dtype=dtype, device=device)[..., :width]  # (G, S, T)
+    hidden = torch.arange(width, device=device) > last[:, :, None]
+    return Group(queries, keys, mask.masked_fill_(hidden, float("-inf")).unsqueeze(1))
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(Dh) + mask) v, (G, H, S, Dh). q: (G, H, S, Dh); k, v: (G, K, T, Dh); mask: (G, 1, S, T)."""
-    repeat = q.shape[1] // k.shape[1]
-    if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=repeat > 1)
-    # PyTorch's fused kernel for the CPU takes three times as long as these lines, mostly in its backward pass.
-    q, k, v = (part.contiguous() for part in (q * q.shape[-1] ** -0.5, k, v))
-    if repeat > 1:
+    # PyTorch's fused kernel for the CPU takes three times as long as the last lines, mostly in its backward pass. Those
+    # for GPUs sum in no fixed order there.
+    fused = q.device.type != "cpu" and not torch.are_deterministic_algorithms_enabled()
+    q, k, v = (q, k, v) if fused else (part.contiguous() for part in (q * q.shape[-1] ** -0.5, k, v))
+    if (repeat := q.shape[1] // k.shape[1]) > 1:  # no fused kernel of most GPUs takes a mask and fewer heads
         k, v = (part.repeat_interleave(repeat, dim=1) for part in (k, v))
+    if fused:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = q @ k.transpose(-1, -2)  # (G, H, S, T)
     scores += mask
     return torch.softmax(scores, dim=-1) @ v

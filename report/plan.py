@@ -11,7 +11,7 @@ PLAN_PARTS = {
     "adapter": "adapter, float32",
     "gradients": "its gradients",
     "optimizer": "AdamW's two moments",
-    "program": "Python, torch and the data",
+    "program": "Python, torch and the data, or a GPU's libraries",
     "boundaries": "inputs of the recomputed layers",
     "kept_layers": "what the other layers keep for the backward pass",
     "logits": "logits and loss, or:",

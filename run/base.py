@@ -10,6 +10,7 @@ from lora.adapter import adapter_warnings, load_adapter, read_adapter_config, ta
 from lora.inject import add_lora, refuse_unknown_targets
 from machine.bar import at_work
 from machine.device import DTYPES
+from machine.gpu import warn_of_emulation
 from machine.sharding import shard
 from model.demo import model_folder
 from model.llama import Llama, LlamaConfig
@@ -32,6 +33,7 @@ def load_base(
 
     base_dtype: one of machine.device.BASE_DTYPES; fsdp: whether the weights are divided among the ranks.
     """
+    warn_of_emulation(device, precision)
     folder = existing_folder(model)
     # The tokenizer comes first: a mistake there shows at once, while the weights may take minutes.
     tokenizer = _tokenizer_in(folder, read_llama_config(folder))

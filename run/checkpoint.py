@@ -44,8 +44,8 @@ def save_state(
     best: the file of the best adapter so far; it may not be there. Takes all ranks. Raises OSError naming a file.
     """
     rng = {"cpu": ranks.gather(torch.get_rng_state())}  # (ranks, bytes)
-    if torch.cuda.is_available():
-        rng["cuda"] = ranks.gather(torch.cuda.get_rng_state())
+    if (gpu := _gpu_of(model)) is not None:
+        rng["cuda"] = ranks.gather(torch.cuda.get_rng_state(gpu))
     ranks.refuse_drift(list(trainable_parameters(model).values()))
     if not ranks.is_first():
         return
@@ -125,7 +125,7 @@ def load_state(
     put_tensors(trainable_parameters(model), state.trained, str(generation))
     _keep_newest(folder, generation)  # a kill may have come between saving and this
     optimizer.load_state_dict({"state": state.moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    _put_random_state(state.rng, state.progress.step)
+    _put_random_state(state.rng, state.progress.step, _gpu_of(model))
     if best is not None and ranks.is_first():
         _put_best(best, state.best)
     return state.progress
@@ -151,7 +151,13 @@ def _newest_whole(folder: Path, optimizer: torch.optim.Optimizer) -> tuple[Path,
     return folder, None
 
 
-def _put_random_state(rng: dict[str, torch.Tensor], step: int) -> None:
+def _gpu_of(model: nn.Module) -> torch.device | None:
+    """The GPU that holds what is trained, and whose generator draws the dropout; None if a CPU does."""
+    devices = {parameter.device for parameter in trainable_parameters(model).values()}
+    return next((device for device in devices if device.type == "cuda"), None)
+
+
+def _put_random_state(rng: dict[str, torch.Tensor], step: int, gpu: torch.device | None) -> None:
     """This rank's saved state, of (ranks, bytes); if another number of ranks resumes, each draws masks of its own."""
     saved = len(rng["cpu"])
     if saved != ranks.count():
@@ -162,8 +168,8 @@ def _put_random_state(rng: dict[str, torch.Tensor], step: int) -> None:
         ranks.seed_dropout(torch.initial_seed(), step)
         return
     torch.set_rng_state(rng["cpu"][ranks.index()].clone())  # torch misreads a view
-    if "cuda" in rng and torch.cuda.is_available():
-        torch.cuda.set_rng_state(rng["cuda"][ranks.index()].clone())
+    if "cuda" in rng and gpu is not None:
+        torch.cuda.set_rng_state(rng["cuda"][ranks.index()].clone(), gpu)
 
 
 def _put_best(path: Path, content: bytes | None) -> None:

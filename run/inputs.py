@@ -40,7 +40,7 @@ class Inputs:
 
 def load_inputs(flags: TrainFlags) -> Inputs:
     """Load the data and the base, add the adapter, and encode the splits; whatever is unusable is refused first."""
-    device = pick_device(flags.device)
+    device = pick_device(flags.device, flags.deterministic)
     existing_folder(flags.model)
     if flags.init_adapter:
         read_adapter_config(Path(flags.init_adapter))

@@ -9,9 +9,12 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple, Protocol
 
+import torch
+
 from data.pairs import EncodedPair
 from loss import CHUNK
 from machine import ranks
+from machine.gpu import bytes_of_libraries
 from machine.layer_cost import LayerCost, layer_cost
 from machine.memory import bytes_of, free_memory, resident_memory
 from model.llama import Llama
@@ -41,7 +44,7 @@ class Plan:
     adapter: int
     gradients: int
     optimizer: int
-    program: int  # resident in this process besides the weights; 0 on a GPU
+    program: int  # resident in this process besides the weights; on a GPU, what libraries take
     boundaries: int
     kept_layers: int
     working_layer: int  # of a layer that runs: what it keeps, if it is computed again, and what it needs in passing
@@ -162,7 +165,7 @@ def _plan_of(
         adapter=adapter,
         gradients=adapter,
         optimizer=2 * adapter,
-        program=max(0, circumstances.resident - weights - adapter),
+        program=_program(weight.device, circumstances.resident - weights - adapter),
         boundaries=0,
         kept_layers=0,
         working_layer=0,
@@ -179,6 +182,11 @@ def _plan_of(
     counts = {"on": [layers], "off": [0], "auto": range(layers + 1)}[flags.checkpointing]
     possible = [_recomputing(plan, count, cost, last, boundary, passes) for count in counts]
     return next((plan for plan in possible if plan.fits), possible[-1])
+
+
+def _program(device: torch.device, resident: int) -> int:
+    """Plan.program. resident: what a CPU's process has besides the weights."""
+    return bytes_of_libraries(ranks.count()) if device.type == "cuda" else max(0, resident)
 
 
 def _recomputing(plan: Plan, count: int, cost: LayerCost, last: LayerCost, boundary: int, passes: int) -> Plan:

@@ -46,7 +46,8 @@ def resolve_settings(flags: ModelFlags, resolved: Resolved) -> tuple[TrainFlags,
 
 def restore_model(flags: ModelFlags, settings: TrainFlags) -> tuple[Llama, Tokenizer]:
     """(model in evaluation mode, tokenizer), with the adapter of --run or --adapter if there is one."""
-    model, tokenizer = load_base(settings.model, settings.precision, pick_device(flags.device), settings.base_dtype)
+    device = pick_device(flags.device, settings.deterministic)
+    model, tokenizer = load_base(settings.model, settings.precision, device, settings.base_dtype)
     folder = flags.run or flags.adapter
     if folder:
         put_adapter(model, Path(folder), base_identity(settings.model))

@@ -19,7 +19,10 @@ Flags = TypeVar("Flags")  # the dataclass of a verb
 FOR_ONE_CALL = ("resume", "out", "json", "merge_out", "fsdp", "plan", "base_scores")
 NEVER_TAKEN = (*FOR_ONE_CALL, "config", "tensorboard")  # by --config
 # Flags that runs of version 0.1.0 lack. Their defaults change nothing.
-SINCE_0_1 = ("drop_long", "valid_rows", "test_rows", "config", "zeros", "skip_bad", "tensorboard", "base_scores")
+SINCE_0_1 = (
+    *("drop_long", "valid_rows", "test_rows", "config", "zeros", "skip_bad"),
+    *("tensorboard", "base_scores", "deterministic"),
+)
 _LONGER = "the learning rate now falls to 0 at the new last step, unlike in a run that was longer from the start"
 ANYWHERE = {
     "device": "another device rounds differently, so what follows is not the same to the last bit",
@@ -27,6 +30,7 @@ ANYWHERE = {
 }
 OF_BASELINE = ANYWHERE | {"jobs": "changes no bit of the result"}
 MAY_CHANGE = ANYWHERE | {  # flag: what a change means for the result; it lasts until the flag is given again
+    "deterministic": "sums on a GPU are rounded differently, so what follows is not the same to the last bit",
     "checkpointing": "changes no bit of the result",
     "tensorboard": "changes no bit of the result; where there are no events yet, those of all steps are written",
     "micro_batch_size": "the same pairs per step; sums are rounded differently and dropout draws differently",

@@ -46,10 +46,10 @@ def score(model: Llama, split: Split, negatives: bool = True, progress: str | No
         if negatives:
             scores = _both_answers(model, hidden_states, yes, no)
         else:
-            two_rows = model.lm_head.weight[[yes, no]].float()  # (2, D)
+            two_rows = torch.stack([model.lm_head.weight[token] for token in (yes, no)]).float()  # (2, D)
             log_p = log_probabilities(hidden_states.float() @ two_rows.T)  # (N, 2)
             scores = dict(zip(COLUMNS, log_p.unbind(1)))
-    columns = {name: value.double().cpu().numpy() for name, value in scores.items()}
+        columns = dict(zip(scores, torch.stack(list(scores.values())).double().cpu().numpy()))  # one copy from a GPU
     refuse_non_finite(columns, pairs)
     labels = np.array([row.label for row in split.rows], dtype=bool)
     return Scored([row.user for row in split.rows], labels, **columns)

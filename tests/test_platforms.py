@@ -13,7 +13,7 @@ import pytest
 
 import files
 from cli.verb import print_what_it_can
-from machine import memory, windows
+from machine import macos, memory, windows
 from run.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
@@ -128,3 +128,23 @@ def test_windows_locks_a_byte_that_nobody_reads(tmp_path, monkeypatch):
     assert place > (tmp_path / "run" / ".lock").stat().st_size > 0
     with open(tmp_path / "run" / ".lock") as file, pytest.raises(PermissionError):
         files.lock_file(file)
+
+
+VM_STAT = """Mach Virtual Memory Statistics: (page size of 16384 bytes)
+Pages free:                               10.
+Pages active:                            200.
+Pages inactive:                           30.
+Pages speculative:                         4.
+Pages throttled:                           0.
+Pages wired down:                        500.
+Pages purgeable:                           6.
+"File-backed pages":                     700.
+"""
+
+
+def test_macos_tells_the_free_memory_and_that_of_this_process(monkeypatch):
+    assert macos.free_in(VM_STAT) == 50 * 16384 and macos.free_in("") == 0
+    assert (macos.free_memory(), macos.resident_memory()) == (0, 0) or sys.platform == "darwin"
+    monkeypatch.setattr(memory, "_kilobytes", lambda path, name: 0)
+    monkeypatch.setattr(macos, "_output", lambda *command: {"vm_stat": VM_STAT, "ps": " 77\n"}[command[0]])
+    assert memory.free_memory(memory.torch.device("cpu")) == 50 * 16384 and memory.resident_memory() == 77 * 1024

@@ -279,7 +279,7 @@ def computed(fsdp):
         pairs = encode_split(data.train, data, tokenizer, flags.template, flags.max_len).pairs
         for count in PAIRS:
             batch = sorted(pairs[:count], key=lambda pair: pair.length)
-            record = train.accumulate_gradients(model.train(), batch, make_objective(vars(flags)), 2)
+            record = train.accumulate_gradients(model.train(), batch, make_objective(vars(flags)), 2).read()
             found[f"{name} {count} record"] = torch.tensor(list(record.values()), dtype=torch.float64)
             for i, parameter in enumerate(list(trainable_parameters(model).values())):
                 found[f"{name} {count} {i}"] = parameter.grad.clone()

@@ -216,6 +216,7 @@ def test_resume_allows_what_may_change_and_records_the_source(run):
         "2",
         "--checkpointing",
         "on",
+        "--deterministic",
         "--device",
         "cpu",
         "--data-dir",

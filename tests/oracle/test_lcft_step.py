@@ -46,7 +46,7 @@ def test_gradients_and_loss_of_a_step(make_checkpoint, name, targets, dtype):
     flags, tolerance = flags_for(name), TOLERANCE[dtype]
     loss, means = lcft.step_loss(theirs, PAIRS, flags)
     loss.backward()
-    record = accumulate_gradients(ours.train(), PAIRS, make_objective(vars(flags)), flags.micro_batch_size)
+    record = accumulate_gradients(ours.train(), PAIRS, make_objective(vars(flags)), flags.micro_batch_size).read()
     assert record["loss"] == pytest.approx(loss.item(), rel=0, abs=tolerance)
     for term, value in means.items():
         assert record[term] == pytest.approx(value.item(), rel=0, abs=tolerance), term
@@ -74,7 +74,7 @@ def test_released_stops_at_the_published_bound(make_checkpoint):
     assert any(held) and not all(held)
     loss, _ = lcft.step_loss(theirs, PAIRS, flags)
     loss.backward()
-    record = accumulate_gradients(ours.train(), PAIRS, make_objective(vars(flags)), flags.micro_batch_size)
+    record = accumulate_gradients(ours.train(), PAIRS, make_objective(vars(flags)), flags.micro_batch_size).read()
     assert record["loss"] == pytest.approx(loss.item(), rel=1e-11)
     for name, (mine, other) in trained(ours, theirs).items():
         assert relative_difference(mine.grad, other.grad) <= 1e-11, name
