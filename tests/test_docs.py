@@ -26,7 +26,7 @@ QUOTED = re.findall(r"\[([\w/.]+):(\d+)\]\(\.\./([\w/.]+)#L(\d+)\) \| `([^`]+)` 
 FLAG = r"(?<![\w-])--[a-z][a-z0-9-]*"
 VERBS = ("train", "eval", "predict", "compare", "audit", "prepare movie", "prepare show")
 OF_TORCHRUN = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
-OF_OTHERS = {*OF_TORCHRUN, "--check", "--local-dir"}  # ruff's, huggingface-cli's
+OF_OTHERS = {*OF_TORCHRUN, "--check", "--local-dir", "--no-deps"}  # ruff's, huggingface-cli's, pip's
 
 # ---- links --------------------------------------------------------------------------------------
 
