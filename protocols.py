@@ -9,8 +9,8 @@ from typing import Protocol
 class Tokenizer(Protocol):
     """Text to token ids and back.
 
-    A class that reads one kind of tokenizer has these members, and three more that only model/tokenizer.py and
-    run/base.py use: FILES, the names of its files, of which the first shows that a folder has this kind;
+    A class that reads one kind of tokenizer has these members, and four more that only model/tokenizer.py and
+    run/base.py use: FILES, the names of its files; reads(folder), whether a folder has this kind;
     __init__(folder, vocab_size); and `assumed`, a line for everything in which the folder's files disagree.
     """
 

@@ -100,12 +100,13 @@ class ByteBPE:
         return bytes(map(BYTES.__getitem__, token))
 
     def _ids_of(self, word: str) -> list[int]:
-        """The ids of a word. A byte whose symbol is no piece is left out before anything is joined."""
+        """The ids of a word. A byte whose symbol is no piece is replaced or left out before anything is joined."""
         ids, ranks = self.vocabulary.ids, self.vocabulary.ranks
         word = word.encode().decode("latin-1").translate(BYTE_SYMBOLS)
         if self.vocabulary.whole_words and word in ids and word not in self.vocabulary.control:
             return [ids[word]]
-        parts = [symbol for symbol in word if symbol in ids]
+        parts = [symbol if symbol in ids else self.vocabulary.unknown for symbol in word]
+        parts = [part for part in parts if part is not None]
         end = len(parts)
         before, after = list(range(-1, end)), list(range(1, end + 1))  # neighbours of each part
         waiting: list[tuple[int, int, str, str]] = []  # a heap: the lowest rank first, then the leftmost

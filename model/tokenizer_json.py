@@ -5,7 +5,7 @@ from pathlib import Path
 
 from errors import CheckpointError, quoted
 from model.weights import LARGEST_SIZE, read_json
-from model.words import BYTES, GPT2, LLAMA3, SINGLE_DIGITS
+from model.words import GPT2, LLAMA3, SINGLE_DIGITS
 
 IN_LLAMA3_FILES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -28,6 +28,7 @@ class Vocabulary:
     control: tokens that are never found in a text. added: tokens that are found in a text before it is cut into words.
     begin: the token that begins every text, if there is one.
     end: the token that ends an answer if no other file says so.
+    unknown: the piece that stands for a byte without one; None: such a byte is left out.
     """
 
     ids: dict[str, int]
@@ -38,6 +39,7 @@ class Vocabulary:
     added: dict[str, int]
     begin: int | None
     end: int | None = None
+    unknown: str | None = None
 
 
 def read_tokenizer_json(path: Path) -> Vocabulary:
@@ -63,8 +65,9 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
     control, added = _added_tokens(path, content.get("added_tokens"))
     every = {**ids, **control, **added}
     _refuse_tokens(path, ids, every)
-    if model.get("unk_token") is not None and not BYTES.keys() <= ids.keys():
-        raise CheckpointError(f"{path}: unk_token stands for bytes without a token, which is not supported: {ELSE}")
+    unknown = model.get("unk_token")
+    if unknown is not None and (not isinstance(unknown, str) or unknown not in ids or _flag(path, model, "fuse_unk")):
+        raise CheckpointError(f"{path}: unk_token is no token, or fuse_unk is true, which is not supported: {ELSE}")
     if len(added) > MOST_ADDED:
         raise CheckpointError(f"{path}: has more than {MOST_ADDED:,} added tokens that are not special: {ELSE}")
     return Vocabulary(
@@ -75,6 +78,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
         control,
         added,
         _front(path, content.get("post_processor"), every),
+        unknown=unknown,
     )
 
 

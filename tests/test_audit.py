@@ -24,7 +24,7 @@ from errors import RunError
 from lora.inject import add_lora, lora_layers
 from objectives import make_objective
 from report.audit_page import PAGE_HEADING, audit_page
-from report.audit_text import RED, audit_text
+from report.audit_text import RED, audit_text, prompts
 from tensors import trainable_parameters
 
 KL_WEIGHT = 0.3
@@ -397,3 +397,17 @@ def test_logits_that_are_not_finite_are_refused(model, pair):
         model.lm_head.weight[0, 0] = torch.inf
     with pytest.raises(RunError, match="logits of the pair are not finite"):
         audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")
+
+
+def test_a_piece_that_contains_the_separator_is_shown_whole():
+    """As control tokens of a byte-level BPE do."""
+    texts = {"positive": ["a", "Ċ", "Ġlike", "Yes", "<|end|>"], "negative": ["a", "Ċ", "Ġdislike", "No", "<|end|>"]}
+    rows = {
+        side: [
+            {"id": i, "piece": piece, "answer": i > 2, "changed": i == 2, "ends_line": piece == "Ċ"}
+            for i, piece in enumerate(pieces)
+        ]
+        for side, pieces in texts.items()
+    }
+    lines = prompts({"rows": rows}, colour=False)
+    assert lines[1:3] == ["  a| Ċ|", "  [Ġlike]==> Yes| <|end|>|"]

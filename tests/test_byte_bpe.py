@@ -156,11 +156,13 @@ def test_added_tokens_that_are_not_special_are_found_in_a_text_the_longest_first
     assert tokenizer.decode(tokenizer.encode("Yes<a> user")) == "Yes<a> user"
 
 
-def test_a_byte_without_a_token_is_left_out_before_anything_is_joined(tmp_path):
+def test_a_byte_without_a_token_is_left_out_or_replaced_before_anything_is_joined(tmp_path):
     content = made_up(words=["ac"])
     del content["model"]["vocab"]["b"]
     tokenizer = load_tokenizer(write(tmp_path, content), None)
     assert pieces(tokenizer, "abc") == ["ac"] and pieces(tokenizer, "b") == []
+    content["model"]["unk_token"] = "<|start|>"
+    assert load_tokenizer(write(tmp_path, content), None).encode("bb") == [0, 0]
 
 
 def test_the_lowest_rank_is_joined_first_and_of_equals_the_leftmost(tmp_path):
@@ -332,6 +334,7 @@ REFUSED = {
     "WordPiece": (("model", "type"), "WordPiece", "WordPiece"),
     "SentencePiece in another form": (("model", "byte_fallback"), True, "byte_fallback"),
     "dropout": (("model", "dropout"), 0.1, "dropout"),
+    "an unknown token that is none": (("model", "unk_token"), "<unk>", "unk_token"),
     "prefix": (("model", "continuing_subword_prefix"), "##", "continuing_subword_prefix"),
     "suffix": (("model", "end_of_word_suffix"), "</w>", "end_of_word_suffix"),
     "normalizer": (("normalizer",), {"type": "NFC"}, "NFC"),
@@ -370,11 +373,3 @@ def test_what_is_not_computed_or_damaged_is_refused_by_name(tmp_path, name):
         inner = inner[step]
     inner[last] = value
     refusal(lambda: load_tokenizer(write(tmp_path, content), None), "tokenizer.json", word)
-
-
-def test_an_unknown_token_is_refused_only_where_it_could_occur(tmp_path):
-    content = made_up()
-    content["model"]["unk_token"] = "<|end|>"
-    load_tokenizer(write(tmp_path, content), None)
-    del content["model"]["vocab"]["b"]
-    refusal(lambda: load_tokenizer(write(tmp_path, content), None), "tokenizer.json", "unk_token")

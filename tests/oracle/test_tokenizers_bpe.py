@@ -51,19 +51,21 @@ def empty(cut: str) -> dict:
     }
 
 
-def pair_in(folder: Path, content: dict) -> tuple:
+def pair_in(folder: Path, content: dict, eos: int = 1) -> tuple:
     """(ours, theirs) of a tokenizer.json. Theirs is told to take control tokens in a text as text."""
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    (folder / "config.json").write_text('{"eos_token_id": 1}')
+    (folder / "config.json").write_text(json.dumps({"eos_token_id": eos}))
     theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     theirs.encode_special_tokens = True
     return load_tokenizer(folder, None), theirs
 
 
-@pytest.fixture(scope="module", params=["gpt2, bytes missing", "smollm, bytes missing", "llama3"])
+@pytest.fixture(scope="module", params=["gpt2, bytes replaced", "smollm, bytes missing", "llama3"])
 def both(request, tmp_path_factory):
     cut, _, missing = request.param.partition(", ")
-    return pair_in(tmp_path_factory.mktemp("bpe"), trained(cut, not missing))
+    content = trained(cut, not missing)
+    content["model"]["unk_token"] = "<|end|>" if missing == "bytes replaced" else None
+    return pair_in(tmp_path_factory.mktemp("bpe"), content)
 
 
 def differing_ids(both, texts: list[str]) -> list[str]:
@@ -226,3 +228,23 @@ def test_a_tiktoken_vocabulary_gives_the_ids_of_the_library_and_of_its_own_descr
         words = [word for word, _ in theirs.pre_tokenizer.pre_tokenize_str(text)]
         expected = [number for word in words for number in described(word)]
         assert ours.encode(text)[1:] == expected == theirs.encode(text).ids
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_merges_in_any_order_are_applied_as_the_library_applies_them(tmp_path, whole_words):
+    """A vocabulary that nobody learned: a merge may have a lower rank than those that make its parts."""
+    draw = random.Random(9)
+    for _ in range(40):
+        pieces, merges = list("abc"), []
+        while len(merges) < 25:
+            left, right = draw.choices(pieces, k=2)
+            if len(left + right) <= 6 and [left, right] not in merges:
+                merges.append([left, right])
+                pieces += [] if left + right in pieces else [left + right]
+        draw.shuffle(merges)
+        content = empty("gpt2")
+        vocab = {piece: number for number, piece in enumerate([*pieces, "<|end|>"])}
+        content["model"] |= {"vocab": vocab, "merges": merges, "ignore_merges": whole_words}
+        content["added_tokens"] = [special("<|end|>", len(pieces))]
+        both = pair_in(tmp_path, content, eos=len(pieces))
+        assert differing_ids(both, ["".join(draw.choices("abc", k=draw.randint(1, 30))) for _ in range(100)]) == []
