@@ -48,7 +48,7 @@ from run.recommender import (
 )
 from run.resume import OF_BASELINE, flags_of_run
 from run.search import Budget, search
-from scoring.splits import labels_of, rules_without_learning, users_of
+from scoring.splits import labels_of, without_learning, users_of
 from tensors import trainable_parameters
 
 
@@ -106,7 +106,7 @@ def finish(
     }
     for name, rows in splits_of(task).items():
         scored = Scored(users_of(rows), labels_of(rows), score=scores[name])
-        results[name] = {"after": evaluate(scored), "rules": rules_without_learning(task.data.train, rows)}
+        results[name] = {"after": evaluate(scored), "rules": without_learning(task.data.train, rows)["rules"]}
     with run.writing():
         write_scores(run.path / "predictions.csv", task.data.test, scores["test"])
         if history := run.history():

@@ -72,8 +72,11 @@ def commands(page):
         for command in line.split(" && "):
             if match := re.match(r"(?:\S*python3?|torchrun .*?) (-m (?=[a-z]+\.)|(?=\w+\.py))([\w.]+)(.*)", command):
                 module, arguments = match[2] if match[1] else match[2].removesuffix(".py"), match[3]
-                if module == "prepare":
-                    module += " " + arguments.split()[0].replace("NAME", "movie")
+                if module in ("prepare", "reproduce"):
+                    module += " " + arguments.split()[0].replace("NAME", "movie").replace("STUDY", "few-shot")
+                arguments, _, of_train = arguments.partition(" -- ")
+                if of_train:
+                    yield "train", of_train
                 if not match[1] or (ROOT / module.split(".")[0]).is_dir():
                     yield module, arguments
 
