@@ -221,7 +221,9 @@ def test_runs_on_different_rows_are_refused_by_name(two, tmp_path, capsys, monke
 
 def test_a_folder_that_is_no_run_an_unfinished_run_and_a_missing_one_are_told_apart(two, tmp_path, capsys, monkeypatch):
     (tmp_path / "x").mkdir()
-    assert "give a folder that train.py or eval.py wrote" in refused(capsys, monkeypatch, two[0], str(tmp_path / "x"))
+    assert "give a folder that train.py, baseline.py or eval.py wrote" in refused(
+        capsys, monkeypatch, two[0], str(tmp_path / "x")
+    )
     for name in ("config.json", "metrics.jsonl"):
         (tmp_path / "x" / name).touch()
     assert "the run is not finished" in refused(capsys, monkeypatch, two[0], str(tmp_path / "x"))
