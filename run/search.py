@@ -5,8 +5,11 @@ import json
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from run.recommender import VERB, Encoded, RecommenderFolder
 TRIALS, SETTING = "trials.jsonl", "setting.json"
 SUBSET_SEED = 0  # not --seed: runs with different seeds try the same settings
 WAIT = 0.2  # seconds between two looks at signals while other processes work
+_OF_PROCESS: dict = {}  # what a process of the search was started with
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,14 @@ def trials_of(grid: dict[str, tuple], count: int) -> list[dict]:
     return [every[i] for i in sorted(chosen)]
 
 
-def try_setting(task: Encoded, stop: StopRequest | None = None) -> dict | None:
-    """Train once: the best validation AUC with its epoch, or why it cannot be trained. None if a signal came."""
+def try_setting(task: Encoded, stopped: Callable[[], bool]) -> dict | None:
+    """Train once: the best validation AUC with its epoch, or why it cannot be trained. None if it was stopped."""
     began, progress = time.monotonic(), Progress()
     try:
         module = task.build()
         optimizer = make_optimizer(module, task.settings)
         for _ in fit(module, optimizer, task.training.rows, task.valid, task.settings, progress):
-            if stop and stop.signal:
+            if stopped():
                 return None
     except RunError as error:
         return {"valid_auc": None, "problem": str(error), "seconds": time.monotonic() - began}
@@ -93,33 +97,36 @@ def _outcomes(tasks: dict[int, Encoded], jobs: int, stop: StopRequest) -> Iterat
     """(the trial's number, what came of it) as they are done, until a signal."""
     if jobs == 1 or len(tasks) < 2:
         for number, task in tasks.items():
-            outcome = try_setting(task, stop)
-            if outcome is None:
+            if (outcome := try_setting(task, lambda: stop.signal is not None)) is None:
                 return
             yield number, outcome
         return
     # Spawned and not forked: a forked child would inherit torch's threads in an unknown state.
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(tasks)), _prepare_process) as pool:
-        results = pool.imap_unordered(_try_numbered, tasks.items())
-        for _ in tasks:
-            while True:
-                if stop.signal:
-                    return
-                try:
-                    yield results.next(WAIT)
-                    break
-                except multiprocessing.TimeoutError:
-                    pass
+    context = multiprocessing.get_context("spawn")
+    ended = context.Event()
+    with ProcessPoolExecutor(min(jobs, len(tasks)), context, _prepare_process, (ended,)) as pool:
+        try:
+            waiting = {pool.submit(_try_in_process, task): number for number, task in tasks.items()}
+            while waiting and not stop.signal:
+                for future in wait(waiting, WAIT, FIRST_COMPLETED).done:
+                    yield waiting.pop(future), future.result()
+        except BrokenProcessPool:
+            raise RunError("--jobs: a process of the search ended; is there enough memory? Resume with fewer") from None
+        finally:
+            ended.set()
+            pool.shutdown(cancel_futures=True)
 
 
-def _prepare_process() -> None:
+def _prepare_process(ended: Event) -> None:
     """Signals are for the first process, which ends the others; and each process takes one core."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+    _OF_PROCESS["ended"] = ended
 
 
-def _try_numbered(numbered: tuple[int, Encoded]) -> tuple[int, dict]:
-    return numbered[0], try_setting(numbered[1])
+def _try_in_process(task: Encoded) -> dict | None:
+    return try_setting(task, _OF_PROCESS["ended"].is_set)
 
 
 def _log(run: RecommenderFolder, trial: dict) -> None:
@@ -138,7 +145,8 @@ def read_trials(path: Path, wanted: list[dict]) -> dict[int, dict]:
         try:
             trial = json.loads(line)
             value = trial["valid_auc"]
-            if wanted[trial["trial"]] != trial["setting"] or not (value is None or 0 <= value <= 1):
+            planned = wanted[trial["trial"]] if type(trial["trial"]) is int and trial["trial"] >= 0 else None
+            if planned != trial["setting"] or not (value is None or (type(value) is float and 0 <= value <= 1)):
                 raise ValueError
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             raise RunError(

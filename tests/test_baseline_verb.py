@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from run.predictions import OF_SCORES, read_predictions
 from run.search import read_trials, trials_of
 from tests.planted import ITEMS, planted
 
+ROOT = Path(__file__).parent.parent
 SHORT = ("--epochs", "6", "--dim", "4", "--batch-size", "64", "--lr", "0.05")
 
 
@@ -186,18 +190,20 @@ def test_a_resumed_search_does_what_is_left_and_processes_change_nothing(quick, 
     with monkeypatch.context() as patch:
         whole, tried = run.search.try_setting, []
 
-        def try_setting(task, stop=None):
+        def try_setting(task, stopped):
             tried.append(task.settings)
             if len(tried) == 3:
                 os.kill(os.getpid(), signal.SIGINT)
-            return whole(task, stop)
+            return whole(task, stopped)
 
         patch.setattr(run.search, "try_setting", try_setting)
         with pytest.raises(Stopped, match="SIGINT: 2 of 5 trials are done; resume with"):
             call(folder, tmp_path / "parts", *SEARCH)
     with open(tmp_path / "parts" / "trials.jsonl", "ab") as file:
         file.write(b'{"trial": 2, "sett')  # cut off by a crash
-    baseline.main(["--out", str(tmp_path / "parts"), "--resume", "--jobs", "2"])
+    command = [sys.executable, "baseline.py", "--out", str(tmp_path / "parts"), "--resume", "--jobs", "2"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert files_of(tmp_path / "parts", "setting.json", "predictions.csv") == files_of(
         tmp_path / "whole", "setting.json", "predictions.csv"
     )
@@ -222,7 +228,9 @@ def test_a_trial_that_cannot_be_trained_is_logged_and_passed_over(quick, folder,
     assert results["settings"]["lr"] != 0.1
 
 
-@pytest.mark.parametrize("line", [b"[]", b"x", b'{"trial": 0, "setting": {}, "valid_auc": 0.5}', b'{"trial": 99}'])
+@pytest.mark.parametrize(
+    "line", [b"[]", b"x", b'{"trial": 0, "setting": {}, "valid_auc": 0.5}', b'{"trial": 99}', b'{"trial": -1}']
+)
 def test_a_trial_of_another_search_is_refused_by_its_line(tmp_path, line):
     (tmp_path / "trials.jsonl").write_bytes(line + b"\n")
     with pytest.raises(RunError, match="trials.jsonl line 1: not a trial of this search"):
@@ -260,16 +268,36 @@ def test_data_without_users_are_refused_by_name(tmp_path, method):
     text |= {"instruction": asked + 'answering "Yes." or "No.".', "output": "Yes."}
     for split in ("train", "valid", "test"):
         (tmp_path / f"{split}.json").write_text(json.dumps([text, text | {"output": "No."}]))
-    with pytest.raises(UserError, match=f"--method {method}: learns about single users, and --data .* TALLRec's JSON"):
+    with pytest.raises(UserError, match=f"--method {method}: learns about single users, and --data .*TALLRec's JSON"):
         call(str(tmp_path), tmp_path / "run", "--method", method)
 
 
+SETTINGS = {"lr": 1.0, "l2": 0.1, "optimizer": "adam", "batch_size": 64, "epochs": 5, "patience": 5}
+SETTINGS |= {"dim": 4, "init_std": 1.0, "bias": False}
+
+
+def settings_with(**changes):
+    return json.dumps({"method": "mf", "settings": SETTINGS | changes})
+
+
 @pytest.mark.parametrize(
-    "content", ["{}", "x", '{"method": "lightgcn", "settings": {}}', '{"method": "mf", "settings": {"lr": "fast"}}']
+    "content, message",
+    [
+        ("{}", "not the setting.json of a search"),
+        ("x", "not the setting.json of a search"),
+        ('{"method": "lightgcn", "settings": {}}', "is of another method than mf"),
+        ('{"method": "mf", "settings": {"lr": 1.0}}', "has other settings than mf of this version"),
+        (settings_with(lr="fast"), "lr is 'fast'; expected a value like 0.001"),
+        (settings_with(lr=None), "lr is None; expected a value like 0.001"),
+        (settings_with(lr=float("nan")), "lr is nan; expected a finite number"),
+        (settings_with(lr=-1), "lr is -1; must be at least 0"),
+        (settings_with(dim=1.5), "dim is 1.5; expected a value like 64"),
+        (settings_with(optimizer="sgd"), "optimizer is 'sgd'; choose one of adam, adamw"),
+    ],
 )
-def test_a_file_that_is_no_setting_is_refused(folder, tmp_path, content):
+def test_a_file_that_is_no_setting_is_refused(folder, tmp_path, content, message):
     (tmp_path / "setting.json").write_text(content)
-    with pytest.raises(UserError, match="setting.json"):
+    with pytest.raises(RunError, match=f"setting.json: {message}"):
         call(folder, tmp_path / "run", "--setting", str(tmp_path / "setting.json"))
     assert not (tmp_path / "run").exists()
 
@@ -280,10 +308,6 @@ def test_weights_that_leave_the_finite_numbers_stop_the_run(folder, tmp_path, mo
     with pytest.raises(SystemExit) as ended:
         run_verb(baseline.main)
     assert ended.value.code == 2 and "no longer finite; try a lower --lr" in capsys.readouterr().err
-
-
-SETTINGS = {"lr": 1.0, "l2": 0.1, "optimizer": "adam", "batch_size": 64, "epochs": 5, "patience": 5}
-SETTINGS |= {"dim": 4, "init_std": 1.0, "bias": False}
 
 
 def test_scores_are_written_with_all_their_digits(quick, folder, tmp_path):

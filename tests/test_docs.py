@@ -14,6 +14,8 @@ from unittest import mock
 
 import pytest
 
+from baselines.methods import METHODS
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
@@ -22,9 +24,10 @@ PAGES = sorted(
 OF_TODAY = [page for page in PAGES if page != "CHANGELOG.md"]  # the changelog names what is gone, too
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 METHOD, GUIDE, OWN_DATA = (TEXTS[f"docs/{name}.md"] for name in ("method", "reading-guide", "own-data"))
-QUOTED = re.findall(r"\[([\w/.]+):(\d+)\]\(\.\./([\w/.]+)#L(\d+)\) \| `([^`]+)` \|", METHOD)
+QUOTE = r"\[([\w/.]+):(\d+)\]\(\.\./([\w/.]+)#L(\d+)\) \| `([^`]+)` \|"
+QUOTED, OF_BASELINES = re.findall(QUOTE, METHOD), re.findall(QUOTE, TEXTS["docs/baselines.md"])
 FLAG = r"(?<![\w-])--[a-z][a-z0-9-]*"
-VERBS = ("train", "eval", "predict", "compare", "audit", "prepare movie", "prepare show")
+VERBS = ("train", "baseline", "eval", "predict", "compare", "audit", "prepare movie", "prepare show")
 OF_TORCHRUN = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
 OF_OTHERS = {*OF_TORCHRUN, "--check", "--local-dir"}  # ruff's, huggingface-cli's
 
@@ -140,7 +143,11 @@ def test_equations_1_to_3_and_the_published_loss_are_quoted():
     assert len(QUOTED) == 14
 
 
-@pytest.mark.parametrize("file, number, linked_file, linked_number, code", QUOTED)
+def test_every_method_of_baseline_py_is_on_its_page():
+    assert [name for name in METHODS if f"`{name}`" not in TEXTS["docs/baselines.md"]] == []
+
+
+@pytest.mark.parametrize("file, number, linked_file, linked_number, code", QUOTED + OF_BASELINES)
 def test_an_equation_stands_on_its_line(file, number, linked_file, linked_number, code):
     lines = (ROOT / file).read_text(encoding="utf-8").split("\n")
     assert (file, number) == (linked_file, linked_number)
