@@ -12,7 +12,7 @@ ANSWERS = ("contradiction_rate", "group_accuracy")
 CHOSEN = "a part of the split: a seeded subset, or without what is too long"
 PER_BLOCK = 2  # columns with intervals that fit beside the labels
 KNOWN = ("data", "data_source", "model", "demo_model", "objective", "kl_weight", "shots", "seed", "run", "adapter")
-OF_BASELINE = ("method", "setting")
+OF_BASELINE = ("method", "setting", "bert")
 NO_ANSWERS = "-: a recommender with one score per row answers no question"
 
 
@@ -85,6 +85,7 @@ def _described(run: dict) -> str:
         parts.append(f"{known.get('shots')} shots, seed {known.get('seed')}")
     elif "method" in known:
         parts += [f"{known['method']}, setting {known.get('setting')}"]
+        parts += [f"titles read by a {known['bert']}"] if "bert" in known else []
         parts.append(f"{known.get('shots')} shots, seed {known.get('seed')}")
     elif adapter := known.get("run") or known.get("adapter"):
         parts.append(f"adapter of {adapter}")
