@@ -1,5 +1,6 @@
 """Every recommender without a language model, by the name that --method takes."""
 
+import math
 from dataclasses import replace
 
 from baselines import caser, dros, dros_bert, gru4rec, gru_bert, lightgcn, logreg, mf, rules, sasrec, sasrec_full
@@ -52,6 +53,11 @@ def _merged(found: list[tuple[str, Option]]) -> Option:
 
 def problem_with(option: Option, value: object) -> str | None:
     """Why a method that has this option cannot take the value; None if it can."""
+    wanted = type(option.default)
+    if type(value) is not wanted and not (wanted is float and type(value) is int):
+        return f"expected a value like {option.default}"
+    if wanted is float and not math.isfinite(value):
+        return "expected a finite number"
     if option.choices and value not in option.choices:
         return f"choose one of {', '.join(option.choices)}"
     if option.low is not None and value < option.low:

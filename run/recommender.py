@@ -11,16 +11,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from baselines.base import Direct, Method, Training, history_form, settings_of
+from baselines.base import OPTIMISER, Direct, Method, Training, history_form, settings_of
 from baselines.fit import fit, make_optimizer, score_rows
-from baselines.methods import METHODS
+from baselines.methods import METHODS, options_of, problem_with
 from baselines.rows import Rows, encode_rows, number_ids
 from cli.baseline import SETTINGS, BaselineFlags, given_settings
 from cli.data import load_data
 from cli.flags import Resolved
 from cli.train import shot_count
 from data.interactions import Dataset, Interaction, select_shots
-from errors import DataError, RunError, notice
+from errors import DataError, RunError, notice, quoted
 from files import read_whole, write_bytes
 from machine.bar import Bar
 from machine.device import pick_device
@@ -30,7 +30,6 @@ from run.folder import RunFolder, resume_command
 from run.inputs import refuse_one_label
 from run.progress import Progress
 from run.resume import config_of_resumed
-from run.validate import recorded_flags
 from tensors import copy_tensors, put_tensors, trainable_parameters
 
 VERB = "baseline.py"
@@ -133,10 +132,12 @@ def read_setting(path: Path, method: str) -> dict:
         raise RunError(f"--setting {path}: not the setting.json of a search") from None
     if of != method:
         raise RunError(f"--setting {path}: is of another method than {method}")
-    known = settings_of(METHODS[method], "", True)
-    recorded_flags(BaselineFlags, {"flags": {name: {"value": value} for name, value in settings.items()}}, path)
-    if set(settings) != set(known):
+    options = {option.name: option for option in (*OPTIMISER, *options_of(METHODS[method]))}
+    if set(settings) != set(options):
         raise RunError(f"--setting {path}: has other settings than {method} of this version; search again")
+    for name, value in settings.items():
+        if problem := problem_with(options[name], value):
+            raise RunError(f"--setting {path}: {name} is {quoted(value)}; {problem}; search again")
     return settings
 
 

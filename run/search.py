@@ -145,7 +145,8 @@ def read_trials(path: Path, wanted: list[dict]) -> dict[int, dict]:
         try:
             trial = json.loads(line)
             value = trial["valid_auc"]
-            if wanted[trial["trial"]] != trial["setting"] or not (value is None or 0 <= value <= 1):
+            planned = wanted[trial["trial"]] if type(trial["trial"]) is int and trial["trial"] >= 0 else None
+            if planned != trial["setting"] or not (value is None or (type(value) is float and 0 <= value <= 1)):
                 raise ValueError
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             raise RunError(

@@ -228,7 +228,9 @@ def test_a_trial_that_cannot_be_trained_is_logged_and_passed_over(quick, folder,
     assert results["settings"]["lr"] != 0.1
 
 
-@pytest.mark.parametrize("line", [b"[]", b"x", b'{"trial": 0, "setting": {}, "valid_auc": 0.5}', b'{"trial": 99}'])
+@pytest.mark.parametrize(
+    "line", [b"[]", b"x", b'{"trial": 0, "setting": {}, "valid_auc": 0.5}', b'{"trial": 99}', b'{"trial": -1}']
+)
 def test_a_trial_of_another_search_is_refused_by_its_line(tmp_path, line):
     (tmp_path / "trials.jsonl").write_bytes(line + b"\n")
     with pytest.raises(RunError, match="trials.jsonl line 1: not a trial of this search"):
@@ -266,16 +268,36 @@ def test_data_without_users_are_refused_by_name(tmp_path, method):
     text |= {"instruction": asked + 'answering "Yes." or "No.".', "output": "Yes."}
     for split in ("train", "valid", "test"):
         (tmp_path / f"{split}.json").write_text(json.dumps([text, text | {"output": "No."}]))
-    with pytest.raises(UserError, match=f"--method {method}: learns about single users, and --data .* TALLRec's JSON"):
+    with pytest.raises(UserError, match=f"--method {method}: learns about single users, and --data .*TALLRec's JSON"):
         call(str(tmp_path), tmp_path / "run", "--method", method)
 
 
+SETTINGS = {"lr": 1.0, "l2": 0.1, "optimizer": "adam", "batch_size": 64, "epochs": 5, "patience": 5}
+SETTINGS |= {"dim": 4, "init_std": 1.0, "bias": False}
+
+
+def settings_with(**changes):
+    return json.dumps({"method": "mf", "settings": SETTINGS | changes})
+
+
 @pytest.mark.parametrize(
-    "content", ["{}", "x", '{"method": "lightgcn", "settings": {}}', '{"method": "mf", "settings": {"lr": "fast"}}']
+    "content, message",
+    [
+        ("{}", "not the setting.json of a search"),
+        ("x", "not the setting.json of a search"),
+        ('{"method": "lightgcn", "settings": {}}', "is of another method than mf"),
+        ('{"method": "mf", "settings": {"lr": 1.0}}', "has other settings than mf of this version"),
+        (settings_with(lr="fast"), "lr is 'fast'; expected a value like 0.001"),
+        (settings_with(lr=None), "lr is None; expected a value like 0.001"),
+        (settings_with(lr=float("nan")), "lr is nan; expected a finite number"),
+        (settings_with(lr=-1), "lr is -1; must be at least 0"),
+        (settings_with(dim=1.5), "dim is 1.5; expected a value like 64"),
+        (settings_with(optimizer="sgd"), "optimizer is 'sgd'; choose one of adam, adamw"),
+    ],
 )
-def test_a_file_that_is_no_setting_is_refused(folder, tmp_path, content):
+def test_a_file_that_is_no_setting_is_refused(folder, tmp_path, content, message):
     (tmp_path / "setting.json").write_text(content)
-    with pytest.raises(UserError, match="setting.json"):
+    with pytest.raises(RunError, match=f"setting.json: {message}"):
         call(folder, tmp_path / "run", "--setting", str(tmp_path / "setting.json"))
     assert not (tmp_path / "run").exists()
 
@@ -286,10 +308,6 @@ def test_weights_that_leave_the_finite_numbers_stop_the_run(folder, tmp_path, mo
     with pytest.raises(SystemExit) as ended:
         run_verb(baseline.main)
     assert ended.value.code == 2 and "no longer finite; try a lower --lr" in capsys.readouterr().err
-
-
-SETTINGS = {"lr": 1.0, "l2": 0.1, "optimizer": "adam", "batch_size": 64, "epochs": 5, "patience": 5}
-SETTINGS |= {"dim": 4, "init_std": 1.0, "bias": False}
 
 
 def test_scores_are_written_with_all_their_digits(quick, folder, tmp_path):

@@ -12,9 +12,9 @@ from cli.verb import run_verb
 from data.splits import Chosen
 from errors import FlagError, UserError
 from files import write_json
-from metrics import evaluate, mcnemar, paired_change, share_of
+from metrics import evaluate, mcnemar, paired_change, ranking_metrics, share_of
 from report.comparison import WIDTH
-from run.predictions import FIRST_COLUMNS, write_predictions
+from run.predictions import FIRST_COLUMNS, write_predictions, write_scores
 from tests.test_predictions import scored_rows, split_of
 
 USERS = [f"u{i % 7}" for i in range(60)]
@@ -108,6 +108,36 @@ def test_the_rows_of_most_disagreement_come_first(two, capsys):
     assert row["first"] == [a.p_pos[row["row"]], a.p_neg[row["row"]]]
 
 
+def test_a_recommender_beside_a_language_model_has_no_metric_of_answers(two, tmp_path, capsys):
+    rows = split_of(scored(1), [f"item {i}" for i in range(60)], range(60)).rows
+    (tmp_path / "mf").mkdir()
+    scores = np.random.default_rng(4).normal(size=60)
+    write_scores(tmp_path / "mf" / "predictions.csv", rows, scores)
+    write_json(tmp_path / "mf" / "results.json", {"data": "movie", "method": "mf", "setting": "published"})
+    for order in ((two[0], str(tmp_path / "mf")), (str(tmp_path / "mf"), two[0])):
+        compare.main([*order, "--json"])
+        shown = capsys.readouterr()
+        found = json.loads(shown.out)
+        run = found["runs"][order.index(str(tmp_path / "mf"))]
+        expected = ranking_metrics(scored(1).labels, scores, USERS)
+        assert run["auc"] == expected["auc"] and run["interval_95"]["uauc"] == expected["interval_95"]["uauc"]
+        assert not {"contradiction_rate", "ece", "kl", "accuracy"} & set(run)
+        (change,) = found["differences"]
+        assert {"auc", "uauc"} <= set(change) and not {"contradiction_rate", "ece"} & set(change)
+        assert change["mcnemar"] == {} and change["rows"] == []
+        assert "mf, setting published" in shown.err and "answers no question" in shown.err
+
+
+def test_recommenders_alone_have_no_table_of_answers(two, tmp_path, capsys):
+    rows = split_of(scored(1), [f"item {i}" for i in range(60)], range(60)).rows
+    for name, seed in (("a2", 1), ("b2", 2)):
+        (tmp_path / name).mkdir()
+        write_scores(tmp_path / name / "predictions.csv", rows, np.random.default_rng(seed).normal(size=60))
+    compare.main([str(tmp_path / "a2"), str(tmp_path / "b2")])
+    shown = capsys.readouterr().out
+    assert "AUC" in shown and "constant" not in shown and "McNemar" not in shown
+
+
 # ---- what it shows -------------------------------------------------------------------------------
 
 
@@ -180,7 +210,9 @@ def test_runs_on_different_rows_are_refused_by_name(two, tmp_path, capsys, monke
 
 def test_a_folder_that_is_no_run_an_unfinished_run_and_a_missing_one_are_told_apart(two, tmp_path, capsys, monkeypatch):
     (tmp_path / "x").mkdir()
-    assert "give a folder that train.py or eval.py wrote" in refused(capsys, monkeypatch, two[0], str(tmp_path / "x"))
+    assert "give a folder that train.py, baseline.py or eval.py wrote" in refused(
+        capsys, monkeypatch, two[0], str(tmp_path / "x")
+    )
     for name in ("config.json", "metrics.jsonl"):
         (tmp_path / "x" / name).touch()
     assert "the run is not finished" in refused(capsys, monkeypatch, two[0], str(tmp_path / "x"))

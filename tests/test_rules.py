@@ -5,9 +5,11 @@ import functools
 import numpy as np
 import pytest
 
+from baselines.logreg import liked_share, user_and_item
 from baselines.rules import all_rules, history_share, item_mean
-from data.interactions import Interaction
+from data.interactions import Interaction, select_shots
 from data.sources import ml_1m, movie
+from errors import DataError
 from metrics import auc, ranking_metrics, uauc
 from scoring.splits import rules_without_learning
 
@@ -94,12 +96,66 @@ def test_rules_are_those_that_can_say_something():
     ],
 )
 def test_rules_on_the_published_ml_1m_test_split(real_file, rule, expected_auc, expected_uauc):
-    data = ml_1m.read_published(real_file("collm-ml-1m/test.csv.gz").parent)
-    scores, labels, users = (
-        all_rules(data.train, data.test)[rule],
-        np.array([r.label for r in data.test]),
-        [r.user for r in data.test],
-    )
-    assert auc(labels, scores) == pytest.approx(expected_auc, abs=5e-4)
-    over_users = uauc(labels, scores, users)
+    data = published_ml_1m(real_file("collm-ml-1m/test.csv.gz").parent)
+    scores = all_rules(data.train, data.test)[rule]
+    assert auc(*labels_and(data.test, scores)) == pytest.approx(expected_auc, abs=5e-4)
+    over_users = uauc(*labels_and(data.test, scores), [r.user for r in data.test])
     assert over_users.value == pytest.approx(expected_uauc, abs=5e-4)
+
+
+@functools.cache
+def published_ml_1m(folder):
+    return ml_1m.read_published(folder)
+
+
+def labels_and(rows, scores):
+    return np.array([row.label for row in rows]), scores
+
+
+# ---- logistic regressions -----------------------------------------------------------------------
+
+
+def test_logistic_regression_on_user_and_item_is_at_the_minimum_of_its_loss():
+    """C = 1: there the gradient of the summed cross-entropies plus half the squared weights is 0, column by column."""
+    draw = np.random.default_rng(0)
+    train = [Interaction(f"u{draw.integers(6)}", (), int(draw.integers(5)), bool(draw.integers(2))) for _ in range(90)]
+    log_odds = user_and_item(train, train)
+    errors = 1 / (1 + np.exp(-log_odds)) - [row.label for row in train]
+    assert abs(errors.sum()) < 1e-3  # of the intercept, which is free
+    base = user_and_item(train, [Interaction("stranger", (), 99, True)])[0]
+    for name in {row.user for row in train}:
+        weight = user_and_item(train, [Interaction(name, (), 99, True)])[0] - base
+        assert sum(e for e, row in zip(errors, train) if row.user == name) + weight == pytest.approx(0, abs=1e-3)
+    for item in {row.target for row in train}:
+        weight = user_and_item(train, [Interaction("stranger", (), item, True)])[0] - base
+        assert sum(e for e, row in zip(errors, train) if row.target == item) + weight == pytest.approx(0, abs=1e-3)
+
+
+def test_logistic_regression_keeps_a_number_and_a_text_apart():
+    train = [Interaction(1, (), 1, True), Interaction("1", (), 1, False)] * 5
+    first, second = user_and_item(train, train[:2])
+    assert first > 0 > second
+
+
+def test_the_liked_share_ranks_as_it_is_or_reversed_or_not_at_all():
+    rows = [row(1, True, True, True), row(1, True, True, False), row(1, False, False)]
+    assert np.all(np.diff(liked_share(rows, rows)) < 0)
+    with pytest.raises(DataError, match="have one label; draw more"):
+        liked_share(rows[:2], rows)
+
+
+def test_logistic_regression_on_the_published_ml_1m_test_split(real_file):
+    data = published_ml_1m(real_file("collm-ml-1m/test.csv.gz").parent)
+    scores = user_and_item(data.train, data.test)
+    assert auc(*labels_and(data.test, scores)) == pytest.approx(0.7363, abs=5e-4)
+    over_users = uauc(*labels_and(data.test, scores), [r.user for r in data.test])
+    assert over_users.value == pytest.approx(0.6827, abs=5e-4)
+    assert auc(*labels_and(data.valid, user_and_item(data.train, data.valid))) == pytest.approx(0.7365, abs=5e-4)
+
+
+@pytest.mark.parametrize("shots, expected", [(16, 0.636), (64, 0.726), (256, 0.726)])
+def test_the_liked_share_by_logistic_regression_on_the_published_movie_test_split(real_file, shots, expected):
+    data = read_once(real_file("ml-100k/u.data").parent)
+    drawn = [select_shots(data.train, shots, seed) for seed in range(5)]
+    found = [auc(*labels_and(data.test, liked_share(rows, data.test))) for rows in drawn]
+    assert np.mean(found) == pytest.approx(expected, abs=5e-4)
