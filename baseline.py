@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
         parameters = sum(parameter.numel() for parameter in trainable_parameters(module).values())
         summary = {
             "settings": settings,
-            "inputs": task.method.inputs(settings),
+            **task.method.inputs(settings),
             "parameters": parameters,
             **summary_of(progress, settings["patience"]),
         }

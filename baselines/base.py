@@ -91,7 +91,7 @@ class Method:
     build(training, settings) returns a Recommender. settings: the values of `options` by name, and those of OPTIMISER.
     published: {data set: {name: value}}, with ANY for every other data set; ours: what we decided otherwise.
     grid: {name: values} that --search tries. needs_users: refuses data without users. inputs(settings): what is read
-    beside the rows, as {what: fingerprint}; it raises a UserError, before a run folder is made, for what is unusable.
+    beside the rows, {what: which one}; it raises a UserError, before a run folder is made, for what is unusable.
     """
 
     name: str

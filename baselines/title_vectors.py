@@ -53,11 +53,11 @@ def open_bert(folder: Path) -> tuple[Bert, WordPieceTokenizer, str]:
 
 
 def describe_bert(folder: Path) -> str:
-    """Which BERT it is, in a line for config.json, tables and resuming."""
+    """Which BERT it is, in a few words for tables and for resuming."""
     model, _, digest = open_bert(folder)
     shape = (model.config.num_hidden_layers, model.config.hidden_size)
     other = "" if shape == BASE else ", not bert-base-uncased"
-    return f"{digest} (BertModel of {shape[0]} layers of {shape[1]}{other})"
+    return f"BertModel of {shape[0]} layers of {shape[1]}{other} (sha256 {digest[:16]})"
 
 
 @lru_cache(maxsize=1)

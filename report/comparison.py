@@ -11,7 +11,7 @@ from report.wrap import wrapped
 CHOSEN = "a part of the split: a seeded subset, or without what is too long"
 PER_BLOCK = 2  # columns with intervals that fit beside the labels
 BASE = ("model", "demo_model", "model_label")
-OF_BASELINE = ("method", "setting")
+OF_BASELINE = ("method", "setting", "bert")
 KNOWN = ("data", "data_source", *BASE, "objective", "kl_weight", "shots", "seed", "run", "adapter", *OF_BASELINE)
 NO_ANSWERS = "-: a recommender with one score per row answers no question"
 
@@ -83,6 +83,7 @@ def _described(run: dict) -> str:
         parts.append(f"{known.get('shots')} shots, seed {known.get('seed')}")
     elif "method" in known:
         parts += [f"{known['method']}, setting {known.get('setting')}"]
+        parts += [f"titles read by a {known['bert']}"] if "bert" in known else []
         parts.append(f"{known.get('shots')} shots, seed {known.get('seed')}")
     elif adapter := known.get("run") or known.get("adapter"):
         parts.append(f"adapter of {adapter}")

@@ -50,11 +50,9 @@ def _settings(results: dict) -> list[str]:
     if not results["settings"]:
         return []
     shown = ", ".join(f"{name} {value}" for name, value in results["settings"].items())
-    inputs = [f"{what}: {which}" for what, which in results.get("inputs", {}).items()]
+    titles = f"; titles read by a {results['bert']}" if "bert" in results else ""
     ending = f"best epoch {results['best_step']} of {results['steps']}, {results['parameters']:,} parameters"
-    return wrapped(f"setting {results['setting']}: {shown}; {ending}") + [
-        line for text in inputs for line in wrapped(text)
-    ]
+    return wrapped(f"setting {results['setting']}: {shown}; {ending}{titles}")
 
 
 def draw_recommender_curves(path: Path, history: list[dict], results: dict) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import baseline
+import compare
 from baselines import dros_bert, gru4rec, gru_bert, title_vectors
 from baselines.base import Training, settings_of
 from baselines.fit import fit, make_optimizer, score_rows
@@ -305,6 +306,14 @@ class StopAfter:
         return "SIGTERM" if self.looks > 2 else None
 
 
+def test_tables_and_comparisons_say_which_bert_it_was(bert, tmp_path, capsys):
+    for run in ("a", "b"):
+        baseline.main(arguments("gru-bert", bert, tmp_path / run))
+    compare.main([str(tmp_path / "a"), str(tmp_path / "b")])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("titles read by a BertModel of 1 layers of 16, not bert-base-uncased (sha256") == 4
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_stopped_and_resumed_run_equals_one_that_was_not_stopped(bert, name, tmp_path, monkeypatch, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -320,8 +329,7 @@ def test_a_stopped_and_resumed_run_equals_one_that_was_not_stopped(bert, name, t
     for file in ("predictions.csv", "metrics.jsonl", "best.safetensors"):
         assert (whole / file).read_bytes() == (parts / file).read_bytes()
     assert (
-        "BertModel of 1 layers of 16, not bert-base-uncased"
-        in json.loads((whole / "results.json").read_text())["inputs"]["bert"]
+        "BertModel of 1 layers of 16, not bert-base-uncased" in json.loads((whole / "results.json").read_text())["bert"]
     )
 
 

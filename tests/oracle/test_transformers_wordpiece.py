@@ -104,7 +104,10 @@ def random_text(rng: random.Random, vocabulary: list[str], pool: list[str]) -> s
     return "".join(rng.choice(kinds)() for _ in range(rng.randrange(1, 12)))
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+CASES = [*(("made", name) for name in CONFIGURATIONS), ("real", "uncased")]
+
+
+@pytest.mark.parametrize("vocabulary, name", CASES, indirect=["vocabulary"])
 def test_random_strings(tmp_path, vocabulary, name):
     """5,000 strings in each configuration, 20,000 in all, with control tokens among them, cut at 40 ids."""
     three = Three(tmp_path, vocabulary, longest=40, **CONFIGURATIONS[name])
