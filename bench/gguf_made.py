@@ -51,7 +51,7 @@ def value_of(value: object, kind: int | None = None) -> bytes:
 def gguf(fields: dict, parts: list[Part], version: int = 3, counts: tuple[int, int] | None = None) -> bytes:
     """The file. fields: values, or bytes of type and content; counts: of tensors and fields, if they shall be wrong."""
     alignment = fields.get("general.alignment", 32)
-    alignment = alignment if isinstance(alignment, int) and alignment > 0 else 32
+    alignment = alignment if isinstance(alignment, int) and 0 < alignment < 2**16 else 32
     head = b"GGUF" + struct.pack("<IQQ", version, *(counts or (len(parts), len(fields))))
     for key, value in fields.items():
         head += text(key) + (value if isinstance(value, bytes) else value_of(value))

@@ -29,7 +29,7 @@ class GgufFile:
         self.where, size = where, file.seek(0, 2)
         if size < SMALLEST:
             raise CheckpointError(f"{where}: has {size} bytes; not a whole GGUF file, fetch it again")
-        self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # PyTorch warns of memory it cannot write
+        self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         header = Header(where, self._bytes)
         tensors, fields = header.counts()
         self.fields = {}
@@ -68,5 +68,5 @@ class GgufFile:
     def read(self, name: str) -> torch.Tensor:
         """The tensor's values: float32, or the dtype in which they are stored if they are not quantised."""
         tensor = self.stored[name]
-        data = torch.frombuffer(self._bytes, dtype=torch.uint8, count=tensor.nbytes, offset=tensor.start)
-        return decode(tensor.kind, data).view(tensor.shape)
+        stored = bytearray(memoryview(self._bytes)[tensor.start : tensor.start + tensor.nbytes])
+        return decode(tensor.kind, torch.frombuffer(stored, dtype=torch.uint8)).view(tensor.shape)

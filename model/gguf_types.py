@@ -28,7 +28,7 @@ class BlockType:
 def decode(kind: BlockType, data: Tensor) -> Tensor:
     """All values of a tensor. data: (bytes,) uint8, whole blocks; returns (values,) in kind.dtype."""
     if kind.unpack is None:
-        return data.clone().view(kind.dtype)  # a copy, since the file need not align what it holds
+        return data.view(kind.dtype)
     blocks = data.view(-1, kind.nbytes)
     values = torch.empty(len(blocks), kind.size)
     step = CHUNK // kind.size
