@@ -57,7 +57,7 @@ class DROS(SequenceModel):
         if self.alpha == 0:
             return super().loss(rows)
         logits, target = self.all_logits(rows), rows.items - 1
-        main = label_loss(logits.gather(1, target.unsqueeze(1)).squeeze(1), rows.labels, self.loss_name)
+        main = label_loss(logits.gather(1, target.unsqueeze(1)).squeeze(1), rows, self.loss_name)
         return main + self.alpha * robust_term(logits, target, rows.labels, self.rho, self.beta).mean()
 
 

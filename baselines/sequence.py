@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.base import DIM, HISTORY, Option
+from baselines.base import DIM, HISTORY, Option, binary_cross_entropy
 from baselines.rows import History, Rows
 
 INIT_STD = 0.01  # of item embeddings, as published
@@ -96,11 +96,11 @@ class SequenceModel(nn.Module):
 
     def loss(self, rows: Rows) -> Tensor:
         """The mean loss of the target's logit against the row's label. No negative item is sampled."""
-        return label_loss(self(rows), rows.labels, self.loss_name)
+        return label_loss(self(rows), rows, self.loss_name)
 
 
-def label_loss(scores: Tensor, labels: Tensor, name: str) -> Tensor:
+def label_loss(scores: Tensor, rows: Rows, name: str) -> Tensor:
     """bce: -log σ(s) for label 1 and -log σ(-s) for label 0; mse: (s - label)² of the raw logit. Mean over rows."""
     if name == "mse":
-        return F.mse_loss(scores, labels)
-    return F.binary_cross_entropy_with_logits(scores, labels)
+        return F.mse_loss(scores, rows.labels)
+    return binary_cross_entropy(scores, rows)
