@@ -17,7 +17,7 @@ SETTINGS = ("default", "published")
 class _MethodFlags(DataFlags):
     """Method and rows."""
 
-    method: str = flag("mf", "which recommender, see docs/baselines.md", choices=tuple(METHODS))
+    method: str = flag("mf", f"{', '.join(METHODS)}; see docs/baselines.md", choices=tuple(METHODS), metavar="NAME")
     shots: str = flag("all", "training rows drawn as train.py draws them: a number, or all")
     seed: int = flag(0, "draws the shots, the first weights, the order and the dropout", low=0, high=2**32 - 1)
     setting: str = flag(

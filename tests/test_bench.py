@@ -1,6 +1,7 @@
 """The measurements that the documentation reports, checked where the answer is known."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from bench.amazon_book import generate
 from bench.book_labels import agreeing_pairs, label_agreement, unshuffled
 from bench.checkpoints import SHAPES, make_checkpoint, tensor_shapes
 from bench.flops import backward_flops, distinct_tokens, forward_flops, plain_tokens, rows_of, step_flops
+from bench.recommenders import SIZES, measure
 from data.interactions import Interaction
 from data.pairs import EncodedPair, Row
 from data.sources import amazon_book
@@ -191,3 +193,15 @@ def test_the_peers_give_the_same_scores_as_ours(form_of):
     assert ours.std() > 0.1
     for name, theirs in scores.items():
         assert np.allclose(theirs, ours, atol=1e-5), name
+
+
+# ---- recommenders -------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+def test_a_recommender_is_measured_at_the_size_of_a_data_set():
+    rows, _, users, items = SIZES["ml-1m"]
+    assert (rows, users, items) == (33_891, 740, 3_255)
+    found = measure("mf", "ml-1m", 2, torch.device("cpu"))
+    assert found["parameters"] == 256 * (users + 1 + items + 1)
+    assert len(found["epoch_s"]) == 2 and min(found["epoch_s"]) > 0 and found["peak_mb"] > 0

@@ -171,7 +171,16 @@ def test_help_lists_every_flag_keeps_the_lines_of_the_description_and_ends_with_
     assert "[WORD]" not in shown
 
 
-VERBS = [("train",), ("eval",), ("predict",), ("audit",), ("prepare",), ("prepare", "show"), ("prepare", "book")]
+VERBS = [
+    ("train",),
+    ("baseline",),
+    ("eval",),
+    ("predict",),
+    ("audit",),
+    ("prepare",),
+    ("prepare", "show"),
+    ("prepare", "book"),
+]
 
 
 @pytest.mark.parametrize("verb, command", [(verb, command) for verb, *command in VERBS])

@@ -17,7 +17,7 @@ from machine import memory, windows
 from run.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
-VERBS = ("train", "eval", "predict", "audit", "prepare")
+VERBS = ("train", "baseline", "eval", "predict", "audit", "prepare")
 HIDE = """
 import importlib.abc, os, runpy, sys
 hidden, (program, *argv) = sys.argv[1].split(","), sys.argv[2:]
