@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, LlamaForCausalLM
+from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 PUBLISHED_BATCH, EXPERT_BATCH = 8, 32  # prompts
@@ -27,6 +27,23 @@ def load_peer(folder: Path, dtype: torch.dtype, device: torch.device, lora: tupl
     """The checkpoint with a fresh adapter as peft makes it, A and B in float32. lora: (targets, r, alpha, dropout)."""
     disable_progress_bar()
     base = LlamaForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").to(device)
+    return with_adapter(base, lora, checkpointing)
+
+
+def drawn_peer(shape: dict, device: torch.device, lora: tuple) -> PeftModel:
+    """The same of the shape of a config.json, with random weights in bf16 that are drawn on the device."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with device:
+            base = LlamaForCausalLM(LlamaConfig(**shape, attn_implementation="sdpa"))
+    finally:
+        torch.set_default_dtype(before)
+    return with_adapter(base, lora, checkpointing=False)
+
+
+def with_adapter(base: LlamaForCausalLM, lora: tuple, checkpointing: bool) -> PeftModel:
+    """The base with a fresh adapter; see load_peer."""
     targets, r, alpha, dropout = lora
     config = LoraConfig(
         r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM"

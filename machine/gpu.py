@@ -8,9 +8,9 @@ from errors import notice
 
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")  # with these, cuBLAS sums in the same order every time
-# Bytes beside all tensors, from the documentation of the libraries; not measured. cuBLAS and cuBLASLt have a workspace of
-# 32 MiB each on Hopper, and kernels are loaded when they are first used. NCCL has 4 MiB for each of up to 32 channels to
-# each neighbour in its ring.
+# Bytes beside all tensors, from the documentation of the libraries; not measured. cuBLAS and cuBLASLt have a workspace
+# of 32 MiB each on Hopper, and kernels are loaded when they are first used. NCCL has 4 MiB for each of up to 32
+# channels to each neighbour in its ring.
 LIBRARIES, NCCL = 200_000_000, 300_000_000
 
 

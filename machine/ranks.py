@@ -28,8 +28,8 @@ from torch.distributed.fsdp import FSDPModule
 from errors import FlagError, RunError, notice
 
 # For a rank that neither answers nor dies. The death of one is noticed at once by gloo, and by torchrun, which sends
-# SIGTERM to the others. A rank that waits for NCCL cannot react to that: torchrun kills it 30 s later, without a word of
-# ours. NCCL's own watchdog ends a wait after this time.
+# SIGTERM to the others. A rank that waits for NCCL cannot react to that: torchrun kills it 30 s later, without a word
+# of ours. NCCL's own watchdog ends a wait after this time.
 TIMEOUT = timedelta(minutes=30)
 LOST = (
     "another process of this run died, was stopped or no longer answers, so all stop; "

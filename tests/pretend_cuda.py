@@ -100,7 +100,7 @@ class PretendCuda:
     now = None
 
     def __init__(self):
-        self.events, self.pinned = [], set()
+        self.events, self.pinned, self.in_backward = [], set(), False
         self.random_state = torch.Generator().manual_seed(torch.initial_seed()).get_state()
         self.patches = contextlib.ExitStack()
 
@@ -125,11 +125,14 @@ class PretendCuda:
             to_gpu = is_here(args[0])
             later = to_gpu and kwargs.get("non_blocking", len(args) > 2 and args[2]) and self._is_pinned(args[1])
             self.write_down((COPY_LATER if later else COPY) if to_gpu else BACK, name)
+        elif name == "cat" and self.in_backward and not any(leaf.any() for leaf in strangers):
+            pass  # autograd's zeros for an unused part of a split: torch makes them where it sees these tensors
         elif any(leaf.dim() > 0 for leaf in strangers):
             raise RuntimeError(f"Expected all tensors to be on the same device: {name} mixes cuda:0 and cpu")
-        if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
-            if name != "index" or any(is_here(i) and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
-                self.write_down(WAITS, name)
+        sized_by_values = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags)
+        by_numbers = name == "index" and not any(is_here(i) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+        if sized_by_values and not by_numbers:
+            self.write_down(WAITS, name)
         with self._own_randomness(torch.Tag.nondeterministic_seeded in func.tags), torch._C._DisableTorchDispatch():
             result = func(*args, **kwargs)
         return tree_map(lambda value: on_pretend(value) if is_on_cpu(value) else value, result)
@@ -239,8 +242,12 @@ class PretendCuda:
         grouped = torch.nn.utils.clip_grad._group_tensors_by_device_and_dtype
 
         def backward(*args, **kwargs):
-            with Calls():  # torch turns it off in calls that went through it
-                return run_backward(*args, **kwargs)
+            before, self.in_backward = self.in_backward, True
+            try:
+                with Calls():  # torch turns it off in calls that went through it
+                    return run_backward(*args, **kwargs)
+            finally:
+                self.in_backward = before
 
         def by_device(tensors):  # torch looks below Python, where these tensors are on the CPU
             return {(tensors[0][0].device, dtype): found for (_, dtype), found in grouped(tensors).items()}

@@ -1,0 +1,302 @@
+"""Everything that a GPU can show about this project, in one command of at most 8 minutes.
+
+    python -m bench.gpu                                  LLaMA-7B's shape; results in gpu.json and gpu.md
+    python -m bench.gpu --shape llama-3b --pairs 1,4     for a small GPU
+
+It needs torch 2.11 or newer and the packages of requirements.txt; no checkpoint, no data, no network. First, the GPU is
+compared with the CPU and with itself on the demo model (bench/gpu_checks.py). Then a base of the named shape is drawn
+on the GPU, in bf16, and LCFT's steps are taken on made pairs, which share beginnings as MovieLens' prompts do: seconds
+of the first step and of those after it, tokens and FLOPs per second beside plain products, the peak of memory beside
+the plan, the kernels of a step and the share of time without one, and which attention ran. With transformers and peft
+installed, the expert peer of bench.peer takes the same steps. What does not fit into the time or the memory, or lacks
+a package, is listed as skipped, with the reason.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import train
+from bench.checkpoints import SHAPES, STANDARD_DEVIATION
+from bench.flops import step_flops
+from bench.gpu_checks import CHECKS
+from bench.measure import Products, seconds_of, synchronize
+from bench.peer import product_rate
+from bench.peer_work import ALPHA, RANK, TARGETS
+from cli.train import TrainFlags
+from cli.verb import run_verb
+from data.interactions import Interaction
+from data.pairs import EncodedPair, Row
+from data.splits import Split
+from errors import RunError, notice
+from machine.device import pick_device
+from machine.gpu import CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACES
+from machine.memory import memory_line
+from model.llama import Llama, LlamaConfig
+from objectives import make_objective
+from run.inputs import adapter_settings, start_adapter
+from run.plan import make_plan
+from scoring.forward import score
+from tensors import trainable_parameters
+
+SELF_TEST = SHAPES["small"] | {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 500}
+COMMON, OF_POLARITY, OWN = 65, 16, 162  # tokens of a prompt: of all, of its polarity, its own; see docs/performance.md
+ATTENTION_KERNELS = {"cudnn": "cuDNN", "flash": "flash", "fmha": "memory-efficient", "softmax": "products and softmax"}
+
+
+def made_pairs(count: int, vocabulary: int, own: int = OWN) -> list[EncodedPair]:
+    """Pairs of random tokens, with as much in common as MovieLens' prompts have. own: tokens of a row alone."""
+    draw = np.random.default_rng(0)
+
+    def ids(length: int) -> list[int]:
+        return draw.integers(3, vocabulary, length).tolist()
+
+    start, sides = ids(COMMON), (ids(OF_POLARITY), ids(OF_POLARITY))
+    pairs = []
+    for number in range(count):
+        tail = ids(own)
+        prompts = [[1, *start, *side, *tail] for side in sides]
+        answers = [[5, 4, 2], [6, 4, 2]]
+        pairs.append(EncodedPair(*(Row(p, a) for p, a in zip(prompts, answers)), f"pair {number}"))
+    return pairs
+
+
+def drawn_model(shape: dict, device: torch.device) -> Llama:
+    """A frozen bf16 base of this shape, its weights drawn on the device."""
+    fields = {name: shape[name] for name in LlamaConfig.__dataclass_fields__ if name in shape}
+    with torch.device("meta"):
+        model = Llama(LlamaConfig(head_dim=shape["hidden_size"] // shape["num_attention_heads"], **fields))
+    model = model.to(torch.bfloat16).to_empty(device=device).requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.fill_(1.0) if "norm" in name else parameter.normal_(0, STANDARD_DEVIATION)
+    return model.eval()
+
+
+class Bench:
+    """The parts that ran, and those that did not. lines: {part: figures}; skipped: {part: why}."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.began = args, time.monotonic()
+        self.lines: dict[str, dict] = {}
+        self.skipped: dict[str, str] = {}
+
+    def part(self, name: str, work: Callable[[], dict]) -> None:
+        """Run a part unless the time is over. A lack of memory, or an error, skips it and is said."""
+        passed = time.monotonic() - self.began
+        if passed > self.args.seconds:
+            self.skipped[name] = f"{passed:.0f} s had passed"
+            return
+        try:
+            figures = work()
+        except Exception as error:  # of one part; the others may still show something
+            why = memory_line(error) or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            self.skipped[name] = why[:300]
+        else:
+            self.lines[name] = figures | {"part_s": round(time.monotonic() - self.began - passed, 1)}
+        notice(f"{name}: {self.skipped.get(name) or self.lines[name]}")
+
+
+# ---- speed and memory ---------------------------------------------------------------------------
+
+
+def training(args: argparse.Namespace, model: Llama, size: int, rates: dict[str, float]) -> dict:
+    """Whole steps of one micro-batch of `size` pairs. rates: of plain products."""
+    device, pairs = model.lm_head.weight.device, made_pairs(size, model.config.vocab_size, args.own)
+    flags = TrainFlags(batch_size=size, micro_batch_size=size, checkpointing=args.checkpointing)
+    objective = make_objective(vars(flags))
+    plan = make_plan(model, objective, pairs, pairs, flags)
+    model.model.checkpointed_layers = plan.checkpointed
+    parameters = list(trainable_parameters(model).values())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+
+    def step() -> dict[str, float]:
+        sums = train.accumulate_gradients(model.train(), pairs, objective, size)
+        record = sums.read(torch.nn.utils.clip_grad_norm_(parameters, 1.0))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return record
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    cold, record = seconds_of(step, device)
+    warm = statistics.median(seconds_of(step, device)[0] for _ in range(args.steps))
+    flops = {kind: step_flops(model.config, "own", pairs, kind == "distinct") for kind in ("distinct", "all")}
+    return {
+        "pairs": size,
+        "distinct_tokens": plan.tokens,
+        "recomputed_layers": plan.checkpointed,
+        "first_step_s": cold,
+        "step_s": warm,
+        "planned_step_s": plan.step_s,
+        "tokens_per_s": record["tokens"] / warm,
+        "distinct_tokens_per_s": plan.tokens / warm,
+        **{
+            f"mfu_{kind}": count / warm / product_rate({name: rates[name] for name in ("forward", "backward")}, True)
+            for kind, count in flops.items()
+        },
+        **memory_of(device),
+        "planned_bytes": plan.training,
+        **(kernels(step, device) if device.type == "cuda" else {}),
+    }
+
+
+def memory_of(device: torch.device) -> dict:
+    """Bytes at most: allocated by tensors, reserved by the allocator, and taken of the device by everything."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "peak_allocated": torch.cuda.max_memory_allocated(device),
+        "peak_reserved": torch.cuda.max_memory_reserved(device),
+        "device_used": total - free,
+    }
+
+
+def kernels(step: Callable[[], object], device: torch.device) -> dict:
+    """How many kernels a step has, the share of its time without one, and which attention ran."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    synchronize(device)
+    with torch.profiler.profile(activities=activities) as profile:
+        step()
+        synchronize(device)
+    spans = sorted(
+        (event.time_range.start, event.time_range.end, event.name)
+        for event in profile.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    )
+    busy, end = 0.0, 0.0
+    for start, stop, _ in spans:
+        busy += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    names = " ".join({name.lower() for *_, name in spans})
+    attention = [backend for word, backend in ATTENTION_KERNELS.items() if word in names]
+    return {
+        "kernels": len(spans),
+        "idle_share": 1 - busy / (end - spans[0][0]) if spans else None,
+        "attention": attention,
+    }
+
+
+def scoring(args: argparse.Namespace, model: Llama, prompts: int) -> dict:
+    """Prompts per second, as validation scores them: the first time, and after it."""
+    pairs = made_pairs(prompts, model.config.vocab_size, args.own)
+    rows = [Interaction(None, (), 0, number % 2 == 0) for number in range(prompts)]
+    split = Split(rows, pairs, 0, {True: [5, 4], False: [6, 4]})
+    device = model.lm_head.weight.device
+    cold, warm = (seconds_of(lambda: score(model, split, negatives=False), device)[0] for _ in range(2))
+    return {"prompts": prompts, "first_prompts_per_s": prompts / cold, "prompts_per_s": prompts / warm}
+
+
+def expert(args: argparse.Namespace, shape: dict, device: torch.device, size: int) -> dict:
+    """The expert peer of bench.peer on the same pairs and a base of the same shape, in bf16."""
+    for package in ("transformers", "peft"):
+        if importlib.util.find_spec(package) is None:
+            raise RunError(f"{package} is not installed")
+    from bench import peer_forms  # it imports both
+
+    model = peer_forms.drawn_peer(shape, device, (TARGETS, RANK, ALPHA, 0.005))
+    pairs = made_pairs(size, shape["vocab_size"], args.own)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+
+    def step() -> None:
+        peer_forms.LOSSES["expert"](model.train(), pairs, "own", 1e-4).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    cold = seconds_of(step, device)[0]
+    warm = statistics.median(seconds_of(step, device)[0] for _ in range(args.steps))
+    return {"pairs": size, "first_step_s": cold, "step_s": warm, **memory_of(device)}
+
+
+# ---- all of it ----------------------------------------------------------------------------------
+
+
+def environment(device: torch.device) -> dict:
+    """What ran."""
+    found = {"torch": torch.__version__, "python": sys.version.split()[0], "device": str(device)}
+    if device.type != "cuda":
+        return found
+    properties = torch.cuda.get_device_properties(device)
+    capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    return found | {
+        "gpu": properties.name,
+        "memory": properties.total_memory,
+        "capability": capability,
+        "cuda": torch.version.cuda,
+    }
+
+
+def report(bench: Bench) -> str:
+    """One Markdown table: part, figure, value; then what was skipped."""
+    rows = ["| part | figure | value |", "|---|---|---|"]
+    for part, figures in bench.lines.items():
+        for name, value in figures.items():
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            rows.append(f"| {part} | {name} | {shown} |")
+    return "\n".join(rows + ["", *(f"Skipped: {name}: {why}" for name, why in bench.skipped.items())])
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=(*SHAPES, "self-test"), default="llama-7b")
+    parser.add_argument("--pairs", default="8,1,4,16", help="of a micro-batch, most important first")
+    parser.add_argument("--own", type=int, default=OWN, help="tokens of a row that no other shares")
+    parser.add_argument("--prompts", type=int, default=512, help="to score")
+    parser.add_argument("--steps", type=int, default=5, help="timed, after the first")
+    parser.add_argument("--checkpointing", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--seconds", type=float, default=420, help="no part begins after so many")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path, default=Path("gpu"), help="name of the two files, without .json and .md")
+    return parser.parse_args(argv)
+
+
+def ours(bench: Bench, args: argparse.Namespace, shape: dict, device: torch.device) -> None:
+    """The parts with a base of the shape; its memory is free again afterwards."""
+    if "products" not in bench.lines:
+        bench.skipped["training and scoring"] = "no plain products to compare with"
+        return
+    rates = {name: bench.lines["products"][name] for name in ("forward", "backward")}
+    model = drawn_model(shape, device)
+    start_adapter(model, adapter_settings(TrainFlags()), 0)
+    for size in map(int, args.pairs.split(",")):
+        bench.part(f"training, {size} pairs", lambda size=size: training(args, model, size, rates))
+    bench.part("scoring", lambda: scoring(args, model, args.prompts))
+
+
+def main(argv: list[str]) -> None:
+    args = arguments(argv)
+    os.environ.setdefault(CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACES[0])  # read once, and one check needs it
+    device, bench = pick_device(args.device), Bench(args)
+    shape = SELF_TEST if args.shape == "self-test" else SHAPES[args.shape]
+    bench.part("environment", lambda: environment(device))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, check in CHECKS.items():
+            bench.part(name, lambda check=check: check(device, Path(folder)))
+    bench.part("products", lambda: Products(device, torch.bfloat16).rates())
+    ours(bench, args, shape, device)
+    size = int(args.pairs.split(",")[0])
+    bench.part(f"expert peer, {size} pairs", lambda: expert(args, shape, device, size))
+    content = {"shape": args.shape, "lines": bench.lines, "skipped": bench.skipped}
+    args.out.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
+    args.out.with_suffix(".md").write_text(report(bench) + "\n")
+    print(report(bench))
+    failed = [name for name, figures in bench.lines.items() if figures.get("passed") is False]
+    if failed:
+        raise RunError(f"not as it should be: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    run_verb(main)
