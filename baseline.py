@@ -48,7 +48,7 @@ from run.recommender import (
 )
 from run.resume import OF_BASELINE, flags_of_run
 from run.search import Budget, search
-from scoring.splits import labels_of, without_learning, users_of
+from scoring.splits import labels_of, users_of, without_learning
 from tensors import trainable_parameters
 
 
