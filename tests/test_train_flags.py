@@ -125,7 +125,7 @@ def test_a_base_below_a_billion_parameters_has_a_preset_and_a_larger_one_has_not
     flags, resolved = train_flags("--model", str(small), "--warmup-steps", "7", "--device", "cpu")
     assert {name: getattr(flags, name) for name in SMALL_PRESET} == SMALL_PRESET | {"warmup_steps": 7}
     assert (resolved.sources["lr"], resolved.sources["warmup_steps"]) == ("preset small base", "flag")
-    assert flags.precision == "native cpu" and (flags.lora_r, flags.kl_weight) == (8, 1e-4)
+    assert flags.precision == "native cpu" and flags.kl_weight == 1e-4
 
     # TinyLlama's shape has 1.1 billion parameters; only config.json is read.
     fields = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "vocab_size": 32000}
