@@ -1,6 +1,6 @@
 """Everything that a GPU can show about this project, in one command of at most 8 minutes.
 
-    python -m bench.gpu                                  LLaMA-7B's shape; results in gpu.json and gpu.md
+    python -m bench.gpu                                  LLaMA-7B's shape; writes gpu.json and gpu.md
     python -m bench.gpu --shape llama-3b --pairs 1,4     for a small GPU
 
 It needs torch 2.11 or newer and the packages of requirements.txt; no checkpoint, no data, no network. First, the GPU is
@@ -29,7 +29,7 @@ import torch
 import train
 from bench.checkpoints import SHAPES, STANDARD_DEVIATION
 from bench.flops import step_flops
-from bench.gpu_checks import CHECKS
+from bench.gpu_checks import CHECKS, deterministic
 from bench.measure import Products, seconds_of, synchronize
 from bench.peer import product_rate
 from bench.peer_work import ALPHA, RANK, TARGETS
@@ -284,6 +284,12 @@ def ours(bench: Bench, args: argparse.Namespace, shape: dict, device: torch.devi
     for size in sizes:
         bench.part(f"training, {size} pairs", lambda size=size: training(args, model, size, rates))
     bench.part("scoring", lambda: scoring(args, model, args.prompts))
+
+    def in_fixed_order() -> dict:
+        with deterministic(device):
+            return training(args, model, sizes[0], rates)
+
+    bench.part(f"training, {sizes[0]} pairs, deterministic", in_fixed_order)
     bench.part(f"kernels, {sizes[0]} pairs", lambda: kernels(args, model, sizes[0]))
 
 
