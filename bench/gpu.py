@@ -1,6 +1,6 @@
 """Everything that a GPU can show about this project, in one command of at most 8 minutes.
 
-    python -m bench.gpu                                  LLaMA-7B's shape; results in gpu.json and gpu.md
+    python -m bench.gpu                                  LLaMA-7B's shape; writes gpu.json and gpu.md
     python -m bench.gpu --shape llama-3b --pairs 1,4     for a small GPU
 
 It needs torch 2.11 or newer and the packages of requirements.txt; no checkpoint, no data, no network. First, the GPU is
@@ -29,7 +29,7 @@ import torch
 import train
 from bench.checkpoints import SHAPES, STANDARD_DEVIATION
 from bench.flops import step_flops
-from bench.gpu_checks import CHECKS
+from bench.gpu_checks import CHECKS, deterministic
 from bench.measure import Products, seconds_of, synchronize
 from bench.peer import product_rate
 from bench.peer_work import ALPHA, RANK, TARGETS
@@ -45,7 +45,7 @@ from machine.memory import memory_line
 from model.llama import Llama, LlamaConfig
 from objectives import make_objective
 from run.inputs import adapter_settings, start_adapter
-from run.plan import make_plan
+from run.plan import Plan, make_plan
 from scoring.forward import score
 from tensors import trainable_parameters
 
@@ -109,9 +109,9 @@ class Bench:
 # ---- speed and memory ---------------------------------------------------------------------------
 
 
-def training(args: argparse.Namespace, model: Llama, size: int, rates: dict[str, float]) -> dict:
-    """Whole steps of one micro-batch of `size` pairs. rates: of plain products."""
-    device, pairs = model.lm_head.weight.device, made_pairs(size, model.config.vocab_size, args.own)
+def one_step(args: argparse.Namespace, model: Llama, size: int) -> tuple[Callable[[], dict], Plan, list[EncodedPair]]:
+    """(a whole step of one micro-batch of `size` pairs, its plan, the pairs)."""
+    pairs = made_pairs(size, model.config.vocab_size, args.own)
     flags = TrainFlags(batch_size=size, micro_batch_size=size, checkpointing=args.checkpointing)
     objective = make_objective(vars(flags))
     plan = make_plan(model, objective, pairs, pairs, flags)
@@ -126,6 +126,13 @@ def training(args: argparse.Namespace, model: Llama, size: int, rates: dict[str,
         optimizer.zero_grad(set_to_none=True)
         return record
 
+    return step, plan, pairs
+
+
+def training(args: argparse.Namespace, model: Llama, size: int, rates: dict[str, float]) -> dict:
+    """Seconds, rates and memory of steps of `size` pairs. rates: of plain products."""
+    device = model.lm_head.weight.device
+    step, plan, pairs = one_step(args, model, size)
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -141,13 +148,9 @@ def training(args: argparse.Namespace, model: Llama, size: int, rates: dict[str,
         "planned_step_s": plan.step_s,
         "tokens_per_s": record["tokens"] / warm,
         "distinct_tokens_per_s": plan.tokens / warm,
-        **{
-            f"mfu_{kind}": count / warm / product_rate({name: rates[name] for name in ("forward", "backward")}, True)
-            for kind, count in flops.items()
-        },
+        **{f"mfu_{kind}": count / warm / product_rate(rates, True) for kind, count in flops.items()},
         **memory_of(device),
         "planned_bytes": plan.training,
-        **(kernels(step, device) if device.type == "cuda" else {}),
     }
 
 
@@ -163,29 +166,35 @@ def memory_of(device: torch.device) -> dict:
     }
 
 
-def kernels(step: Callable[[], object], device: torch.device) -> dict:
+def kernels(args: argparse.Namespace, model: Llama, size: int) -> dict:
     """How many kernels a step has, the share of its time without one, and which attention ran."""
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    device = model.lm_head.weight.device
+    if device.type != "cuda":
+        raise RunError("a CPU has no kernels to count")
+    step, *_ = one_step(args, model, size)
+    step()
     synchronize(device)
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         step()
         synchronize(device)
-    spans = sorted(
-        (event.time_range.start, event.time_range.end, event.name)
-        for event in profile.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA
-    )
-    busy, end = 0.0, 0.0
-    for start, stop, _ in spans:
+    on_gpu = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    names = " ".join({event.name.lower() for event in on_gpu})
+    return {
+        "kernels": len(on_gpu),
+        "idle_share": idle_share([(event.time_range.start, event.time_range.end) for event in on_gpu]),
+        "attention": [backend for word, backend in ATTENTION_KERNELS.items() if word in names],
+    }
+
+
+def idle_share(spans: list[tuple[float, float]]) -> float:
+    """The share of the time from the first start to the last end that no span covers."""
+    spans = sorted(spans)
+    busy, end = 0.0, spans[0][0]
+    for start, stop in spans:
         busy += max(0.0, stop - max(start, end))
         end = max(end, stop)
-    names = " ".join({name.lower() for *_, name in spans})
-    attention = [backend for word, backend in ATTENTION_KERNELS.items() if word in names]
-    return {
-        "kernels": len(spans),
-        "idle_share": 1 - busy / (end - spans[0][0]) if spans else None,
-        "attention": attention,
-    }
+    return 1 - busy / (end - spans[0][0])
 
 
 def scoring(args: argparse.Namespace, model: Llama, prompts: int) -> dict:
@@ -271,9 +280,17 @@ def ours(bench: Bench, args: argparse.Namespace, shape: dict, device: torch.devi
     rates = {name: bench.lines["products"][name] for name in ("forward", "backward")}
     model = drawn_model(shape, device)
     start_adapter(model, adapter_settings(TrainFlags()), 0)
-    for size in map(int, args.pairs.split(",")):
+    sizes = [int(size) for size in args.pairs.split(",")]
+    for size in sizes:
         bench.part(f"training, {size} pairs", lambda size=size: training(args, model, size, rates))
     bench.part("scoring", lambda: scoring(args, model, args.prompts))
+
+    def in_fixed_order() -> dict:
+        with deterministic(device):
+            return training(args, model, sizes[0], rates)
+
+    bench.part(f"training, {sizes[0]} pairs, deterministic", in_fixed_order)
+    bench.part(f"kernels, {sizes[0]} pairs", lambda: kernels(args, model, sizes[0]))
 
 
 def main(argv: list[str]) -> None:

@@ -100,7 +100,7 @@ class PretendCuda:
     now = None
 
     def __init__(self):
-        self.events, self.pinned, self.in_backward = [], set(), False
+        self.events, self.pinned, self.in_backward = [], {}, False
         self.random_state = torch.Generator().manual_seed(torch.initial_seed()).get_state()
         self.patches = contextlib.ExitStack()
 
@@ -184,7 +184,7 @@ class PretendCuda:
         return on_pretend(copied) if to_gpu else copied
 
     def _pin(self, tensor):
-        self.pinned.add(tensor.untyped_storage().data_ptr())
+        self.pinned[tensor.untyped_storage().data_ptr()] = tensor  # kept, so that nothing else gets its address
         return tensor
 
     def _is_pinned(self, tensor):

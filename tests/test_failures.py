@@ -297,6 +297,34 @@ def test_an_update_that_makes_weights_not_finite_is_not_saved(tmp_path, unbroken
     assert content(tmp_path / "run") == unbroken
 
 
+def test_a_term_that_is_not_finite_is_named_with_its_pair_before_the_update(tmp_path, monkeypatch):
+    real = Paper.loss
+
+    def infinite(self, model, pairs, pairs_in_step):
+        loss, terms, tokens = real(self, model, pairs, pairs_in_step)
+        more = torch.tensor([float("inf") if pair.name == "row 5" else 0.0 for pair in pairs])
+        return PairLoss(loss - more.sum(), terms | {"kl": terms["kl"] + more}, tokens)
+
+    monkeypatch.setattr(Paper, "loss", infinite)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda optimizer: None)
+    with pytest.raises(RunError, match=r"^step \d: kl of row 5 is inf; stopped before the update, the last state"):
+        small_run(tmp_path / "run")
+
+
+def test_weights_that_an_update_destroyed_are_named_before_a_pair_is_blamed(tmp_path, monkeypatch):
+    """They are looked at when they are validated or saved, and when the next loss is not finite."""
+    real = torch.optim.AdamW.step
+
+    def destroys(optimizer):
+        real(optimizer)
+        optimizer.param_groups[0]["params"][1].data.fill_(float("nan"))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", destroys)
+    with pytest.raises(RunError, match=r"^step 2: the update made model\.\S+lora_B NaN or infinite"):
+        small_run(tmp_path / "run", eval_every=3)
+    assert not list((tmp_path / "run").glob("last/*"))
+
+
 # ---- memory -------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,7 @@ def test_every_verb_runs_on_the_gpu_and_gives_what_the_cpu_gives(folder, capsys)
         there = json.loads(capsys.readouterr().out)
         audit.main(["--run", "gpu", "--sample", "0"])
         assert gpu.events
+    capsys.readouterr()
     predict.main(["--run", "cpu", "--liked", "Alien (1979)", "--target", "Aliens (1986)", "--json", "--device", "cpu"])
     assert numbers(there) == pytest.approx(numbers(json.loads(capsys.readouterr().out)), rel=1e-3, abs=1e-3)
     assert numbers(results(folder / "gpu")) == pytest.approx(numbers(results(folder / "cpu")), rel=1e-3, abs=1e-3)
@@ -106,7 +107,10 @@ def test_the_benchmark_for_gpus_runs_on_a_cpu_and_says_what_it_skipped(small, tm
     monkeypatch.setattr(bench_gpu.importlib.util, "find_spec", lambda name: None)
     bench_gpu.main([*ARGUMENTS, "--out", str(tmp_path / "found")])
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["skipped"] == {"expert peer, 2 pairs": "RunError: transformers is not installed"}
+    assert found["skipped"] == {
+        "kernels, 2 pairs": "RunError: a CPU has no kernels to count",
+        "expert peer, 2 pairs": "RunError: transformers is not installed",
+    }
     assert all(found["lines"][name]["passed"] for name in gpu_checks.CHECKS)
     trained = found["lines"]["training, 2 pairs"]
     assert trained["distinct_tokens"] == 66 + 2 * 16 + 4 * (9 + 3)
@@ -135,3 +139,14 @@ def test_made_pairs_share_what_prompts_share():
     rows = [row.ids for pair in pairs for row in (pair.positive, pair.negative)]
     distinct = len({tuple(ids[: end + 1]) for ids in rows for end in range(len(ids))})
     assert sum(map(len, rows)) == 3952 and distinct == 2738  # MovieLens: 3,880 and 2,640
+
+
+def test_the_idle_share_is_what_no_kernel_covers():
+    assert bench_gpu.idle_share([(4, 6), (0, 2), (1, 3), (9, 10)]) == pytest.approx(0.4)
+
+
+def test_the_peer_is_drawn_and_takes_the_same_pairs():
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    args = bench_gpu.arguments(ARGUMENTS)
+    assert bench_gpu.expert(args, bench_gpu.SELF_TEST, torch.device("cpu"), 2)["step_s"] > 0
