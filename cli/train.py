@@ -133,10 +133,7 @@ DEMO_PRESET = {
 }
 # Of a base with fewer than SMALL_BASE parameters. Chosen on validation rows with SmolLM2-135M: docs/results.md.
 SMALL_PRESET = {
-    "lora_r": 16,
-    "lora_alpha": 32.0,
-    "lora_targets": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
-    "lr": 5e-4,
+    "lr": 3e-3,
     "batch_size": 8,
     "micro_batch_size": 8,
     "warmup_steps": 4,
