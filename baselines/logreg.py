@@ -37,7 +37,7 @@ def _fitted(columns: np.ndarray, train: list[Interaction]) -> LogisticRegression
     labels = [row.label for row in train]
     if len(set(labels)) < 2:
         raise DataError("--shots: all training rows that were drawn have one label; draw more, or take another --seed")
-    return LogisticRegression(C=1.0, max_iter=ITERATIONS, tol=1e-6).fit(columns, labels)
+    return LogisticRegression(C=1.0, max_iter=ITERATIONS).fit(columns, labels)
 
 
 LOGREG = Direct("logreg", "logistic regression on which user and which item it is", user_and_item, needs_users=True)
