@@ -193,11 +193,11 @@ def test_a_resumed_search_does_what_is_left_and_processes_change_nothing(quick, 
         def try_setting(task, stopped):
             tried.append(task.settings)
             if len(tried) == 3:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)
             return whole(task, stopped)
 
         patch.setattr(run.search, "try_setting", try_setting)
-        with pytest.raises(Stopped, match="SIGINT: 2 of 5 trials are done; resume with"):
+        with pytest.raises(Stopped, match="SIGTERM: 2 of 5 trials are done; resume with"):
             call(folder, tmp_path / "parts", *SEARCH)
     with open(tmp_path / "parts" / "trials.jsonl", "ab") as file:
         file.write(b'{"trial": 2, "sett')  # cut off by a crash
