@@ -91,7 +91,7 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
         if name not in lines and (bench.out / name / "results.json").exists():
             lines = _write_line(name, None, bench)
     waiting = [name for name in wanted if name not in lines]
-    notice(f"{len(wanted)} runs: {expected(len(waiting), lines, bench.jobs)}")
+    notice(f"runs of the study: {len(wanted)}; {expected(len(waiting), lines, bench.jobs)}")
     active: list[Active] = []
     told = False  # whether the processes were asked to save their states and end
     with StopRequest() as stop:

@@ -341,10 +341,10 @@ def test_what_does_not_fit_is_refused_with_a_line(words, message):
 
 
 def test_a_study_runs_from_the_command_line_to_its_tables(tmp_path):
-    """Two runs of the demo model, two steps each, on parts of the splits."""
+    """A run of the demo model, two steps, on parts of the splits."""
     rest = ["--", "--max-steps", "2", "--valid-rows", "20", "--test-rows", "30"]
     argv = [
-        *["--data", "demo", "--kl-weights", "0,1", "--seeds", "1", "--jobs", "2", "--out", str(tmp_path / "out")],
+        *["--data", "demo", "--kl-weights", "1", "--seeds", "1", "--out", str(tmp_path / "out")],
         *rest,
     ]
     done = subprocess.run(
@@ -352,6 +352,6 @@ def test_a_study_runs_from_the_command_line_to_its_tables(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "built-in demo model" in done.stdout and "LCFT, lambda 1, 64 shots" in done.stdout
-    assert "2 runs: 2 to make" in done.stderr and max(map(len, done.stdout.splitlines())) <= 80
+    assert "runs of the study: 1; 1 to make" in done.stderr and max(map(len, done.stdout.splitlines())) <= 80
     written = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
     assert {"figure3.md", "figure3.csv", "figure3.png", "results.jsonl"} <= written
