@@ -153,6 +153,7 @@ def write_tables(
         "Not run: no run of this row is there."
     )
     parts = [f"{heading}; {split}\n", markdown(rows, unlearned), f"\n{note}\n", markdown(changes, [], "+"), ""]
+    out.mkdir(parents=True, exist_ok=True)
     write_text(out / f"{name}.md", "\n".join(parts))
     write_text(out / f"{name}.csv", as_csv([*rows, *changes]))
     if study.over_lambda:

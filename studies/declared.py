@@ -77,7 +77,7 @@ STUDIES = {
         "64 shots with 5 seeds, also with a large lambda; 16 and 256 shots and the published code with 3 seeds",
         (
             *_few_shot("64", 5),
-            Setting("LCFT, KL capped at 1 nat", "64", 5, {"kl-weight": "0.1", "kl-cap": "1"}),
+            Setting("LCFT, KL cap 1", "64", 5, {"kl-weight": "0.1", "kl-cap": "1"}),
             Setting("the published code's loss", "64", 3, {"objective": "released"}),
             *_few_shot("16", 3),
             *_few_shot("256", 3),

@@ -355,3 +355,7 @@ def test_a_study_runs_from_the_command_line_to_its_tables(tmp_path):
     assert "runs of the study: 1; 1 to make" in done.stderr and max(map(len, done.stdout.splitlines())) <= 80
     written = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
     assert {"figure3.md", "figure3.csv", "figure3.png", "results.jsonl"} <= written
+    # The tables alone, from the lines, elsewhere: no run folder is needed.
+    lines = ["--results", str(tmp_path / "out" / "results.jsonl"), "--out", str(tmp_path / "new"), "--table"]
+    reproduce.main(["figure3", "--data", "demo", "--kl-weights", "1", "--seeds", "1", *lines, *rest])
+    assert (tmp_path / "new" / "figure3.md").read_text() == (tmp_path / "out" / "figure3.md").read_text()
