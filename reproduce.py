@@ -25,7 +25,7 @@ from files import refuse_unwritable, write_text
 from model.demo import base_in_results
 from report.tables import provenance
 from report.wrap import wrapped
-from run.base import base_identity
+from run.base import base_identity, existing_folder
 from studies.declared import STUDIES, Study
 from studies.picture import draw_sweep
 from studies.results import Line
@@ -65,6 +65,7 @@ def main(argv: list[str]) -> None:
     flags, resolved = parse_flags(ReproduceFlags, own, STUDIES[name].about, check=check_flags, command=name)
     study = part_of(STUDIES[name], flags)
     refuse_declared(study, train_flags)
+    existing_folder(flags.base)
     data = load_data(vars(flags) | {"model": flags.base})
     bench = make_bench(name, flags, train_flags + data_words(flags, resolved), data)
     if flags.plan:

@@ -94,25 +94,30 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
     notice(f"runs of the study: {len(wanted)}; {expected(len(waiting), lines, bench.jobs)}")
     active: list[Active] = []
     told = False  # whether the processes were asked to save their states and end
-    with StopRequest() as stop:
-        while active or (waiting and not stop.signal):
-            if waiting and not stop.signal and _may_start(active, bench):
-                active.append(_start(waiting[0], *wanted[waiting.pop(0)], bench))
-                continue
-            time.sleep(POLL)
-            if stop.signal and not told:
-                told = True  # once: a second signal would end them at once
-                for one in active:
-                    one.process.terminate()
-            for one in [one for one in active if one.process.poll() is not None]:
-                active.remove(one)
-                if one.process.returncode == 0:
-                    lines = _write_line(one.run, round(time.monotonic() - one.began) if one.whole else None, bench)
-                    left = expected(len(waiting) + len(active), lines, bench.jobs)
-                    notice(f"{one.run}: {_in_words(lines[one.run])}; {left}")
-                elif not told:
-                    failed.append(f"{one.run}: {_last_line(_log_of(one.run, bench))}")
-                    notice(f"FAILED {failed[-1]}")
+    try:
+        with StopRequest() as stop:
+            while active or (waiting and not stop.signal):
+                if waiting and not stop.signal and _may_start(active, bench):
+                    active.append(_start(waiting[0], *wanted[waiting.pop(0)], bench))
+                    continue
+                time.sleep(POLL)
+                if stop.signal and not told:
+                    told = True  # once: a second signal would end them at once
+                    for one in active:
+                        one.process.terminate()
+                for one in [one for one in active if one.process.poll() is not None]:
+                    active.remove(one)
+                    if one.process.returncode == 0:
+                        lines = _write_line(one.run, round(time.monotonic() - one.began) if one.whole else None, bench)
+                        left = expected(len(waiting) + len(active), lines, bench.jobs)
+                        notice(f"{one.run}: {_in_words(lines[one.run])}; {left}")
+                    elif not told:
+                        failed.append(f"{one.run}: {_last_line(_log_of(one.run, bench))}")
+                        notice(f"FAILED {failed[-1]}")
+    finally:  # whatever happened, no process is left behind
+        for one in active:
+            one.process.terminate()
+            one.process.wait()
     if stop.signal:
         raise Stopped(f"{stop.signal}: the runs are saved; the same command resumes the study")
     if failed:

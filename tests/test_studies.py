@@ -14,7 +14,7 @@ import pytest
 
 import reproduce
 from data.interactions import Interaction
-from errors import DataError, FlagError, RunError
+from errors import DataError, RunError, UserError
 from metrics import Scored, user_resamples
 from studies import runs
 from studies.declared import STUDIES, Setting, Study
@@ -63,6 +63,7 @@ if fate == "waits" and "--resume" not in words:
     while not heard:
         time.sleep(0.05)
     time.sleep(1.0)  # it saves
+    (out.parent / f"saved-{out.name}").touch()
     sys.exit(75)
 z = np.random.default_rng(seed).normal(size=(6, 2))
 lines = ["user,item,label,p_yes_positive,p_yes_negative,contradiction,row,timestamp,"
@@ -173,6 +174,21 @@ except Stopped as stopped:
     assert len(calls(bench)) == 2 and not bench.results.exists() and not (bench.out / "twice").exists()
     assert set(make_runs(STUDY, bench)) == {BASE, *NAMES}
     assert ["--resume" in call["words"] for call in calls(bench)[2:]] == [True, True, False, False]
+
+
+def test_an_error_leaves_no_process_behind(bench, monkeypatch):
+    fate(bench, n1="waits")
+
+    def full(*line):
+        if list(bench.out.glob("listens-*")):
+            raise OSError("No space left on device")
+        return written(*line)
+
+    written = runs._write_line
+    monkeypatch.setattr(runs, "_write_line", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_runs(STUDY, bench)
+    assert [path.name for path in bench.out.glob("saved-*")] == [f"saved-{NAMES[1]}"]
 
 
 @pytest.mark.parametrize("name", ["data", "base", "train_flags"])
@@ -332,11 +348,11 @@ def test_a_part_of_the_rows_is_scored_on_these_rows():
         (["figure3", "--data", "demo", "--", "--kl-weight", "3"], "--kl-weight: is set by the study"),
         (["few-shot", "--data", "demo", "--", "--out", "x"], "--out: is set by the study"),
         (["few-shot", "--data", "demo", "--plan", "--table"], "--plan: contradicts --table"),
-        (["few-shot", "--base", "nowhere", "--data", "demo"], "stand|simulated"),
+        (["few-shot", "--base", "nowhere", "--data", "demo"], "nowhere: no such"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_a_line(words, message):
-    with pytest.raises((FlagError, DataError), match=message):
+    with pytest.raises(UserError, match=message):
         reproduce.main(words)
 
 
