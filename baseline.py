@@ -43,10 +43,11 @@ from run.recommender import (
     encode_task,
     load_task,
     open_run,
+    read_setting,
     scores_of,
     train,
 )
-from run.resume import OF_BASELINE, flags_of_run
+from run.resume import OF_BASELINE, flags_of_config, flags_of_run
 from run.search import Budget, search
 from scoring.splits import labels_of, users_of, without_learning
 from tensors import trainable_parameters
@@ -55,13 +56,14 @@ from tensors import trainable_parameters
 def main(argv: list[str]) -> None:
     """One run, from the command line to its results."""
     began = time.monotonic()
-    flags, resolved = parse_flags(BaselineFlags, argv, __doc__, check=check_baseline)
+    flags, resolved = parse_flags(BaselineFlags, argv, __doc__, of_config, check_baseline)
     if flags.resume:
         flags, resolved = flags_of_run(flags, resolved, VERB, OF_BASELINE)
     out = Path(flags.out or fresh_name(Path("runs"), baseline_run_name(flags)))
     refuse_unusable(out, flags.resume)  # now, and not after the data are loaded
+    searched = read_setting(flags.setting, flags.method)
     task = load_task(flags)
-    settings = chosen_settings(flags, task)
+    settings = chosen_settings(flags, task, searched)
     run, device = open_run(out, flags, resolved, task, settings)
     if isinstance(task.method, Direct):
         summary = {"settings": {}}
@@ -82,6 +84,11 @@ def main(argv: list[str]) -> None:
         scores = {name: scores_of(module, encoded, rows) for name, rows in splits_of(task).items()}
         notice(ending(progress, began))
     finish(run, task, flags, summary, scores)
+
+
+def of_config(values: dict) -> dict:
+    """{flag: (value, source)} of the run that --config names."""
+    return flags_of_config(values, BaselineFlags, VERB)
 
 
 def splits_of(task: Task) -> dict[str, list[Interaction]]:

@@ -18,8 +18,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from data.cache import cache_folder
-from errors import DataError, notice
-from files import read_whole, refuse_special, write_bytes
+from errors import CheckpointError, DataError, notice
+from files import missing_advice, read_whole, refuse_special, write_bytes
 from model.bert import Bert
 from model.bert_weights import load_bert
 from model.wordpiece import WordPieceTokenizer
@@ -37,6 +37,8 @@ def open_bert(folder: Path) -> tuple[Bert, WordPieceTokenizer, str]:
     Raises CheckpointError if the folder is not a BERT as model/bert_weights.py and model/wordpiece.py read it, and
     DataError if something else than a file has the name of one.
     """
+    if not folder.exists():
+        raise CheckpointError(f"--bert {folder}: no such checkpoint folder{missing_advice(folder)}")
     model, said = load_bert(folder)
     tokenizer = WordPieceTokenizer(folder, model.config.vocab_size, model.config.max_position_embeddings)
     for line in (*said, *tokenizer.assumed):

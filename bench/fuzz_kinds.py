@@ -13,6 +13,7 @@ from baselines.rules import all_rules
 from bench import fuzz_bert as made_bert
 from bench import fuzz_made as made
 from bench import fuzz_made_data as made_data
+from bench import fuzz_recommender as recommender
 from bench.fuzz_made import World
 from cli.data import load_data
 from cli.flags import Resolved, parse_flags
@@ -229,7 +230,7 @@ def _merge(folder: Path, out: Path) -> list:
 
 def kinds() -> dict[str, Kind]:
     """Every kind by name. The order decides which case damages which kind."""
-    return checkpoint_kinds() | data_kinds() | run_kinds() | bert_kinds()
+    return checkpoint_kinds() | data_kinds() | run_kinds() | bert_kinds() | recommender_kinds()
 
 
 def checkpoint_kinds() -> dict[str, Kind]:
@@ -311,4 +312,24 @@ def bert_kinds() -> dict[str, Kind]:
         "BERT": Kind(made_bert.make_bert, "*", *read),
         "BERT vocab.txt": Kind(made_bert.make_bert, "vocab.txt", *read),
         "BERT tokenizer.json": Kind(made_bert.make_fast_bert, "tokenizer.json", *read),
+    }
+
+
+def recommender_kinds() -> dict[str, Kind]:
+    """Files of a run of baseline.py."""
+    resumed = (recommender.resume, recommender.resume_command)
+    made_once = recommender.make_searched
+    return {
+        "resume baseline, state": Kind(made_once, "last/*/*", *resumed, repair_state),
+        "resume baseline, config": Kind(made_once, "config.json", *resumed, lines=0),
+        "resume baseline, best": Kind(made_once, "best.safetensors", *resumed),
+        "resume baseline, trials": Kind(made_once, "trials.jsonl", *resumed),
+        "resume baseline, metrics": Kind(made_once, "metrics.jsonl", *resumed),
+        "baseline setting.json": Kind(made_once, "setting.json", recommender.use_setting, recommender.setting_command),
+        "baseline --config": Kind(
+            made_once, "config.json", recommender.use_config, recommender.config_command, lines=0
+        ),
+        "scores to compare": Kind(
+            recommender.make_pair, "[pr]*.*", recommender.compare_runs, recommender.compare_command
+        ),
     }

@@ -44,6 +44,7 @@ class _OutputFlags:
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, ...")
     out: str = flag(None, "run folder; default runs/DATA-SHOTS-METHOD-seedSEED", metavar="DIR")
     resume: bool = flag(False, "resume the run, or the search, in --out")
+    config: str = flag(None, "take every flag that is not given from this config.json of a run", metavar="FILE")
     json: bool = flag(False, "print the results as one JSON line on standard output")
 
 
@@ -86,6 +87,8 @@ def check_baseline(flags: BaselineFlags, resolved: Resolved) -> None:
     if flags.resume:  # checked when the run was started; what may be given now, run/resume.py says
         if not flags.out:
             raise FlagError("--resume: say which run with --out DIR")
+        if flags.config:
+            raise FlagError("--config: a resumed run takes its flags from its own config.json; leave it out")
         return
     method = METHODS[flags.method]
     given = {name for name, source in resolved.sources.items() if source == "flag"}

@@ -21,7 +21,7 @@ from cli.flags import Resolved
 from cli.train import shot_count
 from data.interactions import Dataset, Interaction, select_shots
 from errors import DataError, RunError, notice, quoted
-from files import read_whole, write_bytes
+from files import missing_advice, read_whole, write_bytes
 from machine.bar import Bar
 from machine.device import pick_device
 from machine.signals import Stopped, StopRequest
@@ -110,21 +110,31 @@ def load_task(flags: BaselineFlags) -> Task:
     return Task(data, method, shots)
 
 
-def chosen_settings(flags: BaselineFlags, task: Task) -> dict:
-    """Every setting of a run by name: of --setting, changed by flags; {} for a Direct method."""
+def chosen_settings(flags: BaselineFlags, task: Task, searched: dict) -> dict:
+    """Every setting of a run by name: of --setting, changed by flags; {} for a Direct method.
+
+    searched: the settings of --setting FILE, {} without.
+    """
     if isinstance(task.method, Direct):
         return {}
-    settings = settings_of(task.method, task.data.name, flags.setting == "published")
-    if flags.setting not in SETTINGS:
-        settings |= read_setting(Path(flags.setting), flags.method)
-    return settings | given_settings(flags)
+    of_method = settings_of(task.method, task.data.name, flags.setting == "published")
+    return of_method | searched | given_settings(flags)
 
 
-def read_setting(path: Path, method: str) -> dict:
-    """The settings in a file that a search wrote. Raises RunError if it is something else, or of another method."""
+def read_setting(setting: str, method: str) -> dict:
+    """The settings in the file, written by a search, that --setting names; {} if it names none.
+
+    Raises RunError if it is something else, or of another method.
+    """
+    if setting in SETTINGS:
+        return {}
+    path = Path(setting)
     path = path / "setting.json" if path.is_dir() else path
     if not path.is_file():
-        raise RunError(f"--setting {path}: neither {' nor '.join(SETTINGS)}, and no such file; name a setting.json")
+        raise RunError(
+            f"--setting {path}: neither {' nor '.join(SETTINGS)}, and no such file; name a setting.json"
+            + missing_advice(path)
+        )
     try:
         content = json.loads(read_whole(path))
         of, settings = content["method"], dict(content["settings"])

@@ -73,12 +73,18 @@ def flags_of_run(
 
 
 def presets_or_config(values: dict) -> dict:
-    """{flag: (value, source)} for what presets decide; with --config FILE for every flag that the run of FILE had.
+    """{flag: (value, source)} for what presets decide; with --config FILE for every flag that the run of FILE had."""
+    taken = flags_of_config(values, TrainFlags, "train.py")
+    return presets(values | {name: value for name, (value, _) in taken.items()}) | taken
 
-    What belongs to one call (FOR_ONE_CALL) is not taken. Raises RunError if FILE is not the config.json of a run.
+
+def flags_of_config(values: dict, flags: type, verb: str) -> dict:
+    """{flag: (value, source)} of the run of `verb` that --config names; {} without --config. flags: of the verb.
+
+    What belongs to one call (FOR_ONE_CALL) is not taken. Raises RunError if it is not the config.json of such a run.
     """
     if not values["config"]:
-        return presets(values)
+        return {}
     path = Path(values["config"])
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
@@ -86,14 +92,11 @@ def presets_or_config(values: dict) -> dict:
             f"--config {values['config']}: no such file; name the config.json of a run"
             + missing_advice(values["config"])
         )
-    config = read_config_file(path)
-    recorded = recorded_flags(TrainFlags, config, path)
+    recorded = recorded_flags(flags, read_config_file(path, verb), path)
+    if left := [flag_name(name) for name in recorded if name not in values]:
+        notice(f"--config {path}: from another version of {verb}; not taken: {', '.join(left)}")
     taken = {name: value for name, value in recorded.items() if name in values and name not in NEVER_TAKEN}
-    left = [flag_name(name) for name in recorded if name not in values]
-    if left:
-        notice(f"--config {path}: from another version of train.py; not taken: {', '.join(left)}")
-    decided = presets(values | taken)
-    return decided | {name: (value, f"config {path}") for name, value in taken.items()}
+    return {name: (value, f"config {path}") for name, value in taken.items()}
 
 
 def _refusal(name: str, then: dict, now: dict, out: str, may_change: Mapping) -> str | None:

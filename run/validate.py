@@ -22,8 +22,9 @@ def refuse_config(config: object, path: Path) -> None:
     """Raises RunError unless this is what config.json of a run holds, as far as any verb uses it."""
     try:
         for entry in config["flags"].values():
-            entry["value"], entry["source"]
-        texts = [config[name] for name in TEXTS if name in config]
+            entry["value"]
+        sources = [entry["source"] for entry in config["flags"].values()]
+        texts = sources + [config[name] for name in TEXTS if name in config]
     except (KeyError, TypeError, AttributeError):
         texts = [None]
     if (

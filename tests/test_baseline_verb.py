@@ -92,6 +92,23 @@ def test_the_shots_are_those_of_train_py(quick, folder, tmp_path, monkeypatch):
     assert [args[1:] for args in seen] == [(16, 3)] and results["train_rows"] == 16
 
 
+def test_config_takes_the_flags_of_another_run_and_a_given_flag_comes_first(quick, folder, tmp_path):
+    call(folder, tmp_path / "first", "--bias", *SHORT)
+    baseline.main(["--config", str(tmp_path / "first"), "--out", str(tmp_path / "again")])
+    assert files_of(tmp_path / "again") == files_of(tmp_path / "first")
+    baseline.main(
+        ["--config", str(tmp_path / "first" / "config.json"), "--seed", "1", "--out", str(tmp_path / "other")]
+    )
+    assert files_of(tmp_path / "other", "predictions.csv") != files_of(tmp_path / "first", "predictions.csv")
+    recorded = json.loads((tmp_path / "other" / "config.json").read_text())["flags"]
+    assert (recorded["seed"]["value"], recorded["seed"]["source"]) == (1, "flag")
+    assert recorded["bias"] == {"value": True, "source": f"config {tmp_path / 'first' / 'config.json'}"}
+    with pytest.raises(RunError, match=r"is of a run of 'baseline\.py', not of train\.py"):
+        train_verb.main(["--config", str(tmp_path / "first")])
+    with pytest.raises(FlagError, match="--config: a resumed run takes its flags from its own"):
+        baseline.main(["--resume", "--out", str(tmp_path / "first"), "--config", str(tmp_path / "first")])
+
+
 def test_compare_takes_two_recommenders(quick, folder, tmp_path, capsys):
     for name in ("mf", "logreg"):
         call(folder, tmp_path / name, "--method", name, *(SHORT if name == "mf" else ()))

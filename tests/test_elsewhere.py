@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import audit
+import baseline
 import compare
 import eval as eval_verb
 import predict
@@ -75,6 +76,11 @@ TITLES = ("--liked", "A", "--target", "B")
         (train.main, ("--data-dir", HUB)),
         (train.main, ("--config", HUB)),
         (train.main, ("--resume", "--out", HUB)),
+        (baseline.main, ("--data", HUB)),
+        (baseline.main, ("--data", "demo", "--setting", HUB)),
+        (baseline.main, ("--data", "demo", "--method", "gru-bert", "--bert", HUB)),
+        (baseline.main, ("--config", HUB)),
+        (baseline.main, ("--resume", "--out", HUB)),
         (eval_verb.main, ("--run", HUB)),
         (eval_verb.main, ("--model", HUB)),
         (eval_verb.main, ("--model", "demo", "--adapter", HUB)),

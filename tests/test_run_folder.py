@@ -129,7 +129,11 @@ def test_a_fresh_name_is_one_that_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"flags": 3}', '{"flags": {"lr": 3}}', '{"flags": {"lr": {"value": 3}}}']
+    "content",
+    [
+        *("", "[]", "{}", '{"flags": 3}', '{"flags": {"lr": 3}}', '{"flags": {"lr": {"value": 3}}}'),
+        *('{"flags": {"lr": {"value": 3, "source": []}}}', '{"flags": {"lr": {"value": 3, "source": "\\u001b[2J"}}}'),
+    ],
 )
 def test_a_config_that_no_run_wrote_is_refused_by_its_path(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
