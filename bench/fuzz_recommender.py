@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import baseline
@@ -16,11 +17,15 @@ def _rows() -> list[str]:
     return ["--data", str(World.folder / "rows"), "--shots", "4", "--device", "cpu"]
 
 
+def _silently(verb: Callable[[list[str]], None], words: list) -> None:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        verb([str(word) for word in words])
+
+
 def make_searched(folder: Path) -> None:
     """A run with a search of two settings: config.json, trials.jsonl, setting.json, a state, predictions.csv."""
     search = ["--search", "--trials", "2", "--epochs", "2"]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        baseline.main([*METHOD, *_rows(), *search, "--out", str(folder), "--json"])
+    _silently(baseline.main, [*METHOD, *_rows(), *search, "--out", folder, "--json"])
 
 
 def make_pair(folder: Path) -> None:
@@ -36,7 +41,7 @@ def resume_command(folder: Path, out: Path) -> list:
 
 
 def resume(folder: Path, out: Path) -> None:
-    baseline.main([str(word) for word in resume_command(folder, out)[1:]])
+    _silently(baseline.main, resume_command(folder, out)[1:])
 
 
 def setting_command(folder: Path, out: Path) -> list:
@@ -56,7 +61,7 @@ def config_command(folder: Path, out: Path) -> list:
 
 
 def use_config(folder: Path, out: Path) -> None:
-    baseline.main([str(word) for word in config_command(folder, out)[1:]])
+    _silently(baseline.main, config_command(folder, out)[1:])
 
 
 def compare_command(folder: Path, out: Path) -> list:
@@ -65,4 +70,4 @@ def compare_command(folder: Path, out: Path) -> list:
 
 
 def compare_runs(folder: Path, out: Path) -> None:
-    compare.main([str(word) for word in compare_command(folder, out)[1:]])
+    _silently(compare.main, compare_command(folder, out)[1:])
