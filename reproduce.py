@@ -3,6 +3,7 @@
     python reproduce.py few-shot --base demo --data demo             16, 64 and 256 shots: TALLRec, control, LCFT
     python reproduce.py laptop --base models/smollm2 --jobs 2        what a small real base shows, in a night or two
     python reproduce.py figure3 --base DIR --seeds 1 -- --lr 3e-4    the flags after -- go to every train.py
+    python reproduce.py table1 --base DIR --data movie --bert DIR    Table 1 of the paper: recommenders, TALLRec, LCFT
     python reproduce.py laptop --base DIR --table                    the tables of the runs that are there
 
 It says what it will run and how long that should take, runs what is missing, and keeps every run folder in --out. Stop
@@ -16,6 +17,7 @@ import shlex
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from baselines.title_vectors import describe_bert
 from cli.data import DataFlags, data_problems, load_data
 from cli.flags import Resolved, fit, flag, flag_name, parse_flags
 from cli.verb import run_verb
@@ -26,7 +28,7 @@ from model.demo import base_in_results
 from report.tables import provenance
 from report.wrap import wrapped
 from run.base import base_identity, existing_folder
-from studies.declared import STUDIES, Study
+from studies.declared import BASELINE, STUDIES, TRAIN, Study
 from studies.picture import draw_sweep
 from studies.results import Line
 from studies.runs import Bench, expected, known_lines, make_runs, wanted_runs
@@ -43,6 +45,7 @@ class ReproduceFlags(DataFlags):
     shots: str = flag(None, "only the settings with these numbers of shots, such as 16,64")
     kl_weights: str = flag(None, "the lambdas of LCFT, such as 0,1e-4,1e-2; default: as the study declares")
     seeds: int = flag(None, "seeds of each setting, from 0; default: as the study declares", low=1, high=1000)
+    bert: str = flag(None, "folder of a BERT, for the recommenders that read titles with one", metavar="DIR")
     jobs: int = flag(1, "runs at a time; the cores are divided among them", low=1, high=1024)
     out: str = flag(None, "folder for the run folders and tables; default runs/STUDY", metavar="DIR")
     results: str = flag(None, "file with a JSON line for each run; default results.jsonl in --out", metavar="FILE")
@@ -67,11 +70,11 @@ def main(argv: list[str]) -> None:
     refuse_declared(study, train_flags)
     existing_folder(flags.base)
     data = load_data(vars(flags) | {"model": flags.base})
-    bench = make_bench(name, flags, train_flags + data_words(flags, resolved), data)
+    bench = make_bench(name, flags, train_flags, data_words(flags, resolved), data)
     if flags.plan:
         lines = known_lines(bench)
-        missing = [run for run in wanted_runs(study) if run not in lines]
-        print("\n".join([*missing, expected(len(missing), lines, bench.jobs)]))
+        missing = {run: one for run, one in wanted_runs(study, bench).items() if run not in lines}
+        print("\n".join([*missing, expected(list(missing.values()), lines, bench.jobs)]))
         return
     lines = known_lines(bench) if flags.table else make_runs(study, bench)
     write_tables(name, study, bench.out, lines, data, flags)
@@ -79,7 +82,8 @@ def main(argv: list[str]) -> None:
 
 def overview() -> str:
     """What --help prints."""
-    lines = [f"    {name:10} {study.about}" for name, study in STUDIES.items()]
+    width = max(map(len, STUDIES))
+    lines = [f"    {name:{width}}  {study.about}" for name, study in STUDIES.items()]
     return fit("\n".join([__doc__, *lines, "", "python reproduce.py STUDY --help lists the flags."]))
 
 
@@ -115,8 +119,8 @@ def refuse_declared(study: Study, train_flags: list[str]) -> None:
 
 
 def data_words(flags: ReproduceFlags, resolved: Resolved) -> list[str]:
-    """The base and the flags of the data that were given, for train.py."""
-    words = ["--model", flags.base]
+    """The flags of the data that were given, for every verb."""
+    words = []
     for name in (f.name for f in fields(DataFlags)):
         if resolved.sources[name] == "flag":
             value = getattr(flags, name)
@@ -124,20 +128,22 @@ def data_words(flags: ReproduceFlags, resolved: Resolved) -> list[str]:
     return words
 
 
-def make_bench(name: str, flags: ReproduceFlags, train_flags: list[str], data: Dataset) -> Bench:
-    """Where and how; files that cannot be written are refused now, and not after hours."""
+def make_bench(name: str, flags: ReproduceFlags, train_flags: list[str], data_words: list[str], data: Dataset) -> Bench:
+    """Where and how; what is missing and files that cannot be written are refused now, and not after hours."""
     out = Path(flags.out or f"runs/{name}")
     results = Path(flags.results) if flags.results else out / "results.jsonl"
     refuse_unwritable(out, "--out", FlagError)
     refuse_unwritable(results.parent, "--results", FlagError)
-    own = train_flags[: train_flags.index("--model")]
+    if flags.bert:
+        describe_bert(Path(flags.bert))
     common = {
         "data": data.fingerprint(),
         "base": base_identity(flags.base)["base_fingerprint"],
-        "train_flags": shlex.join(own),
+        "train_flags": shlex.join(train_flags),
     }
+    words = {TRAIN: (*train_flags, *data_words, "--model", flags.base), BASELINE: tuple(data_words)}
     threads = max(1, (os.cpu_count() or 1) // flags.jobs)
-    return Bench(out, results, common, tuple(train_flags), flags.jobs, threads)
+    return Bench(out, results, common, words, flags.jobs, threads, flags.bert)
 
 
 def write_tables(
@@ -153,6 +159,10 @@ def write_tables(
         "Mean over the runs ± standard deviation (n - 1) [95 % interval of the mean, from resampling the users]. "
         "Not run: no run of this row is there."
     )
+    berts = sorted({line.about["bert"] for line in lines.values() if line.about.get("bert")})
+    note += "".join(f" Titles were read by a {bert}." for bert in berts)
+    if any(row.published for row in rows):
+        note += " Published figures are one run each; those of language models are of a base with 7B parameters."
     parts = [f"{heading}; {split}\n", markdown(rows, unlearned), f"\n{note}\n", markdown(changes, [], "+"), ""]
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / f"{name}.md", "\n".join(parts))

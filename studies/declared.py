@@ -2,15 +2,25 @@
 
 from dataclasses import dataclass, field, replace
 
+TRAIN, BASELINE = "train.py", "baseline.py"
+
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to train, run with the seeds 0, 1, ... method: its name in tables; flags: of train.py, beside --shots."""
+    """One way to train, run with the seeds 0, 1, ...
+
+    method: its name in tables; flags: of its verb, beside --shots, "" for one without a value. trials: of a search that
+    the first seed makes, and whose setting the others take; 0: no search. needs_bert: whether it reads titles with the
+    BERT of --bert.
+    """
 
     method: str
     shots: str
     seeds: int
     flags: dict[str, str] = field(default_factory=dict)
+    verb: str = TRAIN
+    trials: int = 0
+    needs_bert: bool = False
 
     @property
     def label(self) -> str:
@@ -25,8 +35,17 @@ class Setting:
 
     def run_names(self) -> list[str]:
         """The folder of each run, by seed. They follow from the flags alone: equal runs of two studies are one run."""
-        words = [f"{name}={value}" for name, value in sorted(self.flags.items())]
+        words = [f"{name}={value}" if value else name for name, value in sorted(self.flags.items())]
         return ["-".join([f"shots={self.shots}", *words, f"seed={seed}"]) for seed in range(self.seeds)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a setting. after: the name of a run that must be finished before, None for none."""
+
+    setting: Setting
+    seed: int
+    after: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,11 +66,24 @@ class Study:
             settings += [one for one in made if one not in settings]
         return replace(self, settings=tuple(settings))
 
+    def runs(self) -> dict[str, Run]:
+        """{name: run}: all settings with seed 0, then all with seed 1, ..., so that a part of it is balanced."""
+        made = []
+        for setting in self.settings:
+            names = setting.run_names()
+            made += [
+                (name, Run(setting, seed, names[0] if setting.trials and seed else None))
+                for seed, name in enumerate(names)
+            ]
+        return dict(sorted(made, key=lambda one: one[1].seed))
+
 
 LCFT = "LCFT"
 KL_WEIGHTS = ("0", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")  # Figure 3
 # That of --objective paper. The other objectives have another one by default; TALLRec would then differ in two things.
 DROPOUT = {"lora-dropout": "0.005"}
+SHOTS = ("16", "64", "256")
+TRIALS = 12  # of every searched row of a table: the same budget for each
 
 
 def _few_shot(shots: str, seeds: int) -> tuple[Setting, ...]:
@@ -63,10 +95,41 @@ def _few_shot(shots: str, seeds: int) -> tuple[Setting, ...]:
     )
 
 
+def _recommender(name: str, method: str, shots: str, seeds: int, **more) -> Setting:
+    """A row of baseline.py. name: in tables; method: of --method."""
+    return Setting(name, shots, seeds, {"method": method, **more.pop("flags", {})}, BASELINE, **more)
+
+
+def _few_shot_recommenders(shots: str, seeds: int) -> tuple[Setting, ...]:
+    """The rows of Table 1 that are no language model, in the paper's order; and the share of liked items, fitted."""
+    sequence = (("GRU4Rec", "gru4rec"), ("Caser", "caser"), ("SASRec", "sasrec"), ("DROS", "dros"))
+    titles = (("GRU-BERT", "gru-bert"), ("DROS-BERT", "dros-bert"))
+    return (
+        *(_recommender(name, method, shots, seeds, trials=TRIALS) for name, method in sequence),
+        *(_recommender(name, method, shots, seeds, trials=TRIALS, needs_bert=True) for name, method in titles),
+        _recommender("history share, logistic regression", "history-logreg", shots, seeds),
+    )
+
+
 STUDIES = {
     "few-shot": Study(
         "TALLRec, the control and LCFT with 16, 64 and 256 shots, 5 seeds",
-        tuple(setting for shots in ("16", "64", "256") for setting in _few_shot(shots, 5)),
+        tuple(setting for shots in SHOTS for setting in _few_shot(shots, 5)),
+    ),
+    "table1": Study(
+        "Table 1 of the paper for one data set: six recommenders, TALLRec, the control and LCFT, 5 seeds",
+        tuple(setting for shots in SHOTS for setting in (*_few_shot_recommenders(shots, 5), *_few_shot(shots, 5))),
+    ),
+    "table2-recommenders": Study(
+        "the rows of Table 2 that are no language model: MF, LightGCN, SASRec on all training rows, 5 seeds",
+        (
+            _recommender("MF, published setting", "mf", "all", 5, flags={"setting": "published"}),
+            _recommender("MF", "mf", "all", 5),
+            _recommender("MF with biases", "mf", "all", 5, flags={"bias": ""}),
+            _recommender("LightGCN, published setting", "lightgcn", "all", 5, flags={"setting": "published"}),
+            _recommender("SASRec, published setting", "sasrec-full", "all", 5, flags={"setting": "published"}),
+            _recommender("logistic regression, user and item", "logreg", "all", 1),
+        ),
     ),
     "figure3": Study(
         "lambda from 0 to 1, as in Figure 3 of the paper; 64 shots, 3 seeds",

@@ -23,25 +23,36 @@ LARGEST = 2**28  # bytes
 
 @dataclass(frozen=True)
 class Line:
-    """One run. run: its name; about: everything but the answers; z_pos, z_neg: (N,) log-odds of Yes, test rows."""
+    """One run. run: its name; about: everything but the answers; z_pos, z_neg: (N,) log-odds of Yes, test rows.
+
+    Of a recommender that is no language model z_pos is the rank of its score, of which only the order counts, and z_neg
+    is None.
+    """
 
     run: str
     about: dict
     z_pos: np.ndarray
-    z_neg: np.ndarray
+    z_neg: np.ndarray | None = None
 
-    def rows(self, test: list[Interaction]) -> list[Interaction]:
-        """Those of the test split that it has answers to."""
-        numbers = self.about.get("rows")
-        return test if numbers is None else [test[i] for i in numbers if i < len(test)]
+    def numbers(self, test: list[Interaction]) -> list[int]:
+        """Those of the rows of the test split that it has answers to. Raises DataError if the split is another one."""
+        numbers = self.about.get("rows", range(len(test)))
+        if len(numbers) != len(self.z_pos) or max(numbers, default=0) >= len(test):
+            raise DataError(f"{self.run}: has answers to {len(self.z_pos):,} rows, the data set has {len(test):,}")
+        return list(numbers)
 
-    def scored(self, test: list[Interaction]) -> Scored:
-        """The answers beside users and labels. test: all rows of the split. Raises DataError if they do not fit."""
-        rows = self.rows(test)
-        if len(rows) != len(self.z_pos):
-            raise DataError(f"{self.run}: has answers to {len(self.z_pos):,} rows, the data set has {len(rows):,}")
-        logs = [-np.logaddexp(0, sign * z) for z in (self.z_pos, self.z_neg) for sign in (-1, 1)]
-        return Scored(users_of(rows), labels_of(rows), *logs)
+    def scored(self, test: list[Interaction], wanted: list[int] | None = None) -> Scored:
+        """The answers beside users and labels, of the rows `wanted` alone or of all that it has. test: all rows."""
+        place = {number: i for i, number in enumerate(self.numbers(test))}
+        wanted = list(place) if wanted is None else wanted
+        if missing := len(set(wanted) - set(place)):
+            raise DataError(f"{self.run}: has no answer to {missing:,} of the rows on which the study is measured")
+        chosen, rows = [place[number] for number in wanted], [test[number] for number in wanted]
+        known = users_of(rows), labels_of(rows)
+        if self.z_neg is None:
+            return Scored(*known, score=self.z_pos[chosen])
+        both = (self.z_pos[chosen], self.z_neg[chosen])
+        return Scored(*known, *(-np.logaddexp(0, sign * z) for z in both for sign in (-1, 1)))
 
 
 def read_lines(path: Path) -> dict[str, Line]:
@@ -53,8 +64,11 @@ def read_lines(path: Path) -> dict[str, Line]:
         try:
             record = json.loads(text)
             name = str(record.pop("run"))
-            answers = [np.array(record.pop(name), dtype=np.float64) for name in ("z_pos", "z_neg")]
-            if any(z.ndim != 1 or not np.isfinite(z).all() for z in answers) or len(answers[0]) != len(answers[1]):
+            keys = ("rank",) if "rank" in record else ("z_pos", "z_neg")
+            answers = [np.array(record.pop(key), dtype=np.float64) for key in keys]
+            if any(z.ndim != 1 or not np.isfinite(z).all() for z in answers) or len({len(z) for z in answers}) != 1:
+                raise ValueError
+            if "rows" in record and not all(type(number) is int and number >= 0 for number in record["rows"]):
                 raise ValueError
             lines[name] = Line(name, record, *answers)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -66,6 +80,10 @@ def write_lines(path: Path, lines: dict[str, Line]) -> None:
     """All lines, in the order of their names, written aside and renamed."""
     texts = []
     for name in sorted(lines):
-        answers = {key: np.round(getattr(lines[name], key), DIGITS).tolist() for key in ("z_pos", "z_neg")}
-        texts.append(json.dumps({"run": name} | lines[name].about | answers, allow_nan=False))
+        line = lines[name]
+        if line.z_neg is None:
+            answers = {"rank": np.unique(line.z_pos, return_inverse=True)[1].tolist()}
+        else:
+            answers = {key: np.round(getattr(line, key), DIGITS).tolist() for key in ("z_pos", "z_neg")}
+        texts.append(json.dumps({"run": name} | line.about | answers, allow_nan=False))
     write_text(path, "".join(f"{text}\n" for text in texts))

@@ -1,4 +1,4 @@
-"""The runs of a study: which are there, and the others started as processes of train.py, several at a time."""
+"""The runs of a study: which are there, and the others started as processes of their verbs, several at a time."""
 
 import json
 import os
@@ -16,12 +16,13 @@ from files import read_whole
 from machine.signals import Stopped, StopRequest
 from run.base_scores import shared_answers
 from run.predictions import read_predictions
-from studies.declared import Setting, Study
+from studies.declared import BASELINE, TRAIN, Run, Setting, Study
 from studies.results import BASE, Line, read_lines, write_lines
 
-TRAIN = Path(__file__).parent.parent / "train.py"
+VERBS = {name: Path(__file__).parent.parent / name for name in (TRAIN, BASELINE)}
 OF_THE_PLACE = ("data_dir", "model", "out", "base_scores", "resume", "json", "config", "merge_out", "plan", "device")
-OF_A_RUN = ("steps", "best_step", "best_valid_auc", "stopped")  # of results.json
+OF_THE_PLACE += ("setting", "bert", "jobs")
+OF_A_RUN = ("steps", "best_step", "best_valid_auc", "stopped", "setting", "settings", "bert")  # of results.json
 POLL = 0.2  # seconds
 
 
@@ -30,31 +31,32 @@ class Bench:
     """Where and how the runs of a study are made.
 
     out: the folder of their run folders; results: the file of their lines; common: what all lines have in common;
-    train_flags: for every run; threads: of each process.
+    words: {verb: flags for every run of it}; threads: of each process; bert: the folder of a BERT, None for none.
     """
 
     out: Path
     results: Path
     common: dict
-    train_flags: tuple[str, ...]
+    words: dict[str, tuple[str, ...]]
     jobs: int
     threads: int
+    bert: str | None = None
 
 
 @dataclass(frozen=True)
 class Active:
-    """A process of train.py at work. whole: whether it makes the whole run, so that its time is the run's."""
+    """A process at work. whole: whether it makes the whole run, so that its time is the run's."""
 
     run: str
+    verb: str
     process: subprocess.Popen
     began: float
     whole: bool
 
 
-def wanted_runs(study: Study) -> dict[str, tuple[Setting, int]]:
-    """{run: (setting, seed)}: all settings with seed 0, then all with seed 1, ..., so that a part of it is balanced."""
-    named = [(seed, name, setting) for setting in study.settings for seed, name in enumerate(setting.run_names())]
-    return {name: (setting, seed) for seed, name, setting in sorted(named, key=lambda one: one[0])}
+def wanted_runs(study: Study, bench: Bench) -> dict[str, Run]:
+    """The runs of a study that can be made here, by name: those that need a BERT only where there is one."""
+    return {name: run for name, run in study.runs().items() if bench.bert or not run.setting.needs_bert}
 
 
 def known_lines(bench: Bench) -> dict[str, Line]:
@@ -70,15 +72,18 @@ def known_lines(bench: Bench) -> dict[str, Line]:
     return lines
 
 
-def expected(missing: int, lines: dict[str, Line], jobs: int) -> str:
-    """How long the missing runs should take, from the time of those that are there."""
-    seconds = [line.about["seconds"] for line in lines.values() if line.about.get("seconds")]
+def expected(missing: list[Run], lines: dict[str, Line], jobs: int) -> str:
+    """How long the missing runs should take, from the median time of those of the same verb that are there."""
     if not missing:
         return "nothing is left to run"
-    if not seconds:
-        return f"{missing} to make; how long one takes is known after the first"
-    left = tqdm.format_interval(statistics.median(seconds) * missing / jobs)
-    return f"{missing} to make in about {left} (h:min:s), {jobs} at a time"
+    seconds: dict[str, list[float]] = {}
+    for line in lines.values():
+        if line.about.get("seconds"):
+            seconds.setdefault(line.about.get("verb", TRAIN), []).append(line.about["seconds"])
+    if any(run.setting.verb not in seconds for run in missing):
+        return f"{len(missing)} to make; how long one takes is known after the first"
+    left = sum(statistics.median(seconds[run.setting.verb]) for run in missing) / jobs
+    return f"{len(missing)} to make in about {tqdm.format_interval(left)} (h:min:s), {jobs} at a time"
 
 
 def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
@@ -86,20 +91,25 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
 
     Raises RunError at the end if runs failed; Stopped if a signal came, after the processes have saved their states.
     """
-    wanted, lines, failed = wanted_runs(study), known_lines(bench), []
-    for name in wanted:  # finished, but ended before its line was written
+    wanted, lines, failed = wanted_runs(study, bench), known_lines(bench), []
+    for name, run in wanted.items():  # finished, but ended before its line was written
         if name not in lines and (bench.out / name / "results.json").exists():
-            lines = _write_line(name, None, bench)
-    waiting = [name for name in wanted if name not in lines]
-    notice(f"runs of the study: {len(wanted)}; {expected(len(waiting), lines, bench.jobs)}")
+            lines = _write_line(name, run, None, bench)
+    waiting = {name: run for name, run in wanted.items() if name not in lines}
+    notice(f"runs of the study: {len(wanted)}; {expected(list(waiting.values()), lines, bench.jobs)}")
+    if left_out := len(study.runs()) - len(wanted):
+        notice(f"left out: {left_out} runs that read titles with a BERT; name its folder with --bert DIR")
     active: list[Active] = []
     told = False  # whether the processes were asked to save their states and end
     try:
         with StopRequest() as stop:
             while active or (waiting and not stop.signal):
-                if waiting and not stop.signal and _may_start(active, bench):
-                    active.append(_start(waiting[0], *wanted[waiting.pop(0)], bench))
+                if not stop.signal and (name := _next(waiting, active, bench)):
+                    active.append(_start(name, waiting.pop(name), bench))
                     continue
+                if not active:  # what they wait for has failed
+                    failed += [f"{name}: not run, since {run.after} has failed" for name, run in waiting.items()]
+                    break
                 time.sleep(POLL)
                 if stop.signal and not told:
                     told = True  # once: a second signal would end them at once
@@ -108,9 +118,10 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
                 for one in [one for one in active if one.process.poll() is not None]:
                     active.remove(one)
                     if one.process.returncode == 0:
-                        lines = _write_line(one.run, round(time.monotonic() - one.began) if one.whole else None, bench)
-                        left = expected(len(waiting) + len(active), lines, bench.jobs)
-                        notice(f"{one.run}: {_in_words(lines[one.run])}; {left}")
+                        seconds = round(time.monotonic() - one.began) if one.whole else None
+                        lines = _write_line(one.run, wanted[one.run], seconds, bench)
+                        left = [*waiting.values(), *(wanted[other.run] for other in active)]
+                        notice(f"{one.run}: {_in_words(lines[one.run])}; {expected(left, lines, bench.jobs)}")
                     elif not told:
                         failed.append(f"{one.run}: {_last_line(_log_of(one.run, bench))}")
                         notice(f"FAILED {failed[-1]}")
@@ -125,33 +136,51 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
     return lines
 
 
-def _may_start(active: list[Active], bench: Bench) -> bool:
-    """Whether another process may start. The first one scores the base; the others wait for its answers."""
-    return not active or (len(active) < bench.jobs and shared_answers(bench.out / "base", "test") is not None)
+def _next(waiting: dict[str, Run], active: list[Active], bench: Bench) -> str | None:
+    """The first run that may start now, None for none.
+
+    The first run of train.py scores the base, and the others of that verb wait for its answers.
+    """
+    if len(active) >= bench.jobs:
+        return None
+    scoring = any(one.verb == TRAIN for one in active) and shared_answers(bench.out / BASE, "test") is None
+    for name, run in waiting.items():
+        ready = run.after is None or (bench.out / run.after / "results.json").exists()
+        if ready and not (run.setting.verb == TRAIN and scoring):
+            return name
+    return None
 
 
-def _start(name: str, setting: Setting, seed: int, bench: Bench) -> Active:
-    folder = bench.out / name
-    words = ["--out", str(folder), "--base-scores", str(bench.out / "base")]
+def _start(name: str, run: Run, bench: Bench) -> Active:
+    folder, setting = bench.out / name, run.setting
+    words = ["--out", str(folder)]
+    words += ["--base-scores", str(bench.out / BASE)] if setting.verb == TRAIN else []
     resumed = (folder / "config.json").exists()
     if resumed:
         words.append("--resume")
     else:
-        words += [*bench.train_flags, "--shots", setting.shots, "--seed", str(seed)]
-        words += [word for flag, value in setting.flags.items() for word in (f"--{flag}", value)]
+        words += [*bench.words[setting.verb], "--shots", setting.shots, "--seed", str(run.seed)]
+        words += [word for flag, value in setting.flags.items() for word in (f"--{flag}", value) if word]
+        words += ["--bert", bench.bert] if setting.needs_bert else []
+        if setting.trials:
+            words += ["--setting", str(bench.out / run.after)] if run.after else _search(setting)
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(bench.threads))
     notice(f"{name}: {'resumed' if resumed else 'started'}")
     with open(_log_of(name, bench), "a") as log:
         # In a session of its own: Ctrl-C reaches this process alone, which passes it on once.
         process = subprocess.Popen(
-            [sys.executable, str(TRAIN), *words],
+            [sys.executable, str(VERBS[setting.verb]), *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=environment,
             start_new_session=True,
         )
-    return Active(name, process, time.monotonic(), not resumed)
+    return Active(name, setting.verb, process, time.monotonic(), not resumed)
+
+
+def _search(setting: Setting) -> list[str]:
+    return ["--search", "--trials", str(setting.trials)]
 
 
 def _log_of(name: str, bench: Bench) -> Path:
@@ -164,7 +193,7 @@ def _last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "no word") + f" (all of it: {log})"
 
 
-def _write_line(name: str, seconds: int | None, bench: Bench) -> dict[str, Line]:
+def _write_line(name: str, run: Run, seconds: int | None, bench: Bench) -> dict[str, Line]:
     """Add the line of a finished run, and the base's, to the results file; returns all lines."""
     folder = bench.out / name
     results, config = (json.loads(read_whole(folder / file)) for file in ("results.json", "config.json"))
@@ -174,11 +203,13 @@ def _write_line(name: str, seconds: int | None, bench: Bench) -> dict[str, Line]
     if results["test"].get("chosen"):
         about["rows"] = [int(number) for number in predictions.numbers]
     lines = known_lines(bench)
-    of_run = {key: results[key] for key in OF_A_RUN} | {"seconds": seconds, "flags": flags}
+    of_run = {key: results[key] for key in OF_A_RUN if key in results} | {"seconds": seconds, "flags": flags}
+    of_run |= {"verb": run.setting.verb} if run.setting.verb != TRAIN else {}
     scored = predictions.scored
-    lines[name] = Line(name, about | of_run | _metrics(results["test"]["after"]), scored.z_pos, scored.z_neg)
-    if BASE not in lines:
-        answers = shared_answers(bench.out / "base", "test")
+    answers = (scored.z_pos, scored.z_neg) if scored.has_answers else (scored.z_pos,)
+    lines[name] = Line(name, about | of_run | _metrics(results["test"]["after"]), *answers)
+    if run.setting.verb == TRAIN and BASE not in lines:
+        answers = shared_answers(bench.out / BASE, "test")
         z = [answers[f"log_yes_{side}"] - answers[f"log_no_{side}"] for side in ("pos", "neg")]
         lines[BASE] = Line(BASE, about | _metrics(results["test"]["before"]), *z)
     write_lines(bench.results, lines)

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.interactions import Dataset, Interaction
+from data.sources.stand_in import STAND_IN
 from metrics import Scored, bootstrap_metrics, metric_values, with_intervals
 from scoring.splits import without_learning
-from studies.declared import Study
+from studies.declared import TRAIN, Study
+from studies.published import PUBLISHED, Published
 from studies.results import BASE, Line
 
 COLUMNS = (
@@ -28,12 +30,16 @@ NAMES = tuple(name for name, _ in COLUMNS)
 
 @dataclass(frozen=True)
 class Measured:
-    """A row of a table: by metric, its value in each run, and draws of the mean over the runs, (S,)."""
+    """A row of a table: by metric, its value in each run, and draws of the mean over the runs, (S,).
+
+    A recommender that gives one score has no metric of answers. published: what the paper has for it.
+    """
 
     label: str
     values: dict[str, np.ndarray]
     draws: dict[str, np.ndarray]
     planned: int
+    published: Published | None = None
 
     @property
     def runs(self) -> int:
@@ -41,22 +47,29 @@ class Measured:
         return len(next(iter(self.values.values()))) if self.values else 0
 
 
-def measure(label: str, scored: list[Scored], planned: int) -> Measured:
-    """Values and draws of all metrics of COLUMNS; the same users are drawn for every run and every setting."""
+def measure(label: str, scored: list[Scored], planned: int, published: Published | None = None) -> Measured:
+    """Values and draws of the metrics of COLUMNS; the same users are drawn for every run and every setting."""
     of_runs = [metric_values(one) for one in scored]
     draws = [bootstrap_metrics(one) for one in scored]
-    values = {name: np.array([one[name] for one in of_runs]) for name in NAMES} if scored else {}
+    names = [name for name in NAMES if scored and name in of_runs[0]]
     return Measured(
-        label, values, {name: np.mean([one[name] for one in draws], axis=0) for name in NAMES if scored}, planned
+        label,
+        {name: np.array([one[name] for one in of_runs]) for name in names},
+        {name: np.mean([one[name] for one in draws], axis=0) for name in names},
+        planned,
+        published,
     )
 
 
 def measured_rows(study: Study, lines: dict[str, Line], data: Dataset) -> list[Measured]:
     """The base, then each setting of the study; a setting whose runs are not made has no values."""
     rows = [measure("untuned base", [lines[BASE].scored(data.test)], 1)] if BASE in lines else []
+    numbers = numbers_scored(lines, data)
+    published = {} if data.source == STAND_IN else PUBLISHED.get(data.name, {})
     for setting in study.settings:
-        there = [lines[name].scored(data.test) for name in setting.run_names() if name in lines]
-        rows.append(measure(setting.label, there, setting.seeds))
+        there = [lines[name].scored(data.test, numbers) for name in setting.run_names() if name in lines]
+        figures = published.get((setting.method, setting.shots))
+        rows.append(measure(setting.label, there, setting.seeds, figures))
     return rows
 
 
@@ -66,7 +79,7 @@ def differences(study: Study, lines: dict[str, Line], data: Dataset) -> list[Mea
     controls = {setting.shots: setting for setting in study.settings if setting.is_control}
     for setting in study.settings:
         control = controls.get(setting.shots)
-        if control in (None, setting):
+        if control in (None, setting) or setting.verb != TRAIN:
             continue
         pairs = [
             (measure("", [lines[a].scored(data.test)], 1), measure("", [lines[b].scored(data.test)], 1))
@@ -84,9 +97,14 @@ def intervals(row: Measured) -> dict[str, list[float]]:
     return with_intervals({name: float(values.mean()) for name, values in row.values.items()}, row.draws)["interval_95"]
 
 
+def numbers_scored(lines: dict[str, Line], data: Dataset) -> list[int]:
+    """Numbers of the test rows on which the study is measured: those that the base was asked, or all."""
+    return lines[BASE].numbers(data.test) if BASE in lines else list(range(len(data.test)))
+
+
 def rows_scored(lines: dict[str, Line], data: Dataset) -> list[Interaction]:
-    """The test rows that the runs were scored on."""
-    return lines[BASE].rows(data.test) if BASE in lines else data.test
+    """The test rows on which the study is measured."""
+    return [data.test[number] for number in numbers_scored(lines, data)]
 
 
 def rows_without_learning(train: list[Interaction], rows: list[Interaction]) -> list[dict]:
@@ -97,20 +115,40 @@ def rows_without_learning(train: list[Interaction], rows: list[Interaction]) -> 
 
 
 def markdown(rows: list[Measured], unlearned: list[dict], sign: str = "") -> str:
-    """A table of means, standard deviations and intervals. sign: "+" in a table of differences."""
-    lines = [f"| | {' | '.join(label for _, label in COLUMNS)} | runs |", f"|---|{'---|' * (len(COLUMNS) + 1)}"]
+    """A table of means, standard deviations and intervals. sign: "+" in a table of differences.
+
+    Columns of the published figures stand last, if there are any.
+    """
+    heads = [label for _, label in COLUMNS] + ["runs"]
+    beside = any(row.published for row in rows)
+    heads += ["published AUC, UAUC", "run again by others"] if beside else []
+    lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
     for row in rows:
         bounds = intervals(row) if row.runs else {}
-        cells = [_cell(row.values[name], bounds.get(name), sign) if row.runs else "not run" for name in NAMES]
-        runs = str(row.runs) if row.runs == row.planned else f"{row.runs} of {row.planned}"
-        lines.append(f"| {row.label} | {' | '.join(cells)} | {runs} |")
+        cells = [_measured_cell(row, name, bounds, sign) for name in NAMES]
+        cells.append(str(row.runs) if row.runs == row.planned else f"{row.runs} of {row.planned}")
+        cells += _published_cells(row.published) if beside else []
+        lines.append(f"| {row.label} | {' | '.join(cells)} |")
     for rule in unlearned:
         bounds = rule["interval_95"]
         cells = [
             _cell(np.array([rule[name]]), bounds.get(name)) if rule.get(name) is not None else "" for name in NAMES
         ]
-        lines.append(f"| no learning: {rule['label']} | {' | '.join(cells)} | |")
+        lines.append(f"| no learning: {rule['label']} | {' | '.join([*cells, ''])}{' | ' * 2 * beside} |")
     return "\n".join(lines)
+
+
+def _measured_cell(row: Measured, name: str, bounds: dict[str, list[float]], sign: str) -> str:
+    if not row.runs:
+        return "not run"
+    return _cell(row.values[name], bounds.get(name), sign) if name in row.values else ""
+
+
+def _published_cells(figures: Published | None) -> list[str]:
+    if figures is None:
+        return ["", ""]
+    pairs = [(figures.auc, figures.uauc), figures.again or (None, None)]
+    return [", ".join(f"{value:.4f}" for value in pair if value is not None) for pair in pairs]
 
 
 def terminal(rows: list[Measured], unlearned: list[dict]) -> str:
@@ -118,8 +156,8 @@ def terminal(rows: list[Measured], unlearned: list[dict]) -> str:
     shown = (("auc", "AUC"), ("contradiction_rate", "contradiction"), ("group_accuracy", "both right"))
     lines = [f"{'':37}" + "".join(f"{label:>14}" for _, label in shown)]
     for row in rows:
-        cells = [_cell(row.values[name], None) if row.runs else "not run" for name, _ in shown]
-        lines.append(f"{row.label:37}" + "".join(f"{cell:>14}" for cell in cells))
+        cells = [_measured_cell(row, name, {}, "") for name, _ in shown]
+        lines.append(f"{row.label:37}" + "".join(f"{cell:>14}" for cell in cells).rstrip())
     for rule in unlearned:
         cells = [f"{rule[name]:.3f}" if rule.get(name) is not None else "" for name, _ in shown]
         lines.append(f"{rule['label']:37}" + "".join(f"{cell:>14}" for cell in cells).rstrip())

@@ -17,7 +17,7 @@ from data.interactions import Interaction
 from errors import DataError, RunError, UserError
 from metrics import Scored, user_resamples
 from studies import runs
-from studies.declared import STUDIES, Setting, Study
+from studies.declared import BASELINE, STUDIES, TRAIN, Run, Setting, Study
 from studies.results import BASE, Line, read_lines, write_lines
 from studies.runs import Bench, expected, make_runs, wanted_runs
 from studies.tables import as_csv, differences, markdown, measured_rows, rows_without_learning, terminal
@@ -91,10 +91,12 @@ def bench(tmp_path, monkeypatch):
     """A Bench whose train.py is the stub; bench.fate(run=...) decides how runs end."""
     stub = tmp_path / "stub.py"
     stub.write_text(STUB)
-    monkeypatch.setattr(runs, "TRAIN", stub)
+    monkeypatch.setattr(runs, "VERBS", dict.fromkeys(runs.VERBS, stub))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "fate.json").write_text("{}")
-    return Bench(tmp_path / "out", tmp_path / "results.jsonl", COMMON, ("--model", "m"), 2, 3)
+    return Bench(
+        tmp_path / "out", tmp_path / "results.jsonl", COMMON, {TRAIN: ("--model", "m"), BASELINE: ("--data", "d")}, 2, 3
+    )
 
 
 def fate(bench, **fates):
@@ -111,7 +113,7 @@ def calls(bench):
 
 def test_every_run_is_made_once_with_its_flags_and_its_share_of_the_cores(bench):
     lines = make_runs(STUDY, bench)
-    assert list(wanted_runs(STUDY)) == NAMES and set(lines) == {BASE, *NAMES}
+    assert list(wanted_runs(STUDY, bench)) == NAMES and set(lines) == {BASE, *NAMES}
     made = {call["run"]: call for call in calls(bench)}
     assert sorted(made) == sorted(NAMES) and len(calls(bench)) == 4
     words = made[NAMES[3]]["words"]
@@ -157,9 +159,10 @@ from pathlib import Path
 from studies import runs
 from tests.test_studies import COMMON, STUDY
 from machine.signals import Stopped
-runs.TRAIN = Path({str(runs.TRAIN)!r})
+runs.VERBS = {{"train.py": Path({str(runs.VERBS[TRAIN])!r})}}
 try:
-    runs.make_runs(STUDY, runs.Bench(Path({str(bench.out)!r}), Path({str(bench.results)!r}), COMMON, (), 2, 1))
+    words = {{"train.py": ()}}
+    runs.make_runs(STUDY, runs.Bench(Path({str(bench.out)!r}), Path({str(bench.results)!r}), COMMON, words, 2, 1))
 except Stopped as stopped:
     print(stopped)
     raise SystemExit(75)
@@ -194,24 +197,29 @@ def test_an_error_leaves_no_process_behind(bench, monkeypatch):
 @pytest.mark.parametrize("name", ["data", "base", "train_flags"])
 def test_lines_of_other_data_another_base_or_other_flags_are_refused(bench, name):
     make_runs(STUDY, bench)
-    other = Bench(bench.out, bench.results, COMMON | {name: "other"}, (), 1, 1)
+    other = Bench(bench.out, bench.results, COMMON | {name: "other"}, bench.words, 1, 1)
     with pytest.raises(RunError, match=f"was made with {name} .* give another --results and --out"):
         make_runs(STUDY, other)
 
 
 def test_the_expected_time_is_the_median_of_the_runs_that_are_there():
     lines = {str(i): Line(str(i), {"seconds": s}, np.zeros(1), np.zeros(1)) for i, s in enumerate([60, 90, 6000, None])}
-    assert expected(4, lines, 2) == "4 to make in about 03:00 (h:min:s), 2 at a time"  # 90 * 4 / 2 = 180 s
-    assert expected(0, lines, 2) == "nothing is left to run"
-    assert expected(3, {}, 1) == "3 to make; how long one takes is known after the first"
+    run, other = Run(STUDY.settings[0], 0), Run(Setting("MF", "all", 1, {"method": "mf"}, BASELINE), 0)
+    assert expected([run] * 4, lines, 2) == "4 to make in about 03:00 (h:min:s), 2 at a time"  # 90 * 4 / 2 = 180 s
+    assert expected([], lines, 2) == "nothing is left to run"
+    assert expected([run] * 3, {}, 1) == "3 to make; how long one takes is known after the first"
+    assert expected([run, other], lines, 1) == "2 to make; how long one takes is known after the first"
+    lines["mf"] = Line("mf", {"seconds": 10, "verb": BASELINE}, np.zeros(1))
+    assert expected([run, other], lines, 1) == "2 to make in about 01:40 (h:min:s), 1 at a time"
 
 
 def test_equal_runs_of_two_studies_are_one_run():
-    of = {name: set(wanted_runs(study)) for name, study in STUDIES.items()}
+    of = {name: set(study.runs()) for name, study in STUDIES.items()}
     assert of["figure3"] & of["laptop"] == {
         *(f"shots=64-kl-weight={weight}-seed={seed}" for weight in ("0", "1e-4") for seed in range(3))
     }
     assert len(of["laptop"]) == 20 + 3 + 18 and len(of["figure3"]) == 21 and len(of["few-shot"]) == 45
+    assert of["few-shot"] < of["table1"] and len(of["table1"]) == 45 + 3 * 7 * 5
 
 
 def test_kl_weights_replace_those_of_plain_lcft_alone():
@@ -252,6 +260,8 @@ def rows_of_test(count=40, users=7, seed=0):
 
 
 class _Data:
+    name, source = "movie", "files"
+
     def __init__(self, rows):
         self.test, self.train = rows, rows
 
@@ -260,7 +270,7 @@ def lines_for(study, rows, seed=1):
     draw = np.random.default_rng(seed)
     return {
         name: Line(name, {}, np.round(draw.normal(size=len(rows)), 4), np.round(draw.normal(size=len(rows)), 4))
-        for name in [BASE, *wanted_runs(study)]
+        for name in [BASE, *study.runs()]
     }
 
 
@@ -334,6 +344,8 @@ def test_a_part_of_the_rows_is_scored_on_these_rows():
     assert np.allclose(scored.z_pos, z) and np.allclose(scored.z_neg, z)
     with pytest.raises(DataError, match="r: has answers to 3 rows, the data set has 2"):
         Line("r", {}, z, z).scored(rows[:2])
+    with pytest.raises(DataError, match="r: has answers to 3 rows, the data set has 8"):
+        Line("r", {"rows": [5, 7, 9]}, z, z).scored(rows[:8])
 
 
 # ---- the verb -----------------------------------------------------------------------------------
