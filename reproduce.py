@@ -5,15 +5,18 @@
     python reproduce.py figure3 --base DIR --seeds 1 -- --lr 3e-4    the flags after -- go to every train.py
     python reproduce.py table1 --base DIR --data movie --bert DIR    Table 1 of the paper: recommenders, TALLRec, LCFT
     python reproduce.py laptop --base DIR --table                    the tables of the runs that are there
+    python reproduce.py archive --out runs/laptop --to DIR           a finished study as one folder to pass on
+    python reproduce.py verify --archive DIR --data-dir DIR          check every file and every figure of an archive
 
 It says what it will run and how long that should take, runs what is missing, and keeps every run folder in --out. Stop
-it at any time: the same command goes on. Markdown, CSV and, for figure3, a picture are written to --out.
+it at any time: the same command goes on. Markdown, CSV, LaTeX and, for figure3, a picture are written to --out.
 """
 
 import installed  # noqa: F401
 
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -22,17 +25,36 @@ from cli.data import DataFlags, data_problems, load_data
 from cli.flags import Resolved, fit, flag, flag_name, parse_flags
 from cli.verb import run_verb
 from data.interactions import Dataset
-from errors import FlagError, notice
-from files import refuse_unwritable, write_text
+from errors import FlagError, RunError, notice, quoted
+from files import refuse_unwritable, write_json, write_text
 from model.demo import base_in_results
 from report.tables import provenance
 from report.wrap import wrapped
 from run.base import base_identity, existing_folder
+from studies.archive import (
+    LINES,
+    STUDY,
+    check_files,
+    check_lines,
+    check_tables,
+    make_archive,
+    read_archive,
+    read_study,
+)
 from studies.declared import BASELINE, STUDIES, TRAIN, Study
 from studies.picture import draw_sweep
-from studies.results import Line
+from studies.results import Line, read_lines
 from studies.runs import Bench, expected, known_lines, make_runs, wanted_runs
-from studies.tables import as_csv, differences, markdown, measured_rows, rows_scored, rows_without_learning, terminal
+from studies.tables import (
+    as_csv,
+    as_latex,
+    differences,
+    markdown,
+    measured_rows,
+    rows_scored,
+    rows_without_learning,
+    terminal,
+)
 
 HELP = ("-h", "--help")
 
@@ -53,21 +75,50 @@ class ReproduceFlags(DataFlags):
     plan: bool = flag(False, "list the runs, say how long they should take, and stop")
 
 
+@dataclass(frozen=True)
+class ArchiveFlags:
+    """Archive."""
+
+    out: str = flag(None, "folder of the study, the --out of its command", metavar="DIR")
+    to: str = flag(None, "the folder to make", metavar="DIR")
+
+
+@dataclass(frozen=True)
+class VerifyFlags:
+    """Verify."""
+
+    archive: str = flag(None, "folder that reproduce.py archive made", metavar="DIR")
+    data_dir: str = flag(None, "folder with the raw or prepared data; default: as the study was called", metavar="DIR")
+
+
 def main(argv: list[str]) -> None:
-    """The first word says which study."""
-    names = ", ".join(STUDIES)
+    """The first word says which study, or what to do with one."""
+    names = ", ".join((*STUDIES, *MORE))
     if not argv:
         raise FlagError(f"reproduce.py: say which study: {names}; --help explains")
     name, *rest = argv
     if name in HELP:
         print(overview())
-        return
-    if name not in STUDIES:
+    elif name in MORE:
+        MORE[name](rest)
+    elif name in STUDIES:
+        run_study(name, rest)
+    else:
         raise FlagError(f"reproduce.py {name}: no such study; choose one of {names}")
-    own, train_flags = (rest[: rest.index("--")], rest[rest.index("--") + 1 :]) if "--" in rest else (rest, [])
+
+
+def read_words(name: str, words: list[str]) -> tuple[ReproduceFlags, Resolved, Study, list[str]]:
+    """(flags, resolved, the study or its part, the flags after -- for train.py) of a command."""
+    own, train_flags = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     flags, resolved = parse_flags(ReproduceFlags, own, STUDIES[name].about, check=check_flags, command=name)
     study = part_of(STUDIES[name], flags)
     refuse_declared(study, train_flags)
+    return flags, resolved, study, train_flags
+
+
+def run_study(name: str, words: list[str]) -> None:
+    """Run what is missing of a study, and make its tables."""
+    flags, resolved, study, train_flags = read_words(name, words)
     existing_folder(flags.base)
     data = load_data(vars(flags) | {"model": flags.base})
     bench = make_bench(name, flags, train_flags, data_words(flags, resolved), data)
@@ -76,8 +127,72 @@ def main(argv: list[str]) -> None:
         missing = {run: one for run, one in wanted_runs(study, bench).items() if run not in lines}
         print("\n".join([*missing, expected(list(missing.values()), lines, bench.jobs)]))
         return
+    base = base_in_results(flags.base)
+    write_json(
+        bench.out / STUDY, {"study": name, "argv": words, "base": base, "results": str(bench.results.absolute())}
+    )
     lines = known_lines(bench) if flags.table else make_runs(study, bench)
-    write_tables(name, study, bench.out, lines, data, flags)
+    texts, shown = texts_of(name, study, lines, data, base)
+    for file, text in texts.items():
+        write_text(bench.out / file, text)
+    pictures = [f"{name}.png"] * study.over_lambda
+    if pictures:
+        rows, unlearned = measured_rows(study, lines, data), rows_without_learning(data.train, rows_scored(lines, data))
+        constant = max(rule.get("group_accuracy", 0.0) for rule in unlearned)
+        draw_sweep(bench.out / pictures[0], study, rows, constant, f"{heading_of(data, base)}; 64 shots")
+    print(shown)
+    notice(f"\nWritten to {bench.out}: {', '.join([*texts, *pictures])}")
+
+
+def archive_study(words: list[str]) -> None:
+    """Make one folder of a study and what it depends on."""
+    flags, _ = parse_flags(
+        ArchiveFlags, words, make_archive.__doc__, check=refuse_absent("out", "to"), command="archive"
+    )
+    refuse_unwritable(Path(flags.to), "--to", FlagError)
+    study = read_study(Path(flags.out), "--out")
+    lines = read_lines(Path(study["results"]))
+    missing = make_archive(Path(flags.out), Path(flags.to), lines)
+    if missing:
+        notice(f"{len(missing)} runs have a line and no folder in {flags.out}: only the line is in the archive")
+    notice(f"{flags.to}: {len(lines)} lines, {len(lines) - len(missing)} run folders; without any user, item or label")
+
+
+def verify_archive(words: list[str]) -> None:
+    """Check the files of an archive, each run's figures against its answers, and that the tables come out again."""
+    about = verify_archive.__doc__
+    flags, _ = parse_flags(VerifyFlags, words, about, check=refuse_absent("archive"), command="verify")
+    folder = Path(flags.archive)
+    archive = read_archive(folder)
+    name = archive["study"]
+    if name not in STUDIES:
+        raise RunError(f"{folder}: is of the study {quoted(name)}, which this version does not have")
+    of_study, _, study, _ = read_words(name, archive["argv"])
+    data = load_data(
+        vars(of_study) | {"model": of_study.base} | ({"data_dir": flags.data_dir} if flags.data_dir else {})
+    )
+    checks = check_files(folder, archive) + check_lines(folder, data)
+    if not any(check.problem for check in checks):
+        texts, _ = texts_of(name, study, read_lines(folder / LINES), data, archive["base"])
+        checks += check_tables(folder, texts)
+    wrong = [check for check in checks if check.problem]
+    print("\n".join(f"{check.what}: {check.problem}" if check.problem else check.what for check in wrong or checks))
+    if wrong:
+        raise RunError(f"{folder}: {len(wrong)} of {len(checks)} checks failed")
+    notice(f"{folder}: all {len(checks)} checks passed")
+
+
+MORE = {"archive": archive_study, "verify": verify_archive}
+
+
+def refuse_absent(*names: str) -> Callable[[object, Resolved], None]:
+    """A check that these flags are given."""
+
+    def check(flags: object, resolved: Resolved) -> None:
+        if absent := [flag_name(name) for name in names if not getattr(flags, name)]:
+            raise FlagError("\n".join(f"{name}: is needed; name the folder" for name in absent))
+
+    return check
 
 
 def overview() -> str:
@@ -146,12 +261,14 @@ def make_bench(name: str, flags: ReproduceFlags, train_flags: list[str], data_wo
     return Bench(out, results, common, words, flags.jobs, threads, flags.bert)
 
 
-def write_tables(
-    name: str, study: Study, out: Path, lines: dict[str, Line], data: Dataset, flags: ReproduceFlags
-) -> None:
-    """Print the table; write Markdown, CSV and the picture."""
-    heading = provenance({"data": data.name, "data_source": data.source, **base_in_results(flags.base)})
-    scored = rows_scored(lines, data)
+def heading_of(data: Dataset, base: dict) -> str:
+    """Which data and which base, in words. base: what base_in_results gave."""
+    return provenance({"data": data.name, "data_source": data.source, **base})
+
+
+def texts_of(name: str, study: Study, lines: dict[str, Line], data: Dataset, base: dict) -> tuple[dict[str, str], str]:
+    """({file: content} of the tables, the table for a terminal). base: what base_in_results gave."""
+    heading, scored = heading_of(data, base), rows_scored(lines, data)
     rows, unlearned = measured_rows(study, lines, data), rows_without_learning(data.train, scored)
     split = "test split" if len(scored) == len(data.test) else f"{len(scored):,} of {len(data.test):,} test rows"
     changes = differences(study, lines, data)
@@ -164,15 +281,13 @@ def write_tables(
     if any(row.published for row in rows):
         note += " Published figures are one run each; those of language models are of a base with 7B parameters."
     parts = [f"{heading}; {split}\n", markdown(rows, unlearned), f"\n{note}\n", markdown(changes, [], "+"), ""]
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / f"{name}.md", "\n".join(parts))
-    write_text(out / f"{name}.csv", as_csv([*rows, *changes]))
-    if study.over_lambda:
-        constant = max(rule.get("group_accuracy", 0.0) for rule in unlearned)
-        draw_sweep(out / f"{name}.png", study, rows, constant, f"{heading}; 64 shots")
-    print("\n".join([*wrapped(f"{heading}; {split}; mean ± standard deviation over the runs"), ""]))
-    print(terminal(rows, unlearned))
-    notice(f"\nWritten to {out}: {name}.md, {name}.csv" + (f", {name}.png" if study.over_lambda else ""))
+    texts = {
+        f"{name}.md": "\n".join(parts),
+        f"{name}.csv": as_csv([*rows, *changes]),
+        f"{name}.tex": f"% {heading}; {split}\n{as_latex(rows, unlearned)}",
+    }
+    shown = wrapped(f"{heading}; {split}; mean ± standard deviation over the runs")
+    return texts, "\n".join([*shown, "", terminal(rows, unlearned)])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ resampling the users: the same users in all runs, and the mean over the runs wit
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,6 +150,31 @@ def _published_cells(figures: Published | None) -> list[str]:
         return ["", ""]
     pairs = [(figures.auc, figures.uauc), figures.again or (None, None)]
     return [", ".join(f"{value:.4f}" for value in pair if value is not None) for pair in pairs]
+
+
+def as_latex(rows: list[Measured], unlearned: list[dict]) -> str:
+    """A table for a paper, with booktabs: mean and standard deviation; Markdown and CSV have the intervals."""
+    beside = any(row.published for row in rows)
+    heads = [label for _, label in COLUMNS] + ["runs"] + ["published"] * beside
+    lines = [rf"\begin{{tabular}}{{l{'r' * len(heads)}}}", r"\toprule", f"& {' & '.join(heads)} " + r"\\", r"\midrule"]
+    for row in rows:
+        cells = [_latex_cell(row.values[name]) if name in row.values else "--" for name in NAMES]
+        cells += [f"{row.runs}" if row.runs == row.planned else f"{row.runs} of {row.planned}"]
+        cells += [f"{row.published.auc:.4f}" if row.published else ""] if beside else []
+        lines.append(f"{_latex_text(row.label)} & {' & '.join(cells)} " + r"\\")
+    lines.append(r"\midrule")
+    for rule in unlearned:
+        cells = [f"{rule[name]:.3f}" if rule.get(name) is not None else "" for name in NAMES]
+        lines.append(f"{_latex_text(rule['label'])} & {' & '.join(cells)}{' &' * (1 + beside)} " + r"\\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _latex_cell(values: np.ndarray) -> str:
+    return f"${values.mean():.3f}" + (rf" \pm {values.std(ddof=1):.3f}$" if len(values) > 1 else "$")
+
+
+def _latex_text(text: str) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", re.sub(r'"([^"]*)"', r"``\1''", text))
 
 
 def terminal(rows: list[Measured], unlearned: list[dict]) -> str:
