@@ -20,8 +20,10 @@ from studies.declared import BASELINE, TRAIN, Run, Setting, Study
 from studies.results import BASE, Line, read_lines, write_lines
 
 VERBS = {name: Path(__file__).parent.parent / name for name in (TRAIN, BASELINE)}
-OF_THE_PLACE = ("data_dir", "model", "out", "base_scores", "resume", "json", "config", "merge_out", "plan", "device")
-OF_THE_PLACE += ("setting", "bert", "jobs")
+OF_THE_PLACE = (
+    *("data_dir", "model", "out", "base_scores", "resume", "json", "config", "merge_out", "plan", "device"),
+    *("setting", "bert", "jobs"),
+)
 OF_A_RUN = ("steps", "best_step", "best_valid_auc", "stopped", "setting", "settings", "bert")  # of results.json
 POLL = 0.2  # seconds
 
