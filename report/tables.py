@@ -20,6 +20,8 @@ METRICS = (  # (name in results.json, label)
     ("yes_yes", "  Yes to both"),
     ("no_no", "  No to both"),
     ("group_accuracy", "both answers right"),
+    ("informative_consistency", "  less a constant's"),
+    ("arbitrage", "arbitrage, nats"),
     ("ece", "calibration error (ECE)"),
     ("kl", "KL at the answer, nats"),
 )
@@ -72,9 +74,10 @@ def change_in_words(results: dict, split: str) -> str:
         return "Fine-tuning ended; the rows have one label only, so nothing can be ranked."
     change = after["auc"] - before["auc"]
     text = f"Fine-tuning {'raised' if change > 0 else 'lowered'} the AUC"
-    text += f" from {number(before['auc'])} to {number(after['auc'])}."
+    text += f" from {number(before['auc'])} to {number(after['auc'])}"
     if change == 0:
-        text = f"Fine-tuning did not change the AUC ({number(after['auc'])})."
+        text = f"Fine-tuning did not change the AUC of {number(after['auc'])}"
+    text += best_rule(results[split]["rules"]) + "."
     if after.get("contradiction_rate") is None:
         return text
     shares = [f"{values[n]:.1%}" for n in ("contradiction_rate", "group_accuracy") for values in (after, before)]
@@ -84,11 +87,20 @@ def change_in_words(results: dict, split: str) -> str:
     )
 
 
+def best_rule(rules: dict[str, dict]) -> str:
+    """The best rule without learning, in brackets, to stand behind the AUC of a model; nothing without rules."""
+    ranked = {name: values["auc"] for name, values in rules.items() if values["auc"] is not None}
+    if not ranked:
+        return ""
+    name = max(ranked, key=ranked.__getitem__)
+    return f" (the best rule without learning, {name}: {number(ranked[name])})"
+
+
 def score_in_words(results: dict) -> str:
     """What eval.py found, in one sentence."""
     ranks = "The rows have one label only, so nothing can be ranked"
     if results["auc"] is not None:
-        ranks = f"The model ranks with an AUC of {number(results['auc'])}"
+        ranks = f"The model ranks with an AUC of {number(results['auc'])}{best_rule(results['rules'])}"
     if results.get("contradiction_rate") is None:
         return ranks + "."
     return (
