@@ -15,6 +15,8 @@ from consistency import arbitrage, ccs_confidence, ccs_consistency, constant_sha
 from resampling import BOOTSTRAP_DRAWS, user_resamples, with_intervals
 
 ECE_BINS = 15
+SELECTABLE = ("auc", "auc_combined", "informative_consistency")  # what may choose a run's best state on validation rows
+DEFAULT_SELECTION = "auc"
 CONSTANTS = {  # label: whether it says Yes to "will like?", and to "will dislike?", whoever is asked
     'Yes to "like", No to "dislike"': (True, False),
     'No to "like", Yes to "dislike"': (False, True),
