@@ -64,7 +64,8 @@ def show_step(bar: Bar, progress: Progress, record: dict[str, float], left: floa
     """Move the progress bar; in a log print a line per validation too. left: seconds, None if nothing is known."""
     if "valid_auc" in record and bar.is_log:
         notice(f"step {progress.step}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}")
-    note = f"loss {record['loss']:.3f}, KL {record['kl']:.2f}"
+    term = f"contrast {record['contrast']:.3f}" if "contrast" in record else f"KL {record['kl']:.2f}"
+    note = f"loss {record['loss']:.3f}, {term}"
     bar.update(1, note + (f", AUC {progress.best_auc:.3f}" if progress.best_step else ""), left)
 
 
