@@ -41,12 +41,14 @@ class ObjectiveFlags:
     """Objective."""
 
     objective: str = flag("paper", "which loss, see docs/method.md", choices=tuple(OBJECTIVES))
-    kl_weight: float = flag(Paper.kl_weight, "lambda of Eq. 3", low=0)
+    kl_weight: float = flag(Paper.kl_weight, "lambda: of the KL of Eq. 3, or of the term in its place", low=0)
     kl_forcing: str = flag(
         Paper.kl_forcing, "answer that the negative side of the KL is given", choices=("own", "shared")
     )
     kl_tokens: str = flag(Paper.kl_tokens, "answer tokens that the KL sums over", choices=("all", "first"))
-    kl_cap: float = flag(Paper.kl_cap, "nats; a pair whose KL is above sends no KL gradient", low=0)
+    kl_cap: float = flag(
+        Paper.kl_cap, "nats; a pair whose KL is above sends no KL gradient; margin: 1 by default", low=0
+    )
     train_on_prompt: bool = flag(False, "tallrec: cross-entropy over prompt and answer, as TALLRec's script")
 
 

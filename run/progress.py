@@ -67,7 +67,8 @@ def show_step(bar: Bar, progress: Progress, record: dict[str, float], left: floa
             f"step {progress.step}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}, "
             f"contradiction {record['valid_contradiction_rate']:.3f}, both right {record['valid_group_accuracy']:.3f}"
         )
-    note = f"loss {record['loss']:.3f}, KL {record['kl']:.2f}"
+    term = f"contrast {record['contrast']:.3f}" if "contrast" in record else f"KL {record['kl']:.2f}"
+    note = f"loss {record['loss']:.3f}, {term}"
     bar.update(1, note + (f", best {progress.best_value:.3f}" if progress.best_step else ""), left)
 
 

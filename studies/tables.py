@@ -13,7 +13,8 @@ import numpy as np
 
 from data.interactions import Dataset, Interaction
 from data.sources.stand_in import STAND_IN
-from metrics import Scored, bootstrap_metrics, metric_values, with_intervals
+from metrics import Scored, bootstrap_metrics, metric_values
+from resampling import with_intervals
 from scoring.splits import without_learning
 from studies.declared import TRAIN, Study
 from studies.published import PUBLISHED, Published

@@ -15,7 +15,8 @@ import pytest
 import reproduce
 from data.interactions import Interaction
 from errors import DataError, RunError, UserError
-from metrics import Scored, user_resamples
+from metrics import Scored
+from resampling import user_resamples
 from studies import runs
 from studies.declared import BASELINE, STUDIES, TRAIN, Run, Setting, Study
 from studies.results import BASE, Line, read_lines, write_lines
