@@ -128,9 +128,9 @@ def run_study(name: str, words: list[str]) -> None:
         print("\n".join([*missing, expected(list(missing.values()), lines, bench.jobs)]))
         return
     base = base_in_results(flags.base)
-    write_json(
-        bench.out / STUDY, {"study": name, "argv": words, "base": base, "results": str(bench.results.absolute())}
-    )
+    bench.out.mkdir(parents=True, exist_ok=True)
+    called = {"study": name, "argv": words, "base": base, "results": str(bench.results.absolute())}
+    write_json(bench.out / STUDY, called)
     lines = known_lines(bench) if flags.table else make_runs(study, bench)
     texts, shown = texts_of(name, study, lines, data, base)
     for file, text in texts.items():

@@ -50,11 +50,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """about: one line for --help; over_lambda: whether a picture shows its rows against lambda."""
+    """about: one line for --help; over_lambda: whether a picture shows its rows against lambda.
+
+    validation: whether its tables show the validation figures too, on which a setting may be chosen.
+    """
 
     about: str
     settings: tuple[Setting, ...]
     over_lambda: bool = False
+    validation: bool = False
 
     def with_kl_weights(self, weights: list[str]) -> "Study":
         """The study with each row of plain LCFT once for each of these weights."""
@@ -95,6 +99,24 @@ def _few_shot(shots: str, seeds: int) -> tuple[Setting, ...]:
     )
 
 
+# Terms in the place of the KL, with the weights that are tried. That of jeffreys has no bound, so it gets small ones.
+CONTRAST_WEIGHTS = {
+    **dict.fromkeys(("js", "margin", "complement", "xor", "arbitrage", "bundle", "unlikelihood"), ("0.1", "1", "10")),
+    "jeffreys": ("1e-4", "1e-3", "1e-2"),
+}
+# Of these, the one with the best informative consistency on the validation rows of the demo: docs/consistency.md.
+CHOSEN_WEIGHTS = dict.fromkeys(CONTRAST_WEIGHTS, "1") | {"jeffreys": "1e-4"}
+
+
+def _contrast(objective: str, weight: str, shots: str, seeds: int) -> Setting:
+    return Setting(objective, shots, seeds, {"objective": objective, "kl-weight": weight})
+
+
+def _selected(measure: str, setting: Setting) -> Setting:
+    """The setting with its best state chosen by another validation measure than AUC."""
+    return replace(setting, method=f"{setting.method}, by {measure}", flags=setting.flags | {"select": measure})
+
+
 def _recommender(name: str, method: str, shots: str, seeds: int, **more) -> Setting:
     """A row of baseline.py. name: in tables; method: of --method."""
     return Setting(name, shots, seeds, {"method": method, **more.pop("flags", {})}, BASELINE, **more)
@@ -130,6 +152,25 @@ STUDIES = {
             _recommender("SASRec, published setting", "sasrec-full", "all", 5, flags={"setting": "published"}),
             _recommender("logistic regression, user and item", "logreg", "all", 1),
         ),
+    ),
+    "consistency-weights": Study(
+        "the terms in the place of the KL with three weights each, one seed, to choose one on validation",
+        tuple(_contrast(name, weight, "64", 1) for name, weights in CONTRAST_WEIGHTS.items() for weight in weights),
+        validation=True,
+    ),
+    "consistency": Study(
+        "TALLRec, the control, LCFT, and eight other terms in the place of the KL; 64 shots, 5 seeds",
+        (*_few_shot("64", 5), *(_contrast(name, weight, "64", 5) for name, weight in CHOSEN_WEIGHTS.items())),
+        validation=True,
+    ),
+    "selection": Study(
+        "TALLRec, the control and LCFT with the best state chosen by each validation measure; 64 shots, 5 seeds",
+        tuple(
+            made
+            for setting in _few_shot("64", 5)
+            for made in (setting, *(_selected(name, setting) for name in ("auc_combined", "informative_consistency")))
+        ),
+        validation=True,
     ),
     "figure3": Study(
         "lambda from 0 to 1, as in Figure 3 of the paper; 64 shots, 3 seeds",

@@ -51,8 +51,7 @@ class Line:
         known = users_of(rows), labels_of(rows)
         if self.z_neg is None:
             return Scored(*known, score=self.z_pos[chosen])
-        both = (self.z_pos[chosen], self.z_neg[chosen])
-        return Scored(*known, *(-np.logaddexp(0, sign * z) for z in both for sign in (-1, 1)))
+        return Scored(*known, odds=np.stack((self.z_pos[chosen], self.z_neg[chosen]), axis=1))
 
 
 def read_lines(path: Path) -> dict[str, Line]:

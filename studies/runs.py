@@ -24,7 +24,10 @@ OF_THE_PLACE = (
     *("data_dir", "model", "out", "base_scores", "resume", "json", "config", "merge_out", "plan", "device"),
     *("setting", "bert", "jobs"),
 )
-OF_A_RUN = ("steps", "best_step", "best_valid_auc", "stopped", "setting", "settings", "bert")  # of results.json
+OF_A_RUN = (  # of results.json
+    *("steps", "best_step", "best_valid_auc", "stopped", "select", "selection"),
+    *("setting", "settings", "bert"),
+)
 POLL = 0.2  # seconds
 
 

@@ -7,7 +7,7 @@ resampling the users: the same users in all runs, and the mean over the runs wit
 import csv
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,15 +26,18 @@ COLUMNS = (
     ("auc_combined", "AUC of both answers"),
     ("contradiction_rate", "contradiction"),
     ("group_accuracy", "both right"),
+    ("informative_consistency", "informative"),
 )
 NAMES = tuple(name for name, _ in COLUMNS)
+OF_VALIDATION = (("auc", "validation AUC"), ("informative_consistency", "validation informative"))
 
 
 @dataclass(frozen=True)
 class Measured:
     """A row of a table: by metric, its value in each run, and draws of the mean over the runs, (S,).
 
-    A recommender that gives one score has no metric of answers. published: what the paper has for it.
+    A recommender that gives one score has no metric of answers. published: what the paper has for it. validation: of a
+    study that shows them, figures of the chosen state on the validation rows, in each run.
     """
 
     label: str
@@ -42,6 +45,7 @@ class Measured:
     draws: dict[str, np.ndarray]
     planned: int
     published: Published | None = None
+    validation: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def runs(self) -> int:
@@ -71,8 +75,18 @@ def measured_rows(study: Study, lines: dict[str, Line], data: Dataset) -> list[M
     for setting in study.settings:
         there = [lines[name].scored(data.test, numbers) for name in setting.run_names() if name in lines]
         figures = published.get((setting.method, setting.shots))
-        rows.append(measure(setting.label, there, setting.seeds, figures))
+        row = measure(setting.label, there, setting.seeds, figures)
+        made = [lines[name] for name in setting.run_names() if name in lines]
+        rows.append(replace(row, validation=_of_validation(made)) if study.validation and made else row)
     return rows
+
+
+def _of_validation(lines: list[Line]) -> dict[str, np.ndarray]:
+    """{measure: (runs,)} of the chosen states on the validation rows; NaN where a line of an older version lacks it."""
+    chosen = [
+        line.about["selection"][line.about["select"]]["valid"] if "selection" in line.about else {} for line in lines
+    ]
+    return {name: np.array([one.get(name, np.nan) for one in chosen], dtype=np.float64) for name, _ in OF_VALIDATION}
 
 
 def differences(study: Study, lines: dict[str, Line], data: Dataset) -> list[Measured]:
@@ -124,19 +138,23 @@ def markdown(rows: list[Measured], unlearned: list[dict], sign: str = "") -> str
     heads = [label for _, label in COLUMNS] + ["runs"]
     beside = any(row.published for row in rows)
     heads += ["published AUC, UAUC", "run again by others"] if beside else []
+    on_validation = OF_VALIDATION if any(row.validation for row in rows) else ()
+    heads += [label for _, label in on_validation]
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
     for row in rows:
         bounds = intervals(row) if row.runs else {}
         cells = [_measured_cell(row, name, bounds, sign) for name in NAMES]
         cells.append(str(row.runs) if row.runs == row.planned else f"{row.runs} of {row.planned}")
         cells += _published_cells(row.published) if beside else []
+        cells += [_cell(row.validation[name], None) if row.validation else "" for name, _ in on_validation]
         lines.append(f"| {row.label} | {' | '.join(cells)} |")
+    more = 2 * beside + len(on_validation)
     for rule in unlearned:
         bounds = rule["interval_95"]
         cells = [
             _cell(np.array([rule[name]]), bounds.get(name)) if rule.get(name) is not None else "" for name in NAMES
         ]
-        lines.append(f"| no learning: {rule['label']} | {' | '.join([*cells, ''])}{' | ' * 2 * beside} |")
+        lines.append(f"| no learning: {rule['label']} | {' | '.join([*cells, ''])}{' | ' * more} |")
     return "\n".join(lines)
 
 
