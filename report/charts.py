@@ -76,6 +76,13 @@ def level(area: Area, y: float, kind: str = "grey") -> str:
     return curve(area, [(area.x[0], y), (area.x[1], y)], f"{kind} dashed")
 
 
+def bar(area: Area, x: float, width: float, height: float, kind: str) -> str:
+    """A bar from the lower axis up. x, width, height: in the units of the data; never so narrow that it vanishes."""
+    (left, base), (right, top) = area.at(x, area.y[0]), area.at(x + width, height)
+    place = f'x="{left:.2f}" y="{top:.2f}" width="{max(right - left, 0.8):.2f}" height="{max(base - top, 0):.2f}"'
+    return f'<rect class="bar {kind}" {place}/>'
+
+
 def tint(area: Area, corner: tuple[float, float], opposite: tuple[float, float], kind: str) -> str:
     """A tinted rectangle between two corners."""
     (x, y), (to_x, to_y) = area.at(*corner), area.at(*opposite)
