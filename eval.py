@@ -16,6 +16,7 @@ One forward pass per prompt: the logits of "Yes" and "No" are read at the prompt
 import installed  # noqa: F401
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +28,15 @@ from cli.verb import run_verb
 from data.prompts import WORDINGS
 from data.splits import Split, Wanted, chosen_rows, encode_split, encode_wanted
 from errors import DataError, FlagError, answer, notice
-from files import write_json
+from files import write_json, write_text
 from machine import ranks
 from metrics import Scored, evaluate
 from model.demo import base_in_results, model_folder
+from report.run_page import score_page
 from report.tables import score_table, wording_table
 from run.merge import refuse_merging_twice, refuse_unusable_output
 from run.outcome import write_merged_on_request
+from run.page import PAGE, shown_score
 from run.predictions import write_predictions
 from run.restore import resolve_settings, restore_model
 from scoring.splits import score_split, score_wording, trained_wording, without_learning
@@ -50,7 +53,7 @@ class EvalFlags(RunDataFlags):
     merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base", metavar="DIR")
     out: str = flag(
         None,
-        "folder for results.json and predictions.csv; default: RUN/eval-DATA-SPLIT; a base alone only prints",
+        "folder for results.json, predictions.csv, report.html; default: RUN/eval-DATA-SPLIT; a base alone only prints",
         metavar="DIR",
     )
 
@@ -109,20 +112,23 @@ def main(argv: list[str]) -> None:
             results["negations"].append(score_wording(model, scored, other, question, same))
         answer(wording_table(results["negations"]), aside=flags.json)
     if ranks.is_first():
-        write_outcome(flags, results, split, scored)
+        command = f"python eval.py {shlex.join(argv)}"
+        shown = shown_score(split, data, tokenizer, scored, command, adapter)
+        write_outcome(flags, results, split, scored, score_page(results, shown))
         write_merged_on_request(model, settings.model, Path(adapter or ""), flags.merge_out)
         if flags.json:
             print(json.dumps(results, allow_nan=False))
 
 
-def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored) -> None:
-    """results.json and predictions.csv, unless a base alone was scored without --out."""
+def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored, page: str) -> None:
+    """results.json, predictions.csv and the page, unless a base alone was scored without --out."""
     if flags.out or flags.run:
         out = Path(flags.out) if flags.out else Path(flags.run) / f"eval-{results['data']}-{flags.split}"
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "results.json", results)
         write_predictions(out / "predictions.csv", split, scored)
-        notice(f"\nWritten to {out}: results.json, predictions.csv")
+        write_text(out / PAGE, page)
+        notice(f"\nWritten to {out}: results.json, predictions.csv, {PAGE}")
 
 
 if __name__ == "__main__":

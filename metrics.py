@@ -243,10 +243,20 @@ def expected_calibration_error(
     """
     order = np.argsort(probabilities, kind="stable")
     gap = (probabilities - labels)[order]
-    starts = np.unique(np.linspace(0, len(labels), ECE_BINS + 1).astype(int)[:-1])
+    starts = _bin_starts(len(labels))
     if weights is None:
         return float(np.abs(np.add.reduceat(gap, starts)).sum() / len(labels))
     return np.abs(np.add.reduceat(gap * weights[:, order], starts, axis=1)).sum(1) / weights.sum(1)
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(mean probability, share of positive labels) of each bin of expected_calibration_error, (bins, 2)."""
+    bins = np.split(np.argsort(probabilities, kind="stable"), _bin_starts(len(labels))[1:])
+    return np.array([(probabilities[rows].mean(), labels[rows].mean()) for rows in bins])
+
+
+def _bin_starts(rows: int) -> np.ndarray:
+    return np.unique(np.linspace(0, rows, ECE_BINS + 1).astype(int)[:-1])
 
 
 def bootstrap_metrics(scored: Scored, seed: int = 0) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@
     python predict.py --run runs/NAME --liked ... --catalogue run --top 10  the best of all items of the run
     python predict.py --run runs/NAME --input users.csv --output scores.csv
     python predict.py --run runs/NAME --liked ... --target ... --show-prompt
+    python predict.py --run runs/NAME --interactive                         type titles; answers before and after tuning
 
 A title may have an author: "Emma::Jane Austen". users.csv has the columns user,liked,disliked,target; titles in a cell
 are joined by "|". users.jsonl has the same as lists. scores.csv has a line per target. Both "will like?" and "will
@@ -44,6 +45,7 @@ from protocols import Tokenizer
 from report.predictions import batch_summary, prediction_table, shown_prompts
 from run.asked import Asked, what_is_asked
 from run.base import base_tokenizer
+from run.interactive import ask_at_terminal, converse, open_oracle
 from run.restore import resolve_settings, restore_model
 from scoring.splits import score_split
 
@@ -59,6 +61,9 @@ def main(argv: list[str]) -> None:
     settings, config = resolve_settings(flags, resolved)
     if not flags.run and not flags.model:
         notice(DEMO_NOTICE)
+    if flags.interactive:
+        converse(open_oracle(flags, settings, config), ask_at_terminal, notice)
+        return
     asked = what_is_asked(flags, settings, config)
     if flags.show_prompt:
         prompts = first_prompts(asked, base_tokenizer(settings.model), settings)

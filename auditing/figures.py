@@ -13,6 +13,7 @@ from data.pairs import EncodedPair
 from loss import log_probabilities
 from protocols import Tokenizer
 
+MARKS = "ĠĊ"  # how byte-level vocabularies show a space and a line break; both are letters of Maltese and Irish, too
 TOP = 10  # vocabulary entries shown for each KL
 
 
@@ -139,4 +140,9 @@ def reading_figures(
 
 
 def _token(tokenizer: Tokenizer, token_id: int) -> dict:
-    return {"id": token_id, "piece": tokenizer.piece(token_id)}
+    """Its id and its piece; and its text, if that has a letter by which other pieces mark a space or a line break."""
+    token = {"id": token_id, "piece": tokenizer.piece(token_id)}
+    if any(mark in token["piece"] for mark in MARKS):
+        text = tokenizer.decode([token_id])
+        token |= {"text": text} if any(mark in text for mark in MARKS) else {}
+    return token

@@ -281,7 +281,7 @@ def config_of(resolved: Resolved) -> dict:
     """config.json of a run with these flags."""
     data = tallrec.read_folder(World.folder / "rows", "rows")
     nothing = Split([], [], 0, {})
-    inputs = Inputs(data, None, {"base_fingerprint": "0"}, nothing, nothing, nothing)
+    inputs = Inputs(data, None, None, {"base_fingerprint": "0"}, nothing, nothing, nothing)
     return run_config(resolved, data, torch.device("cpu"), fingerprints(inputs, str(World.folder / "base"), None))
 
 

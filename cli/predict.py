@@ -1,10 +1,11 @@
 """The flags of predict.py, and what does not fit together among them."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.flags import Resolved, flag
+from cli.flags import Resolved, flag, flag_name
 from cli.model import ModelFlags, model_contradictions
 from data.titles import UNPRINTABLE
 from data.users import TITLES, User, conflicts, items_of_flags
@@ -37,6 +38,9 @@ class PredictFlags(ModelFlags):
         None, "latest titles of a history to show; default: as many as the run showed, all without a run", low=0
     )
     show_prompt: bool = flag(False, "show both prompts of the first target, and score nothing")
+    interactive: bool = flag(
+        False, "type titles of the run at the terminal, and see both answers before and after tuning"
+    )
     noun: str = flag(None, "what the prompts call a title; default: the run's, or movie")
 
 
@@ -54,7 +58,9 @@ def check_flags(flags: PredictFlags, resolved: Resolved) -> None:
     if flags.noun is not None and (not flags.noun.strip() or UNPRINTABLE.search(flags.noun)):
         problems.append(f"--noun {flags.noun!r}: expected a word, such as book")
     problems += _catalogue_problems(flags) + _missing_files(flags)
-    if flags.input is not None:
+    if flags.interactive:
+        problems += _interactive_problems(flags)
+    elif flags.input is not None:
         given = [f"--{name}" for name in TITLES if getattr(flags, name)]
         problems += [f"{name}: contradicts --input, whose columns say it; leave one of them out" for name in given]
         problems += [] if flags.show_prompt and not flags.output else _output_problems(flags)
@@ -72,6 +78,16 @@ def check_flags(flags: PredictFlags, resolved: Resolved) -> None:
     problems += user_of_flags(flags)[1]
     if problems:
         raise FlagError("\n".join(problems))
+
+
+def _interactive_problems(flags: PredictFlags) -> list[str]:
+    problems = [] if flags.run else ["--interactive: say which run with --run DIR; it has both answers, and the titles"]
+    for name in ("target", "liked", "disliked", "catalogue", "input", "output", "show_prompt", "json"):
+        if getattr(flags, name):
+            problems.append(f"{flag_name(name)}: contradicts --interactive, which asks; leave one of them out")
+    if sys.stdin is None or not sys.stdin.isatty():
+        problems.append("--interactive: standard input is no terminal; give --liked and --target, or --input, instead")
+    return problems
 
 
 def user_of_flags(flags: PredictFlags) -> tuple[User, list[str]]:

@@ -2,7 +2,9 @@
 
 from html import escape
 
-from report.audit_text import READING_LABELS, check_summary, heading, reading_rows
+from report.audit_text import READING_LABELS, check_summary, compact, heading, reading_rows, verdict
+from report.charts import Area, bar, chart, curve, figure, label
+from report.html import page, paragraph, table
 from report.tables import STAND_IN
 
 PAGE_HEADING = "<h1>One pair, every term of the loss</h1>"  # by which a page is known as one of these
@@ -10,41 +12,47 @@ PAGE_HEADING = "<h1>One pair, every term of the loss</h1>"  # by which a page is
 SENTENCEPIECE = {"▁": "", "<0x0A>": "↵"}
 BYTE_LEVEL = {"Ġ": "", "Ċ": "↵"}
 LONGEST_STYLE = 2**16  # bytes; the heading stands within them
-CLASS_BAD = ' class="bad"'
+ZERO = 5e-5  # what four decimals show as zero
 STYLE = """
-:root { color-scheme: light dark; --page: #fdfdfc; --text: #1d1f21; --faint: #6b7075; --line: #d9dbde;
-  --heat: 214, 69, 20; --own: #3b6fb6; --shared: #c4772a; --good: #1d7f3c; --bad: #c01c28; --badpage: #fbe4e5; }
-@media (prefers-color-scheme: dark) { :root { --page: #17191c; --text: #e4e6e8; --faint: #9aa0a6; --line: #3a3e43;
-  --heat: 255, 122, 66; --own: #7fb0f0; --shared: #eba45c; --good: #6fd08c; --bad: #ff7b82; --badpage: #44191d; } }
-body { background: var(--page); color: var(--text); font: 15px/1.5 system-ui, sans-serif;
-  max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; margin-bottom: .3rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem; }
-p { margin: .3rem 0; } .note { color: var(--faint); font-size: .9rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: .5rem 0; }
-th, td { padding: .15rem .5rem; text-align: right; white-space: nowrap; }
-th { border-bottom: 1px solid var(--line); font-weight: 600; }
-th:first-child, td:first-child, .text { text-align: left; } td.text { font-family: ui-monospace, monospace; }
-.scroll { overflow-x: auto; } .side { display: flex; flex-wrap: wrap; gap: 0 1.5rem; } .side table { font-size: .8rem; }
 .strip { font: 13px/1.9 ui-monospace, monospace; overflow-wrap: anywhere; border: 1px solid var(--line);
   border-radius: 6px; padding: .5rem .7rem; margin: .3rem 0; }
-.strip span { white-space: pre-wrap; }
-.strip span { border-radius: 3px; padding: 1px 0; margin-right: 1px; border-bottom: 1px solid var(--line); }
-.strip .changed { outline: 2px solid var(--own); } .strip .answer { font-weight: 700; }
-.ok { color: var(--good); } .bad { color: var(--bad); font-weight: 700; } tr.bad td { background: var(--badpage); }
-svg { width: 100%; height: auto; display: block; } svg text { fill: var(--faint); font: 11px system-ui, sans-serif; }
+.strip span { white-space: pre-wrap; border-radius: 3px; padding: 1px 0; margin-right: 1px;
+  border-bottom: 1px solid var(--line); }
+.strip .changed { outline: 2px solid var(--blue); } .strip .answer { font-weight: 700; }
+figure { max-width: none; } .narrow { display: none; }
+@media (max-width: 46rem) { .wide { display: none; } .narrow { display: block; } }
+.entries { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); gap: 0 1.5rem; }
 """
+WORDS = {  # in the order in which the page uses them
+    "X⁺, X⁻": "the prompts: “will like?” and “will dislike?”",
+    "Y⁺, Y⁻": "the right answers to them, which are opposite; t counts their tokens",
+    "p, q": "what the model predicts after X⁺ and after X⁻, over the whole vocabulary",
+    "CE": "cross-entropy, Eq. 1: minus the log-probability of the right token. Training makes it small",
+    "KL": "the distance of p and q, Eq. 2. Training makes it large, with the weight λ (lambda)",
+    "L": "the loss, Eq. 3: CE less λ KL",
+    "own": "each prompt is continued with its own answer: the default",
+    "shared": "both prompts are continued with Y⁺, as Eq. 2 is written",
+    "first": "the KL of the first answer token alone",
+    "released": "what the authors' published code computes: the KL of every position, prompt included",
+    "nats": "natural logarithms",
+    "nested loops": "the second computation, in float64, which shares no code with loss.py",
+    "central difference": "(L(w + h) − L(w − h)) / 2h, for one weight w: the gradient without any calculus",
+    "as trained": "the gradient in the precision of training",
+}
 
 
 def audit_page(report: dict) -> str:
     """The complete page; all text from data and models is escaped."""
     title, *rest = heading(report)
     report = _in_words(report)
-    caution = "<p><strong>Simulated viewers or the demo model: these figures show only how the loss works.</strong></p>"
+    caution = "Simulated viewers or the demo model: these figures show only how the loss works."
     parts = [
-        f"{PAGE_HEADING}<p>{escape(title)}</p>",
-        *(f'<p class="note">{escape(line)}</p>' for line in rest),
-        caution if report["data_source"] == STAND_IN or report["demo_model"] else "",
-        _verdict(report),
+        f'<p class="lead {"ok" if report["ok"] else "bad"}">{escape(verdict(report))}</p>',
+        paragraph(_finding(report), "lead"),
+        paragraph(title),
+        *(paragraph(line, "note") for line in rest),
+        paragraph(caution, "caution") if report["data_source"] == STAND_IN or report["demo_model"] else "",
+        '<p class="note"><a href="#words">What the words mean</a></p>',
         "<h2>Both rows, token by token</h2>",
         '<p class="note">Outlined: the rows differ here. Bold: the answer. Background: the share of the KL at the '
         "position that <em>predicts</em> this token: in X⁺ Y⁺ the KL of <code>released</code>, in X⁻ Y⁻ the KL of the "
@@ -56,7 +64,7 @@ def audit_page(report: dict) -> str:
         _answer_table(report),
         "<h2>The vocabulary entries that make up the KL</h2>",
         '<p class="note">a(v) [log a(v) − log b(v)]; a, b are p, q for the paper and q, p for released. '
-        "A dot stands for the space in front of a word.</p>",
+        "A dot stands for the space in front of a word. What is below 0.0001 nats is left out.</p>",
         _vocabulary(report),
         "<h2>L of this pair alone, and its gradients over all LoRA parameters</h2>",
         _readings(report),
@@ -66,12 +74,24 @@ def audit_page(report: dict) -> str:
         _parts(report),
         "<h2>Checks</h2>",
         _checks(report),
+        '<h2 id="words">What the words mean</h2>',
+        table(["", ""], [[word, meaning] for word, meaning in WORDS.items()], "words"),
     ]
-    page_title = f"LCFT audit: row {report['sample']} of {escape(report['data'])} {report['split']}"
+    name = f"LCFT audit: row {report['sample']} of {report['data']} {report['split']}"
+    return page(name, PAGE_HEADING, parts, STYLE)
+
+
+def _finding(report: dict) -> str:
+    """Where the KL of this pair comes from, in one sentence."""
+    own, first = report["readings"]["own"]["kl"], report["answer_tokens"][0]["kl_own"]
+    parts = report["released"]["parts"]
+    total = sum(part["kl"] for part in parts)
+    answer = sum(part["kl"] for part in parts if part["part"] == "answer tokens")
+    if own < ZERO or total < ZERO:
+        return "The two prompts get the same predictions here, so there is no KL to speak of."
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{page_title}</title><style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+        f"The KL of Eq. 2 is {compact(own)} nats, {first / own:.0%} of it at the first answer token. The published "
+        f"KL is {compact(total)} nats, {answer / total:.0%} of it at the answer."
     )
 
 
@@ -82,6 +102,8 @@ def _in_words(report: dict) -> dict:
     marks = BYTE_LEVEL if starts.count("Ġ") > starts.count("▁") else SENTENCEPIECE  # each is a letter to the other
 
     def shown(token: dict, space: str) -> dict:
+        if "text" in token and marks is BYTE_LEVEL:  # its "Ġ" is a letter
+            return token | {"piece": token["text"].replace(" ", space).replace("\n", "↵")}
         piece = token["piece"]
         for mark, text in marks.items():
             piece = piece.replace(mark, text or space)
@@ -95,12 +117,6 @@ def _in_words(report: dict) -> dict:
     ]
     in_rows = {side: [shown(token, " ") for token in row] for side, row in rows.items()}
     return report | {"rows": in_rows, "answer_tokens": in_tables}
-
-
-def _verdict(report: dict) -> str:
-    if report["ok"]:
-        return '<p class="ok">All checks agree.</p>'
-    return '<p class="bad">Some checks DISAGREE: see below.</p>'
 
 
 def _strips(report: dict) -> str:
@@ -128,59 +144,55 @@ def _strip(row: list[dict], kl: list[float]) -> str:
     return "".join(spans)
 
 
-WIDTH, HEIGHT = 1000, 190  # of the plot, in units of its view box
-LEFT, RIGHT, BASE, TALLEST = 52, 990, 160, 140  # the ends of the axis, its height above the top edge, the longest bar
-KEY = (
-    ("rgb(var(--heat))", "released, every position"),
-    ("var(--own)", "paper, own"),
-    ("var(--shared)", "paper, shared"),
-)
+KEYS = {"heat": "released, every position", "blue": "paper, own", "orange": "paper, shared"}
+SIZES = {"wide": (1000, 210), "narrow": (380, 240)}  # a desktop's chart and a phone's, in units of the view box
 
 
 def _plot(report: dict) -> str:
     """Bars: the KL of released at every position and, at the answer, the paper's KL (own and shared) beside it."""
-    rows = report["rows"]["positive"]
-    n_prompt = sum(not token["answer"] for token in rows)
-    step = (RIGHT - LEFT) / len(report["released"]["kl"])  # width of a position
-    marks = _bars(report, n_prompt, step)
-    for i, token in enumerate(rows):
-        if token["changed"] and not token["answer"]:
-            marks.append(_below(f"{LEFT + step * i:.1f}", escape(token["piece"])))
-    marks.append(_below(f"{LEFT + step * n_prompt:.1f}", "answer"))
-    marks.append(f'<text x="{LEFT}" y="{BASE + 28}">position in X⁺ Y⁺; nats</text>')
-    legend = " ".join(f'<span style="color:{color}">■</span> {name} &nbsp;' for color, name in KEY)
-    image = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="KL at every position">{"".join(marks)}</svg>'
-    return f'<p class="note">{legend}</p>{image}'
-
-
-def _bars(report: dict, n_prompt: int, step: float) -> list[str]:
-    """The axis, two lines that give the scale, and the bars, as SVG elements."""
     kl = report["released"]["kl"]
+    paper = [row[name] for row in report["answer_tokens"] for name in ("kl_own", "kl_shared")]
+    top = max([*kl, *paper, 1e-12])
+    plots = []
+    for kind, size in SIZES.items():
+        area = Area((0, len(kl)), (0, 1.25 * top), *size)  # above the bars is room for names
+        image = chart(area, [*_bars(report, area), *_named_places(report, area)], "KL", "position in X⁺ Y⁺", "nats")
+        plots.append(f'<div class="{kind}">{figure("KL at every position", KEYS, image)}</div>')
+    return "".join(plots)
+
+
+def _bars(report: dict, area: Area) -> list[str]:
+    n_prompt = sum(not token["answer"] for token in report["rows"]["positive"])
     answers = {n_prompt - 1 + i: row for i, row in enumerate(report["answer_tokens"])}
-    top = max([*kl, *(row[name] for row in answers.values() for name in ("kl_own", "kl_shared")), 1e-12])
-    marks = [f'<line x1="{LEFT}" y1="{BASE}" x2="{RIGHT}" y2="{BASE}" stroke="var(--line)"/>']
-    for share in (0.5, 1.0):
-        y = BASE - TALLEST * share
-        dashes = 'stroke="var(--line)" stroke-dasharray="2 4"'
-        marks.append(f'<line x1="{LEFT}" y1="{y}" x2="{RIGHT}" y2="{y}" {dashes}/>')
-        marks.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{top * share:.2g}</text>')
-    for i, nats in enumerate(kl):
+    marks = []
+    for i, nats in enumerate(report["released"]["kl"]):
         values = [nats, answers[i]["kl_own"], answers[i]["kl_shared"]] if i in answers else [nats]
-        for j, (value, (fill, _)) in enumerate(zip(values, KEY)):
-            tall = TALLEST * max(value, 0.0) / top
-            x, width = LEFT + step * (i + j / len(values)), max(step / len(values) - 0.3, 0.6)
-            place = f'x="{x:.2f}" y="{BASE - tall:.2f}" width="{width:.2f}" height="{tall:.2f}"'
-            marks.append(f'<rect {place} fill="{fill}"/>')
+        share = 1 / len(values)
+        marks += [
+            bar(area, i + j * share, 0.9 * share, max(nats, 0.0), kind)
+            for j, (nats, kind) in enumerate(zip(values, KEYS))
+            if nats > 0
+        ]
     return marks
 
 
-def _below(x: str, text: str) -> str:
-    """A label under the axis; text: escaped."""
-    return f'<text x="{x}" y="{BASE + 14}" text-anchor="middle">{text}</text>'
+def _named_places(report: dict, area: Area) -> list[str]:
+    """A line and a name where the rows differ and where the answer begins; names take turns so that none overlap."""
+    rows = report["rows"]["positive"]
+    places = [(i, token["piece"].strip()) for i, token in enumerate(rows) if token["changed"] and not token["answer"]]
+    places.append((sum(not token["answer"] for token in rows), "answer"))
+    marks, high = [], area.y[1]
+    for turn, (i, name) in enumerate(places[-6:]):
+        marks.append(curve(area, [(i, 0), (i, high)], "grey dashed"))
+        marks.append(
+            label(area, (i, high * (1 - 0.09 * (turn % 2))), [f"{name} "], "end" if i > len(rows) / 2 else "start")
+        )
+    return marks
 
 
 def _answer_table(report: dict) -> str:
-    columns = {
+    """A column per answer token and one for the sum; quantities that are zero throughout are left out."""
+    names = {
         "log p(Y⁺)": "log_p_pos",
         "log q(Y⁺), own": "log_q_pos_own",
         "log q(Y⁺), shared": "log_q_pos_shared",
@@ -191,36 +203,41 @@ def _answer_table(report: dict) -> str:
         "KL shared": "kl_shared",
         "KL released": "kl_released",
     }
-    rows = [
-        [
-            str(row["t"]),
-            _named(row["target_pos"]),
-            _named(row["target_neg"]),
-            *(f"{row[name]:.4f}" for name in columns.values()),
-        ]
-        for row in report["answer_tokens"]
-    ]
-    summed = {"ce_pos", "ce_neg", "kl_own", "kl_shared", "kl_released"}
-    sums = (
-        f"{sum(row[name] for row in report['answer_tokens']):.4f}" if name in summed else ""
-        for name in columns.values()
-    )
-    return _table(["t", "Y⁺", "Y⁻", *columns], [*rows, ["sum", "", "", *sums]])
+    tokens = report["answer_tokens"]
+    rows = [[f"{side}, id"] + [_named(row[name]) for row in tokens] for side, name in SIDES.items()]
+    for title, name in names.items():
+        values = [row[name] for row in tokens]
+        if any(abs(value) >= ZERO for value in values):
+            total = "" if name.startswith("log") else _decimals(sum(values))
+            rows.append([title, *map(_decimals, values), total])
+    return table(["t", *(str(row["t"]) for row in tokens), "sum"], rows)
+
+
+SIDES = {"Y⁺": "target_pos", "Y⁻": "target_neg"}
+
+
+def _decimals(value: float) -> str:
+    """Four decimals; a dash for what they would show as zero."""
+    return f"{value:.4f}" if abs(value) >= ZERO else "–"
 
 
 def _vocabulary(report: dict) -> str:
-    tables = []
+    tables, empty = [], []
     for row in report["answer_tokens"]:
         for name, entries in row["top"].items():
-            title = f"t = {row['t']}, {name}: {row['kl_' + name]:.4f}"
-            cells = [[_named(e), f"{e['a']:.3g}", f"{e['b']:.3g}", f"{e['nats']:.3g}"] for e in entries]
-            tables.append(f"<div><p>{title}</p>{_table(['piece', 'a', 'b', 'nats'], cells)}</div>")
-    n = len(report["answer_tokens"][0]["top"])
-    return "".join(f'<div class="side">{"".join(tables[i : i + n])}</div>' for i in range(0, len(tables), n))
+            shown = [entry for entry in entries if abs(entry["nats"]) >= 1e-4 and row["kl_" + name] >= ZERO]
+            if not shown:
+                empty.append(f"t = {row['t']}, {name}")
+                continue
+            cells = [[_named(entry), *(compact(entry[part]) for part in ("a", "b", "nats"))] for entry in shown]
+            title = f"<h3>t = {row['t']}, {name}: {row['kl_' + name]:.4f}</h3>"
+            tables.append(f"<div>{title}{table(['piece', 'a', 'b', 'nats'], cells, 'tight')}</div>")
+    left_out = paragraph(f"Nothing to show for {'; '.join(empty)}.", "note") if empty else ""
+    return f'<div class="entries">{"".join(tables)}</div>{left_out}'
 
 
 def _readings(report: dict) -> str:
-    return _table(
+    return table(
         ["", *(READING_LABELS[name] for name in report["readings"])],
         [[label, *cells] for label, cells in reading_rows(report)],
     )
@@ -231,34 +248,45 @@ def _parts(report: dict) -> str:
     rows = [
         [part["part"], str(part["positions"]), f"{part['kl']:.4f}", f"{part['kl'] / total:.1%}"]
         for part in report["released"]["parts"]
+        if abs(part["kl"]) >= ZERO
     ]
-    return "<p>The positions that the KL of <code>released</code> comes from</p>" + _table(
-        ["", "positions", "KL, nats", "share"], rows
-    )
+    title = "<h3>The positions that the KL of <code>released</code> comes from</h3>"
+    return title + table(["", "positions", "KL, nats", "share"], rows)
 
 
 def _checks(report: dict) -> str:
+    """What was compared, in a line each; every value below, closed unless one disagrees."""
     values, gradients = report["value_checks"], report["gradient_checks"]
     value_rows = [
         [
             check["what"],
-            *("-" if check[name] is None else f"{check[name]:.9g}" for name in ("float64", "float32", "naive")),
+            *("–" if check[name] is None else f"{check[name]:.9g}" for name in ("float64", "float32", "naive")),
         ]
         for check in values
     ]
     numbers = ("autograd", "central_difference", "trained")
+    nonzero = [check for check in gradients if any(check[name] for name in numbers) or not check["ok"]]
     gradient_rows = [
-        [check["entry"], check["what"], *(f"{check[name]:.8e}" for name in numbers)] for check in gradients
+        [f"{check['entry']}: {check['what']}", *(f"{check[name]:.8e}" for name in numbers)] for check in nonzero
     ]
+    zeros = len(gradients) - len(nonzero)
+    opened = "" if report["ok"] else " open"
     return "".join(
         [
-            *(f"<p>{escape(line)}</p>" for line in check_summary(report)),
-            _table(["value", "loss.py, float64", "loss.py, float32", "nested loops"], value_rows, _failed(values)),
-            _table(
-                ["gradient of", "term", "autograd, float64", "central difference", "as trained"],
-                gradient_rows,
-                _failed(gradients),
+            *(paragraph(line) for line in check_summary(report)),
+            f"<details{opened}><summary>Every value</summary>",
+            table(
+                ["value", "loss.py, float64", "loss.py, float32", "nested loops"], value_rows, "tight", _failed(values)
             ),
+            f"</details><details{opened}><summary>Every gradient</summary>",
+            table(
+                ["gradient of", "autograd, float64", "central difference", "as trained"],
+                gradient_rows,
+                "tight",
+                _failed(nonzero),
+            ),
+            paragraph(f"{zeros} gradients that are zero in every computation are left out.", "note") if zeros else "",
+            "</details>",
         ]
     )
 
@@ -270,13 +298,3 @@ def _failed(checks: list[dict]) -> set[int]:
 
 def _named(token: dict) -> str:
     return f"{token['piece']} {token['id']}"
-
-
-def _table(head: list[str], rows: list[list[str]], bad: set[int] = frozenset()) -> str:
-    """A table of escaped cells. bad: indices of the rows that are shown in red."""
-    lines = [f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>"]
-    lines += [
-        f"<tr{CLASS_BAD if i in bad else ''}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
-        for i, row in enumerate(rows)
-    ]
-    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'

@@ -116,7 +116,7 @@ def vocabulary_tables(report: dict) -> list[str]:
             title = f"t = {row['t']}, {name}: {row['kl_' + name]:.4f}"
             lines.append(f"  {title:36}{'a':>10}{'b':>10}{'nats':>10}")
             lines += [
-                f"    {e['piece'][:32]:34}{_compact(e['a']):>10}{_compact(e['b']):>10}{_compact(e['nats']):>10}"
+                f"    {e['piece'][:32]:34}{compact(e['a']):>10}{compact(e['b']):>10}{compact(e['nats']):>10}"
                 for e in entries
             ]
     return lines
@@ -222,7 +222,7 @@ def _paint(text: str, escape: str, colour: bool) -> str:
     return f"{escape}{text}{RESET}" if colour else text
 
 
-def _compact(value: float) -> str:
+def compact(value: float) -> str:
     """Four decimals, or one digit with an exponent where those would all be zero."""
     return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.0e}"
 

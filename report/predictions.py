@@ -2,6 +2,7 @@
 
 import textwrap
 
+from metrics import Scored
 from report.tables import adapter_in_words, model_in_words
 from report.wrap import WIDTH, wrapped
 
@@ -51,6 +52,17 @@ def batch_summary(results: dict) -> str:
     if results.get("skipped"):
         lines.append(f"{results['skipped']['rows']:,} rows were skipped; see {results['skipped']['file']}")
     return "\n".join(lines)
+
+
+def answers_in_words(title: str, before: Scored, after: Scored) -> str:
+    """Both answers to one title, of the untuned base and of the run, and whether they contradict each other."""
+    lines = [*wrapped(title), f"  {'':16}{'will like?':>14}{'will dislike?':>16}"]
+    for name, scored in (("before tuning", before), ("after tuning", after)):
+        answers = [(float(p[0]), "Yes" if p[0] > 0.5 else "No") for p in (scored.p_pos, scored.p_neg)]
+        (p_like, like), (p_dislike, dislike) = answers
+        verdict = f"contradiction: {like} to both" if like == dislike else "consistent"
+        lines.append(f"  {name:16}{f'{like} {p_like:.3f}':>14}{f'{dislike} {p_dislike:.3f}':>16}   {verdict}")
+    return "\n".join([*lines, "  The number is P(Yes) / (P(Yes) + P(No))."])
 
 
 def shown_prompts(prompts: dict) -> str:

@@ -186,8 +186,11 @@ def _cell(values: dict, name: str, column: str) -> str:
 
 def next_commands(run: Path, flags: TrainFlags) -> str:
     """What to try next, ready to be typed: runs that differ from this one in lambda or in the objective alone."""
-    lines = ["", f"Written to {run}: results.json, predictions.csv, curves.png, adapter_model.safetensors", "", "Next:"]
+    written = "report.html, results.json, predictions.csv, curves.png, adapter_model.safetensors"
+    lines = ["", f"Written to {run}: {written}", "", "Next:"]
     lines.append(f"  {verb_as_typed('eval.py')} --run {shlex.quote(str(run))} --split valid")
+    lines.append("  # type titles that you like, and see both answers before and after tuning")
+    lines.append(f"  {verb_as_typed('predict.py')} --run {shlex.quote(str(run))} --interactive")
     if flags.kl_weight > 0:
         lines += ["  # the control: both prompts, no KL", f"  {train_command(flags, kl_weight=0.0)}"]
     # A run without the KL says nothing about lambda, nor does one with another term in its place.

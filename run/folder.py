@@ -39,7 +39,7 @@ from tensors import trainable_parameters
 
 LOCK = ".lock"
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
-OUTCOME = ("results.json", "predictions.csv", "curves.png", "README.md")
+OUTCOME = ("results.json", "predictions.csv", "curves.png", "README.md", "report.html")
 
 
 @ranks.first_only

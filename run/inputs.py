@@ -26,6 +26,7 @@ class Inputs:
     """adapter: what lora.adapter.save_adapter writes about it."""
 
     data: Dataset
+    tokenizer: Tokenizer
     model: Llama
     adapter: dict
     train: Split
@@ -61,7 +62,7 @@ def load_inputs(flags: TrainFlags) -> Inputs:
     start_adapter(model, adapter, flags.seed, flags.init_adapter)
     if flags.compile:
         compile_layers(model)
-    return Inputs(data, model, adapter, train, valid, test)
+    return Inputs(data, tokenizer, model, adapter, train, valid, test)
 
 
 def refuse_one_label(rows: list[Interaction], flag: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from cli.train import TrainFlags
+from cli.typed import train_command, verb_as_typed
 from data.interactions import Dataset
 from data.splits import Split, chosen_rows
 from errors import answer, notice
@@ -16,12 +17,14 @@ from model.demo import model_folder
 from model.llama import Llama
 from report.card import CARD, model_card
 from report.curves import draw_curves
+from report.run_page import Shown, run_page
 from report.tables import next_commands, result_table
 from run.base_scores import score_base, shared_file
 from run.config import results_heading
 from run.folder import RunFolder
 from run.inputs import Inputs
 from run.merge import write_merged
+from run.page import PAGE, contradictory_rows, facts_of_run, shown_answers
 from run.predictions import write_predictions
 from run.progress import Progress
 from run.selection import selection
@@ -93,6 +96,7 @@ def finish(
         write_predictions(run.path / "predictions.csv", inputs.test, after["test"])
         draw_curves(run.path / "curves.png", run.history(), results)
         write_text(run.path / CARD, model_card(results, inputs.adapter))
+        write_text(run.path / PAGE, page_of_run(run, inputs, flags, results, {"before": before, "after": after}))
         if run.events:
             run.events.end(results)
         write_json(run.path / "results.json", results)  # last: the run is complete once it is there
@@ -101,6 +105,22 @@ def finish(
     write_merged_on_request(inputs.model, flags.model, run.path, flags.merge_out)
     if flags.json:
         print(json.dumps(results, allow_nan=False))
+
+
+def page_of_run(
+    run: RunFolder, inputs: Inputs, flags: TrainFlags, results: dict, answers: dict[str, dict[str, Scored]]
+) -> str:
+    """report.html of a finished run. answers: before and after, by split."""
+    scored = {name: of["test"] for name, of in answers.items()}
+    command = train_command(flags).replace(verb_as_typed("train.py"), "python train.py", 1)
+    shown = Shown(
+        **shown_answers(scored),
+        rows=contradictory_rows(inputs.test, inputs.data, inputs.tokenizer, scored["after"]),
+        command=command,
+        facts=facts_of_run(run.path),
+        history=run.history(),
+    )
+    return run_page(results, shown)
 
 
 def measure(data: Dataset, split: Split, before: Scored, after: Scored) -> dict:

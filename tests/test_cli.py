@@ -250,6 +250,7 @@ def test_train_and_eval_print_one_json_line_and_agree_to_the_last_digit(run, cap
         "results.json",
         "predictions.csv",
         "README.md",
+        "report.html",
     }
     assert {path.name for path in folder.iterdir()} == left | {".lock", "timings.jsonl", "last", "curves.png"}
 

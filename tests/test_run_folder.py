@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 FILES_OF_A_RUN = {  # that is finished
     *(".lock", "config.json", "catalogue.jsonl", "metrics.jsonl", "timings.jsonl", "last"),
     *("adapter_model.safetensors", "adapter_config.json", "README.md"),
-    *("results.json", "predictions.csv", "curves.png"),
+    *("results.json", "predictions.csv", "curves.png", "report.html"),
 }
 
 

@@ -115,7 +115,9 @@ def test_a_table_for_latex_has_every_cell_and_no_bare_sign(data, made):
     study = STUDIES["figure3"].with_kl_weights(["0", "1", "2"])
     rows = measured_rows(study, read_lines(made[0] / "results.jsonl"), data)
     text = as_latex(rows, [{"label": 'always Yes to "like" & 50 %', "group_accuracy": 0.5}])
-    assert {line.count("&") - line.count(r"\&") for line in text.splitlines() if line.endswith(r"\\")} == {len(NAMES) + 1}
+    assert {line.count("&") - line.count(r"\&") for line in text.splitlines() if line.endswith(r"\\")} == {
+        len(NAMES) + 1
+    }
     assert r"always Yes to ``like'' \& 50 \%" in text and "-- & " * len(NAMES) + "0 of 3" in text
 
 
