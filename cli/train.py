@@ -3,15 +3,19 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from baselines.vectors import READS_HISTORIES, WITH_VECTORS
 from cli.data import DataFlags, data_problems
 from cli.flags import Resolved, flag, flag_name
-from data.prompts import RENAMED, TEMPLATES
+from data.prompts import RENAMED, TEMPLATES, WITH_COLLABORATIVE, WITH_SOFT_PROMPT
 from errors import CheckpointError, FlagError
 from machine import ranks
 from machine.device import BASE_DTYPES, DTYPES, native_precision
 from model.demo import is_demo, model_folder
+from model.soft_tokens import INITIAL
 from model.weights import parameter_count, read_llama_config
 from objectives import OBJECTIVES, Paper, flags_of, make_objective
+
+TUNINGS = ("default", "t1", "t2", "t3")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,30 @@ class ObjectiveFlags:
     kl_tokens: str = flag(Paper.kl_tokens, "answer tokens that the KL sums over", choices=("all", "first"))
     kl_cap: float = flag(Paper.kl_cap, "nats; a pair whose KL is above sends no KL gradient", low=0)
     train_on_prompt: bool = flag(False, "tallrec: cross-entropy over prompt and answer, as TALLRec's script")
+
+
+@dataclass(frozen=True)
+class VectorFlags:
+    """Vectors in the prompt."""
+
+    collaborative: str = flag(
+        None,
+        f"the run of baseline.py whose vectors of user and item stand in the prompt: {', '.join(WITH_VECTORS)}",
+        metavar="METHOD:DIR",
+    )
+    stage: int = flag(
+        1, "of CoLLM; 1: LoRA by the text prompt; 2: --collaborative's mapping, LoRA frozen", low=1, high=2
+    )
+    train_collaborative: bool = flag(False, "train the vectors of --collaborative too, and not their mapping alone")
+    tuning: str = flag("default", "CoLLM's variant of what is trained, docs/collaborative.md", choices=TUNINGS)
+    soft_prompt: str = flag(
+        "none", "Prompt4NR-V: learnt vectors in the prompt, and how they start", choices=("none", *INITIAL)
+    )
+
+    @property
+    def trains_table(self) -> bool:
+        """Whether the recommender's vectors are trained."""
+        return self.train_collaborative or self.tuning in ("t1", "t2")
 
 
 @dataclass(frozen=True)
@@ -117,7 +145,9 @@ class OutputFlags:
 
 
 @dataclass(frozen=True)
-class TrainFlags(OutputFlags, MachineFlags, OptimisationFlags, LoRAFlags, ObjectiveFlags, BaseFlags, PairFlags):
+class TrainFlags(
+    OutputFlags, MachineFlags, OptimisationFlags, LoRAFlags, VectorFlags, ObjectiveFlags, BaseFlags, PairFlags
+):
     """Defaults are those of a 7B base (Appendix B of the paper, TALLRec); presets follow below."""
 
 
@@ -151,6 +181,11 @@ def presets(values: dict) -> dict:
     if kind == "demo" or is_small(values["model"]):
         preset = preset | {"precision": native_precision(values["device"])}
         chosen |= {name: (value, f"preset {kind}") for name, value in preset.items()}
+    if values["collaborative"]:
+        kind, own = "collaborative", {"template": "collm", "stage": 1 if values["tuning"] == "t3" else 2}
+        chosen |= {name: (value, f"preset {kind}") for name, value in own.items()}
+    if values["soft_prompt"] != "none":
+        chosen["template"] = ("prompt4nr", "preset soft prompt")
     of_objective = OBJECTIVES[values["objective"]].presets(values["data"])
     return chosen | {name: (value, f"preset {source}") for name, (value, source) in of_objective.items()}
 
@@ -189,6 +224,7 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     if flags.fsdp and flags.base_dtype == "int8":
         problems.append("--fsdp: does not cut an int8 base; leave --base-dtype out")
     problems += data_problems(flags.data, resolved)
+    problems += vector_problems(flags, given)
     if flags.init_adapter:
         problems += [
             f"{flag_name(name)}: is taken from --init-adapter; leave it out"
@@ -207,6 +243,60 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
         problems.append(str(error))
     if problems:
         raise FlagError("\n".join(problems))
+
+
+def vector_problems(flags: TrainFlags, given: set[str]) -> list[str]:
+    """A line for every flag about vectors in the prompt that is unused or contradicts another."""
+    problems = []
+    if flags.collaborative:
+        method, _, folder = flags.collaborative.partition(":")
+        if method not in WITH_VECTORS or not folder:
+            problems.append(
+                f"--collaborative {flags.collaborative}: expected METHOD:DIR, a run of baseline.py whose method is "
+                f"{' or '.join(WITH_VECTORS)}"
+            )
+        if flags.trains_table and method in READS_HISTORIES:
+            problems.append(f"--collaborative {flags.collaborative}: its users are histories; its vectors stay frozen")
+        if flags.soft_prompt != "none":
+            problems.append("--soft-prompt: contradicts --collaborative; leave one of them out")
+        if flags.tuning == "t3" and flags.stage == 2:
+            problems.append("--stage 2: --tuning t3 has one stage, which trains LoRA and the mapping; leave it out")
+        if flags.tuning != "t3" and flags.stage == 1:
+            problems.append("--stage 1: trains LoRA by the text prompt; leave --collaborative out, or say --tuning t3")
+    else:
+        names = [name for name in ("train_collaborative", "tuning") if name in given]
+        problems += [f"{flag_name(name)}: has no effect without --collaborative" for name in names]
+    if flags.stage == 2 and not flags.collaborative:
+        problems.append("--stage 2: say with --collaborative METHOD:DIR which vectors stand in the prompt")
+    if flags.stage == 2 and not flags.init_adapter:
+        problems.append(
+            "--stage 2: say with --init-adapter DIR where the adapter of stage 1 is, such as its run folder"
+        )
+    return problems + place_problems(flags)
+
+
+def place_problems(flags: TrainFlags) -> list[str]:
+    """A line for every flag that vectors in the prompt rule out, and for a template without the places they need."""
+    soft = flags.soft_prompt != "none"
+    wanted = WITH_COLLABORATIVE if flags.collaborative else WITH_SOFT_PROMPT if soft else None
+    if wanted is None:
+        needs = {
+            **dict.fromkeys(WITH_COLLABORATIVE, "--collaborative"),
+            **dict.fromkeys(WITH_SOFT_PROMPT, "--soft-prompt"),
+        }
+        return [f"--template {flags.template}: needs {needs[flags.template]}"] if flags.template in needs else []
+    problems = []
+    if flags.template not in wanted:
+        problems.append(f"--template {flags.template}: has no place for these vectors; choose {' or '.join(wanted)}")
+    if make_objective(vars(flags)).whole_rows:
+        problems.append(
+            f"--objective {flags.objective}: asks for the next token everywhere, and a vector is none; choose another"
+        )
+    if flags.merge_out:
+        problems.append("--merge-out: a plain checkpoint has no place for vectors; leave it out")
+    if flags.fsdp:
+        problems.append("--fsdp: does not cut a base whose prompts have vectors; leave it out")
+    return problems
 
 
 def shot_count(text: str) -> int | None:

@@ -8,6 +8,7 @@ Shape letters: P pairs, B rows (P, 2P or 3P), T tokens, A answer positions.
 """
 
 from array import array
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -130,7 +131,7 @@ def encode_pairs(
         return _encode(pairs, about, tokenizer, answers)
 
     names = [f"row {number} (target {data.catalogue[row.target].title[:80]!r})" for number, row in enumerate(rows)]
-    vectors = data.vectors or (lambda row: {})
+    vectors = data.vectors or (lambda row: defaultdict(int))  # where prompts are only measured or shown
     about = [_About(name, row.label, vectors(row)) for name, row in zip(names, rows)]
     shown = [as_shown(row, data.wording) for row in rows]
     encoded, truncated = encode(shown, about), 0

@@ -239,6 +239,9 @@ COLLM = Wording(
 )
 
 WORDINGS = {"tallrec": TALLREC, "collm": COLLM}
+PLACES_OF_SOFT_PROMPT = tuple(PLACEHOLDER.findall(PROMPT4NR))
+# The templates with placeholders, by what stands there: a recommender's vectors, or learnt ones.
+WITH_COLLABORATIVE, WITH_SOFT_PROMPT = ("collm", "collm-released"), ("prompt4nr",)
 # What --template takes; a wording may lack some of them.
 TEMPLATES = tuple(dict.fromkeys(name for wording in WORDINGS.values() for name in wording.templates))
 RENAMED = {"paper": "tallrec"}  # names that --template had before, as runs may have recorded them

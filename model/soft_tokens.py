@@ -47,11 +47,13 @@ class MappedVectors(nn.Module):
 
     Number 0 is a user or an item that the recommender does not know, with v = 0. table: (R, d), whose row 0 is zeros.
     The mapping is d -> 10 d -> D, as nn.Linear initialises it, one for users and items. All is float32, whatever the
-    model is. Source: Zhang et al. 2025 (CoLLM), section 4.1.2, and its public code.
+    model is. derived: the table is computed anew when a run is used, so it is neither saved nor trained. Source: the
+    public code of CoLLM (Zhang et al. 2025).
     """
 
-    def __init__(self, table: Tensor, hidden_size: int):
+    def __init__(self, table: Tensor, hidden_size: int, derived: bool = False):
         super().__init__()
+        self.derived = derived
         rows, width = table.shape
         self.table = nn.Embedding(rows, width, padding_idx=UNKNOWN, _weight=table.detach().float().clone())
         self.mapping = nn.Sequential(nn.Linear(width, WIDER * width), nn.ReLU(), nn.Linear(WIDER * width, hidden_size))
