@@ -4,7 +4,7 @@ Pure functions of logits: no model, no data, no ranks. Everything is in nats.
 For a pair i: positive prompt X+ ("will like") with answer Y+, negative prompt X- ("will dislike")
 with the inverted answer Y-; an answer is its tokens and EOS. p_t = P(. | X+, Y_<t) and
 q_t = P(. | X-, Y_<t), over the whole vocabulary. A target of -1 means "no token here".
-Which rows are fed for these logits, and how the terms are put together: objectives.py.
+Which rows are fed for these logits, and how the terms are put together: objectives/.
 Shape letters: P pairs, A answer positions, N positions of all rows in line, V vocabulary.
 """
 

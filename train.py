@@ -28,7 +28,7 @@ from data.splits import Split
 from errors import notice
 from machine import device, ranks
 from machine.signals import Stopped, StopRequest
-from objectives import Objective
+from objectives.base import Objective
 from run.failures import StepSums, error_context, refuse_non_finite_gradient, refuse_non_finite_weights
 from run.folder import RunFolder, resume_command
 from run.outcome import finish, score_after, score_before

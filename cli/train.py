@@ -13,7 +13,8 @@ from machine.device import BASE_DTYPES, DTYPES, native_precision
 from model.demo import is_demo, model_folder
 from model.soft_tokens import INITIAL
 from model.weights import parameter_count, read_llama_config
-from objectives import OBJECTIVES, Paper, flags_of, make_objective
+from objectives.by_name import OBJECTIVES, flags_of, make_objective
+from objectives.paper import Paper
 
 TUNINGS = ("default", "t1", "t2", "t3")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from cli.flags import flag_name
 from cli.train import ObjectiveFlags, OutputFlags, TrainFlags, presets
 from machine import ranks
-from objectives import flags_of
+from objectives.by_name import flags_of
 
 FROM_ADAPTER = ("lora_r", "lora_alpha", "lora_targets")  # --init-adapter brings them
 ALWAYS = ("data", "shots")

@@ -6,7 +6,7 @@ from pathlib import Path
 from cli.train import TrainFlags
 from cli.typed import train_command, verb_as_typed
 from data.sources.stand_in import STAND_IN
-from objectives import OBJECTIVES, flags_of
+from objectives.by_name import OBJECTIVES, flags_of
 from report.cells import best_constant, constant_rows, interval_cell, no_interval, number
 from report.wrap import wrapped
 

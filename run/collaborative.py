@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from baselines.base import OPTIMISER, Training, history_form
-from baselines.methods import METHODS, options_of, problem_with
+from baselines.base import Training, history_form
+from baselines.methods import METHODS
 from baselines.rows import encode_rows, number_ids
 from baselines.vectors import READS_HISTORIES, WITH_VECTORS, history_vectors, sasrec_of, user_and_item_vectors
 from cli.baseline import BaselineFlags
@@ -19,8 +19,7 @@ from data.interactions import Dataset, Interaction, select_shots
 from errors import RunError, notice, quoted
 from files import read_whole
 from run.folder import read_run_config
-from run.recommender import VERB, RecommenderFolder, read_setting
-from run.search import SETTING
+from run.settings import BEST, SETTING, VERB, checked_settings, read_setting
 from run.validate import recorded_flags
 from tensors import put_tensors, trainable_parameters
 
@@ -89,7 +88,7 @@ def load_recommender(named: str, data: Dataset) -> Recommender:
     shots = select_shots(data.train, shot_count(flags["shots"]), flags["seed"])
     ids, form = number_ids(data, shots), history_form(METHODS[method], settings)
     module = METHODS[method].build(Training(ids, encode_rows(shots, ids, form)), settings)
-    put_tensors(trainable_parameters(module), _read(path / RecommenderFolder.best), str(path / RecommenderFolder.best))
+    put_tensors(trainable_parameters(module), _read(path / BEST), str(path / BEST))
     users, items = user_and_item_vectors(module)
     if settings.get("bias"):
         notice(f"{flag}: only the vectors stand in the prompt; its biases do not")
@@ -102,18 +101,7 @@ def _settings(path: Path, config: dict, method: str) -> dict:
     """Every setting of a run by name: of its search if it had one. Raises RunError if one cannot be."""
     if (path / SETTING).is_file():
         return read_setting(path / SETTING, method)
-    return checked_settings(config.get("settings"), method, path / "config.json")
-
-
-def checked_settings(settings: object, method: str, path: Path) -> dict:
-    """The recorded settings of a method. Raises RunError, naming the file, if they are not what it takes."""
-    options = {option.name: option for option in (*OPTIMISER, *options_of(METHODS[method]))}
-    if not isinstance(settings, dict) or set(settings) != set(options):
-        raise RunError(f"{path}: has other settings than {method} of this version; train it again")
-    for name, value in settings.items():
-        if problem := problem_with(options[name], value):
-            raise RunError(f"{path}: {name} is {quoted(value)}; {problem}; was the file changed? Train it again")
-    return settings
+    return checked_settings(config.get("settings"), method, str(path / "config.json"), "train it again")
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -212,4 +200,9 @@ def from_record(record: dict, tensors: dict[str, Tensor], path: Path) -> Recomme
         known[name] = {entry: number for number, entry in enumerate(names, start=1)}
         if len(known[name]) != len(names):
             raise RunError(f"{path}: {name} has an id twice; was the file changed?")
-    return Recommender(method, checked_settings(record.get("settings"), method, path), **known, tensors=tensors)
+    return Recommender(
+        method,
+        checked_settings(record.get("settings"), method, str(path), "was the file changed?"),
+        **known,
+        tensors=tensors,
+    )

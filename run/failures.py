@@ -13,7 +13,7 @@ from machine import ranks
 from machine.bar import at_work
 from machine.memory import IN_TRAINING, memory_line
 from model.llama import Llama
-from objectives import TERMS, Objective
+from objectives.base import TERMS, Objective
 from tensors import all_finite, trainable_parameters
 
 ADVICE = (

@@ -32,7 +32,7 @@ from machine import ranks
 from machine.device import peak_memory
 from model.soft_file import VECTORS, load_vectors, save_vectors
 from model.soft_tokens import vectors_of
-from objectives import TERMS
+from objectives.base import TERMS
 from run.checkpoint import load_state, save_state
 from run.events import Events
 from run.progress import Progress, Times

@@ -19,7 +19,7 @@ from machine.layer_cost import LayerCost, layer_cost
 from machine.memory import bytes_of, free_memory, resident_memory
 from model.llama import Llama
 from model.prefix_tree import prefix_tree
-from objectives import Objective, rows_in_blocks
+from objectives.base import Objective, rows_in_blocks
 from scoring.forward import PAIRS_PER_BATCH, TOKENS_PER_BATCH, distinct_tokens
 from tensors import trainable_parameters
 

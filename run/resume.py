@@ -10,7 +10,7 @@ from cli.flags import Resolved, flag_name
 from cli.train import TrainFlags, presets
 from errors import FlagError, RunError, notice
 from files import missing_advice
-from objectives import make_objective
+from objectives.by_name import make_objective
 from run.folder import read_config_file, read_run_config
 from run.validate import recorded_flags, shown
 

@@ -12,7 +12,8 @@ from errors import answer, notice
 from machine import ranks
 from machine.bar import at_work
 from model.demo import base_in_results
-from objectives import Objective, make_objective
+from objectives.base import Objective
+from objectives.by_name import make_objective
 from report.plan import plan_line, plan_table, step_plan
 from report.tables import model_in_words
 from run.catalogue import write_catalogue

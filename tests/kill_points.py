@@ -26,7 +26,7 @@ from data.pairs import EncodedPair, Row
 from data.splits import Split
 from lora.inject import add_lora
 from model.llama import Llama, LlamaConfig
-from objectives import make_objective
+from objectives.by_name import make_objective
 from run.folder import RunFolder
 from run.progress import Progress
 from tensors import trainable_parameters

@@ -24,7 +24,7 @@ from lora.inject import add_lora, lora_state
 from model.convert import convert_checkpoint
 from model.tokenizer import load_tokenizer
 from model.weights import load_llama
-from objectives import TERMS
+from objectives.base import TERMS
 from run.checkpoint import load_state, save_state
 from run.folder import read_run_config as read_run
 from run.merge import refuse_merging_twice

@@ -16,7 +16,7 @@ from data.interactions import Dataset, Interaction, Item
 from data.prompts import WORDINGS
 from machine.device import pick_device
 from metrics import Scored, constants, evaluate, paired_change, ranking_metrics
-from objectives import make_objective
+from objectives.by_name import make_objective
 from report.curves import draw_curves
 from report.plan import step_plan
 from report.tables import next_commands, provenance, result_table, score_table, tuning, wording_table

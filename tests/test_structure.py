@@ -29,7 +29,7 @@ OURS = {name.removesuffix(".py").split("/")[0] for name in FILES}
 PRODUCT = [name for name in FILES if not name.startswith(("tests/", "bench/", "docs/"))]
 READING_PATH = [
     *("data/prompts.py", "data/pairs.py", "model/llama.py", "model/prefix_tree.py", "lora/layer.py", "lora/inject.py"),
-    *("loss.py", "objectives.py", "train.py"),
+    *("loss.py", "objectives/base.py", "objectives/paper.py", "train.py"),
 ]
 
 

@@ -6,7 +6,7 @@ import torch
 import train
 from cli.train import TrainFlags
 from data.splits import Split
-from objectives import make_objective
+from objectives.by_name import make_objective
 from run.folder import RunFolder
 from tests.oracle import lcft
 from tests.oracle.twins import ALL_LINEAR, adapter_record, random_pairs, relative_difference, trained, twins

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 import train
 from cli.train import TrainFlags
 from data.splits import Split
-from objectives import make_objective
+from objectives.by_name import make_objective
 from run.folder import RunFolder
 from tests.oracle import lcft
 from tests.oracle.twins import ALL_LINEAR, adapter_record, random_pairs, trained, twins
