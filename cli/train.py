@@ -51,6 +51,12 @@ class ObjectiveFlags:
     kl_tokens: str = flag(Paper.kl_tokens, "answer tokens that the KL sums over", choices=("all", "first"))
     kl_cap: float = flag(Paper.kl_cap, "nats; a pair whose KL is above sends no KL gradient", low=0)
     train_on_prompt: bool = flag(False, "tallrec: cross-entropy over prompt and answer, as TALLRec's script")
+    main_loss: str = flag(
+        "bce-yes", "lcft-colmf: in the place of Eq. 1, docs/collaborative.md", choices=("bce-yes", "ce")
+    )
+    lcft_stage: str = flag(
+        "2", "lcft-colmf: the stage that has negative prompts and the KL", choices=("1", "2", "both")
+    )
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,9 @@ class OptimisationFlags:
 
     lr: float = flag(1e-4, "peak learning rate of AdamW", low=0, high=10)
     weight_decay: float = flag(1e-3, "AdamW's, on what is trained", low=0, high=10)
-    warmup_steps: int = flag(20, "optimizer steps of linear warm-up, then linear decay to 0", low=0)
+    warmup_steps: int = flag(20, "optimizer steps of linear warm-up, then decay to 0", low=0)
+    schedule: str = flag("linear", "how the learning rate decays", choices=("linear", "cosine"))
+    end_lr: float = flag(0.0, "where --schedule cosine ends", low=0, high=10)
     clip: float = flag(1.0, "largest gradient norm", low=1e-9)
     epochs: int = flag(200, "passes over the shots, at most", low=1, high=10**6)
     max_steps: int = flag(0, "optimizer steps, at most; 0 for no limit", low=0)
@@ -177,18 +185,19 @@ SMALL_BASE = 10**9
 
 def presets(values: dict) -> dict:
     """{flag: (value, source)} for what the model and the objective decide unless a flag does."""
-    chosen = {}
-    kind, preset = ("demo", DEMO_PRESET) if is_demo(values["model"]) else ("small base", SMALL_PRESET)
-    if kind == "demo" or is_small(values["model"]):
-        preset = preset | {"precision": native_precision(values["device"])}
-        chosen |= {name: (value, f"preset {kind}") for name, value in preset.items()}
+    of_objective = OBJECTIVES[values["objective"]].presets(values["data"])
+    chosen = {name: (value, f"preset {source}") for name, (value, source) in of_objective.items()}
     if values["collaborative"]:
         kind, own = "collaborative", {"template": "collm", "stage": 1 if values["tuning"] == "t3" else 2}
         chosen |= {name: (value, f"preset {kind}") for name, value in own.items()}
     if values["soft_prompt"] != "none":
-        chosen["template"] = ("prompt4nr", "preset soft prompt")
-    of_objective = OBJECTIVES[values["objective"]].presets(values["data"])
-    return chosen | {name: (value, f"preset {source}") for name, (value, source) in of_objective.items()}
+        own = {"template": "prompt4nr", "lr": 1e-2 if values["data"] == "amazon-book" else 1e-4}
+        chosen |= {name: (value, "preset soft prompt") for name, value in own.items()}
+    kind, preset = ("demo", DEMO_PRESET) if is_demo(values["model"]) else ("small base", SMALL_PRESET)
+    if kind == "demo" or is_small(values["model"]):
+        preset = preset | {"precision": native_precision(values["device"])}
+        chosen |= {name: (value, f"preset {kind}") for name, value in preset.items()}
+    return chosen
 
 
 def is_small(model: str) -> bool:
@@ -226,6 +235,8 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
         problems.append("--fsdp: does not cut an int8 base; leave --base-dtype out")
     problems += data_problems(flags.data, resolved)
     problems += vector_problems(flags, given)
+    if flags.schedule == "linear" and "end_lr" in given:
+        problems.append("--end-lr: has no effect with --schedule linear, which ends at 0")
     if flags.init_adapter:
         problems += [
             f"{flag_name(name)}: is taken from --init-adapter; leave it out"

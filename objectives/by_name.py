@@ -4,11 +4,18 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from objectives.base import Objective
+from objectives.collm import CoLLM, LCFTCoLMF
 from objectives.paper import Paper
 from objectives.released import Released
 from objectives.tallrec import TALLRec
 
-OBJECTIVES: dict[str, type[Objective]] = {"paper": Paper, "released": Released, "tallrec": TALLRec}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "paper": Paper,
+    "released": Released,
+    "tallrec": TALLRec,
+    "collm": CoLLM,
+    "lcft-colmf": LCFTCoLMF,
+}
 
 
 def make_objective(flags: Mapping) -> Objective:

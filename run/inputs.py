@@ -18,6 +18,7 @@ from machine import ranks
 from machine.device import compile_layers, pick_device
 from model.llama import Llama
 from model.soft_tokens import add_vectors
+from objectives.by_name import make_objective
 from protocols import Tokenizer
 from run.base import base_identity, existing_folder, load_base, warn_of_misfit
 from run.vectors import RunVectors, start_vectors
@@ -68,6 +69,8 @@ def load_inputs(flags: TrainFlags) -> Inputs:
     )
     refuse_one_label(valid.rows, "--valid-rows" if flags.valid_rows else "--drop-long")
     text = encode_split(valid.rows, data, tokenizer, TEXT[flags.template], flags.max_len) if flags.stage == 2 else None
+    reading = make_objective(vars(flags)).reading
+    valid, test, text = (split and replace(split, reading=reading) for split in (valid, test, text))
     adapter = adapter_settings(flags)
     start_adapter(model, adapter, flags.seed, flags.init_adapter)
     if vectors:

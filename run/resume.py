@@ -23,6 +23,7 @@ SINCE_0_1 = (
     *("drop_long", "valid_rows", "test_rows", "config", "zeros", "skip_bad"),
     *("tensorboard", "base_scores", "deterministic"),
     *("collaborative", "stage", "train_collaborative", "tuning", "soft_prompt"),
+    *("main_loss", "lcft_stage", "schedule", "end_lr"),
 )
 _LONGER = "the learning rate now falls to 0 at the new last step, unlike in a run that was longer from the start"
 ANYWHERE = {

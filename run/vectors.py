@@ -5,6 +5,7 @@ recommender.safetensors the recommender itself, where its users are histories an
 vectors.safetensors     what was trained, and the recommender's vectors, of the best state (model/soft_file.py)
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -42,13 +43,14 @@ COLLABORATIVE, SOFT_PROMPT = "collaborative", "soft prompt"
 @dataclass(frozen=True)
 class RunVectors:
     """The vectors of a run that starts. record: for vectors.json; module: for the model; ids: see Dataset.vectors;
-    kept: the tensors of recommender.safetensors, {} for none.
+    kept: the tensors of recommender.safetensors, {} for none; fingerprint: a sha256 of all they began with.
     """
 
     record: dict
     module: nn.Module
     ids: Callable[[Interaction], Mapping[str, int]]
     kept: dict[str, Tensor]
+    fingerprint: str
 
 
 def start_vectors(flags: TrainFlags, data: Dataset, config: LlamaConfig) -> RunVectors | None:
@@ -68,7 +70,14 @@ def start_vectors(flags: TrainFlags, data: Dataset, config: LlamaConfig) -> RunV
     module.table.requires_grad_(flags.trains_table)
     record = {"kind": COLLABORATIVE, "data": data.name, "data_source": data.source, **as_record(recommender)}
     kept = recommender.tensors if recommender.reads_histories else {}
-    return RunVectors(record, module, placed.ids(config.vocab_size), kept)
+    return RunVectors(record, module, placed.ids(config.vocab_size), kept, _fingerprint(record, module))
+
+
+def _fingerprint(record: dict, module: nn.Module) -> str:
+    digest = hashlib.sha256(json.dumps(record).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(json.dumps([name, tensor.shape]).encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _soft_ids(vocabulary: int) -> Callable[[Interaction], dict[str, int]]:
