@@ -16,7 +16,7 @@ One forward pass per prompt: the logits of "Yes" and "No" are read at the prompt
 import installed  # noqa: F401
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cli.data import data_problems, load_data
@@ -25,17 +25,19 @@ from cli.model import RunDataFlags, model_problems
 from cli.train import TrainFlags
 from cli.verb import run_verb
 from data.prompts import WORDINGS
-from data.splits import Split, Wanted, chosen_rows, encode_split, encode_wanted
+from data.splits import READINGS, Split, Wanted, chosen_rows, encode_split, encode_wanted
 from errors import DataError, FlagError, answer, notice
 from files import write_json
 from machine import ranks
 from metrics import Scored, evaluate
 from model.demo import base_in_results, model_folder
+from objectives.by_name import make_objective
 from report.tables import score_table, wording_table
 from run.merge import refuse_merging_twice, refuse_unusable_output
 from run.outcome import write_merged_on_request
 from run.predictions import write_predictions
 from run.restore import resolve_settings, restore_model
+from run.vectors import restore_vectors
 from scoring.splits import score_split, score_wording, trained_wording, without_learning
 
 
@@ -46,6 +48,9 @@ class EvalFlags(RunDataFlags):
     split: str = flag("test", "which rows", choices=("test", "valid"))
     rows: int = flag(None, "score a seeded subset of this many rows of the split", low=1)
     drop_long: bool = flag_of_run(TrainFlags, "drop_long")
+    probability: str = flag(
+        None, "of Yes: softmax over Yes and No, or sigmoid of Yes alone; default: what was trained", choices=READINGS
+    )
     negations: bool = flag(False, "ask in words that training never used, too: negations, and paraphrases as a control")
     merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base", metavar="DIR")
     out: str = flag(
@@ -87,7 +92,9 @@ def main(argv: list[str]) -> None:
     wanted = Wanted(
         flags.split, settings.template, settings.max_len, settings.drop_long, flags.rows, questions=questions
     )
-    split = encode_wanted(getattr(data, flags.split), data, tokenizer, wanted)
+    data = restore_vectors(model, data, Path(flags.run or ""))
+    reading = flags.probability or make_objective(vars(settings)).reading
+    split = replace(encode_wanted(getattr(data, flags.split), data, tokenizer, wanted), reading=reading)
     scored = score_split(model, split, f"{data.name} {flags.split}")
     results = {
         "run": flags.run,
@@ -97,6 +104,7 @@ def main(argv: list[str]) -> None:
         "data_source": data.source,
         "template": settings.template,
         "split": flags.split,
+        "probability": reading,
         **evaluate(scored),
         **without_learning(data.train, split.rows),
     } | chosen_rows(split)
@@ -106,6 +114,7 @@ def main(argv: list[str]) -> None:
         results["negations"] = [trained_wording(scored, words.dislike)]
         for question, same in words.held_out.items():
             other = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
+            other = replace(other, reading=reading)
             results["negations"].append(score_wording(model, scored, other, question, same))
         answer(wording_table(results["negations"]), aside=flags.json)
     if ranks.is_first():

@@ -1,6 +1,7 @@
 """What a finished run leaves and shows: results, predictions, curves, a model card, tables, a merged checkpoint."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -10,8 +11,8 @@ from data.interactions import Dataset
 from data.splits import Split, chosen_rows
 from errors import answer, notice
 from files import write_json, write_text
-from machine.bar import at_work
 from machine import ranks
+from machine.bar import at_work
 from metrics import Scored, auc, evaluate, metric_values, paired_change
 from model.demo import model_folder
 from model.llama import Llama
@@ -27,7 +28,6 @@ from run.predictions import write_predictions
 from run.progress import Progress
 from scoring.splits import score_split, without_learning
 from tensors import put_tensors, trainable_parameters
-
 
 TEXT_PROMPTS = "valid, text prompts"
 COLLAPSE = 0.05  # of AUC; sampling alone moves that of 5,200 rows by less than a third of it
@@ -122,7 +122,8 @@ def finish(
     with at_work("intervals of the results"):
         results = heading | {name: measure(inputs.data, split, before[name], after[name]) for name, split in splits}
     if TEXT_PROMPTS in before:
-        results["stage_1_text"] = metric_values(before[TEXT_PROMPTS])
+        values = metric_values(before[TEXT_PROMPTS])
+        results["stage_1_text"] = {name: None if math.isnan(value) else value for name, value in values.items()}
         for line in collapse_lines(results):
             notice(line)
     with run.writing():
