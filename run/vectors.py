@@ -58,7 +58,8 @@ def start_vectors(flags: TrainFlags, data: Dataset, config: LlamaConfig) -> RunV
     torch.manual_seed(flags.seed)
     if flags.soft_prompt != "none":
         module = FreeVectors(len(PLACES_OF_SOFT_PROMPT), config.hidden_size, flags.soft_prompt)
-        return RunVectors({"kind": SOFT_PROMPT, "initial": flags.soft_prompt}, module, _soft_ids(config.vocab_size), {})
+        record = {"kind": SOFT_PROMPT, "initial": flags.soft_prompt}
+        return RunVectors(record, module, _soft_ids(config.vocab_size), {}, _fingerprint(record, module))
     if not flags.collaborative:
         return None
     recommender = load_recommender(flags.collaborative, data)
