@@ -76,6 +76,7 @@ def main(argv: list[str]) -> None:
         "adapter": flags.adapter,
         "template": settings.template,
         "noun": asked.data.noun,
+        "probability": make_objective(vars(settings)).reading,
         "stand_in": is_demo(settings.model) or config.get("data_source") == STAND_IN,
     }
     if flags.catalogue is not None:

@@ -36,7 +36,22 @@ def tuning(results: dict) -> str:
     weight = f" with lambda {results['kl_weight']:g}" if "kl_weight" in flags_of(results["objective"]) else ""
     part = results.get("valid", {}).get("chosen")
     chosen = f", best state chosen on {part_of_split(part, 'validation rows')}" if part else ""
-    return f"objective {results['objective']}{weight}, {results['shots']} shots, seed {results['seed']}{chosen}"
+    ours = " (our design: no code of it is public)" if results["objective"] == "lcft-colmf" else ""
+    text = f"objective {results['objective']}{ours}{weight}, {results['shots']} shots, seed {results['seed']}{chosen}"
+    return text + "".join(f"; {words}" for words in (prompts_in_words(results), probability_in_words(results)) if words)
+
+
+def prompts_in_words(results: dict) -> str:
+    """What stands in the prompts beside tokens; "" if nothing does."""
+    if method := results.get("collaborative"):
+        table = ", trained too" if results["trained_table"] else ""
+        return f"vectors of {method} in the prompts{table}, tuning {results['tuning']}"
+    return f"six learnt vectors in the prompts, {results['soft_prompt']} start" if results.get("soft_prompt") else ""
+
+
+def probability_in_words(results: dict) -> str:
+    """Which probability of Yes the figures use, where it is not that of softmax over both answers."""
+    return "P(Yes) is the sigmoid of its logit" if results.get("probability") == "sigmoid" else ""
 
 
 def part_of_split(chosen: dict, rows: str = "rows") -> str:
@@ -58,7 +73,8 @@ def result_table(results: dict, split: str) -> str:
 
 def score_table(results: dict) -> str:
     """The metrics of eval.py with 95 % intervals over users; below, the rows without learning."""
-    head = [*wrapped(score_in_words(results)), "", *wrapped(f"{provenance(results)}; {adapter_in_words(results)}")]
+    subject = (provenance(results), adapter_in_words(results), probability_in_words(results))
+    head = [*wrapped(score_in_words(results)), "", *wrapped("; ".join(filter(None, subject)))]
     return "\n".join(["", *head, *_table(results["split"], {"value": results}, results), *caution(results)])
 
 
@@ -173,7 +189,8 @@ def next_commands(run: Path, flags: TrainFlags) -> str:
     if flags.kl_weight > 0:
         lines += ["  # the control: both prompts, no KL", f"  {train_command(flags, kl_weight=0.0)}"]
     for name, objective in OBJECTIVES.items():
-        if name != flags.objective:
+        soft = flags.collaborative or flags.soft_prompt != "none"
+        if name != flags.objective and not (soft and name == "released"):
             # A run without the KL says nothing about lambda.
             weight = {} if flags.kl_weight else {"kl_weight": TrainFlags.kl_weight}
             lines += [f"  # {objective.about}", f"  {train_command(flags, objective=name, **weight)}"]

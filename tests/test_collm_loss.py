@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from baselines.rows import number_ids
+from baselines.vectors import user_and_item_vectors
 from cli.flags import parse_flags
 from cli.train import TrainFlags, check_flags, presets
 from data.interactions import Interaction
@@ -13,10 +15,13 @@ from data.pairs import EncodedPair, Row
 from data.splits import Split
 from lora.inject import add_lora
 from loss import two_answer_cross_entropy, yes_logit_loss
+from metrics import Scored, auc
 from model.soft_tokens import MappedVectors, add_vectors
 from objectives.collm import CoLLM, LCFTCoLMF
+from run.outcome import collapse_lines, new_prompt_lines
 from scoring.splits import positive_auc, score_split
 from tensors import trainable_parameters
+from tests.planted import auc_of, data_of, learn, planted
 from tests.test_flags import problems
 from train import learning_rate
 
@@ -162,6 +167,61 @@ def test_a_model_with_vectors_overfits_sixteen_rows(tiny_llama):
     assert positive_auc(model, split) == 1.0
 
 
+def test_planted_interaction_is_learnt_from_the_vectors_and_not_from_the_text(tiny_llama):
+    """The label is whether user and item are of one group. The text has the item's title, and nothing of the user."""
+    train_rows, test_rows = planted("group", 1000, 0), planted("group", 200, 1)
+    data = data_of(train_rows, test_rows, test_rows)
+    mf, encode = learn("mf", data, 20, dim=8, lr=1e-2, l2=1e-5, batch_size=128)
+    assert auc_of(mf, encode(test_rows)) > 0.99
+    users, items = user_and_item_vectors(mf)
+    ids = number_ids(data, train_rows)
+
+    def pairs(rows, soft):
+        for n, row in enumerate(rows):
+            user = 50 + ids.users[row.user] if soft else 3
+            item = 50 + len(users) + ids.items[row.target] if soft else 4
+            prompt, answers = [1, 5, user, 9, 10 + row.target, item, 11], (8, 7) if row.label else (7, 8)
+            yield EncodedPair(Row(prompt, [answers[0], 2]), Row(prompt, [answers[1], 2]), f"row {n}", row.label)
+
+    found = {}
+    for soft in (True, False):
+        torch.manual_seed(0)
+        model = tiny_llama(vocab_size=50)
+        add_lora(model, ("q_proj", "v_proj"), r=4, dropout=0.0)
+        if soft:
+            model.requires_grad_(False)
+            add_vectors(model, MappedVectors(torch.cat([torch.zeros(1, 8), users, items]), 32))
+        optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=3e-3)
+        rows, draw = list(pairs(train_rows, soft)), np.random.default_rng(0)
+        for _ in range(50):
+            batch = [rows[i] for i in draw.integers(0, len(rows), 64)]
+            CoLLM().loss(model.train(), batch, 64).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        split = Split(test_rows, list(pairs(test_rows, soft)), 0, {True: [8], False: [7]}, reading="sigmoid")
+        found[soft] = positive_auc(model, split)
+    assert found[True] > 0.95 and abs(found[False] - 0.5) < 0.15, found
+
+
+# ---- collapse -----------------------------------------------------------------------------------
+
+
+def scored(order):
+    z = np.array(order, dtype=float)
+    return Scored([None] * 4, np.array([True, True, False, False]), z, -z)
+
+
+def test_a_collapse_is_said_before_and_after_stage_2():
+    good, bad = scored([4, 3, 2, 1]), scored([1, 2, 3, 4])
+    assert auc(good.labels, good.z_pos) == 1
+    assert len(new_prompt_lines(good, good)) == 1 and "AUC 1.0000" in new_prompt_lines(good, good)[0]
+    assert new_prompt_lines(good, bad)[1].startswith("WARNING: the new prompts alone cost stage 1")
+    results = {"stage_1_text": {"auc": 0.7}, "valid": {"after": {"auc": 0.66}}}
+    assert collapse_lines(results) == []
+    results["valid"]["after"]["auc"] = 0.6
+    assert collapse_lines(results)[0].startswith("WARNING: stage 2 collapsed: validation AUC 0.6000, below the 0.7000")
+
+
 # ---- which probability is read ------------------------------------------------------------------
 
 
@@ -174,9 +234,9 @@ def test_with_the_reading_sigmoid_the_log_odds_are_the_raw_logit_of_yes(model):
     scored = {reading: score_split(model, split) for reading, split in splits.items()}
     for side, log_odds in (("positive", "z_pos"), ("negative", "z_neg")):
         logits = first_logits(model, [getattr(pair, side) for pair in PAIRS])
-        raw = [float(row[YES]) for row in logits]
+        raw = [float(row.detach()[YES]) for row in logits]
         np.testing.assert_allclose(getattr(scored["sigmoid"], log_odds), raw, atol=1e-5)
-        difference = [float(row[YES] - row[NO]) for row in logits]
+        difference = [float((row[YES] - row[NO]).detach()) for row in logits]
         np.testing.assert_allclose(getattr(scored["softmax"], log_odds), difference, atol=1e-5)
     assert np.array_equal(scored["sigmoid"].kl, scored["softmax"].kl)
     for reading, split in splits.items():
