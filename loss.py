@@ -98,25 +98,6 @@ def paper_loss(terms: PairTerms, kl_weight: float, pairs_in_step: int) -> Tensor
     return (terms.ce_pos + terms.ce_neg - kl_weight * terms.kl).sum() / pairs_in_step  # Eq. 3
 
 
-# ---- --objective collm and lcft-colmf -----------------------------------------------------------
-
-
-def yes_logit_loss(logits: Tensor, yes: Tensor, right: Tensor) -> Tensor:
-    """Binary cross-entropy of z = the raw logit of yes: -log sigmoid(z) where yes is right, else -log sigmoid(-z).
-
-    logits: (B, V); yes: (B,) int64, its id; right: (B,) bool. Returns (B,). No softmax: the logits of all other tokens,
-    no among them, have no influence and no gradient. d/dz = sigmoid(z) - right. Source: the public code of CoLLM.
-    """
-    z = logits.gather(1, yes[:, None])[:, 0].to(torch.promote_types(logits.dtype, torch.float32))
-    return F.binary_cross_entropy_with_logits(z, right.to(z.dtype), reduction="none")
-
-
-def two_answer_cross_entropy(logits: Tensor, yes: Tensor, no: Tensor, right: Tensor) -> Tensor:
-    """-log of the right answer's share of P(yes) + P(no): yes_logit_loss of z = z_yes - z_no. Shapes as there."""
-    z = logits.to(torch.promote_types(logits.dtype, torch.float32)).gather(1, torch.stack((yes, no), 1))  # (B, 2)
-    return F.binary_cross_entropy_with_logits(z[:, 0] - z[:, 1], right.to(z.dtype), reduction="none")
-
-
 # ---- --objective released -----------------------------------------------------------------------
 
 

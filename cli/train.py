@@ -6,7 +6,8 @@ from pathlib import Path
 from baselines.vectors import READS_HISTORIES, WITH_VECTORS
 from cli.data import DataFlags, data_problems
 from cli.flags import Resolved, flag, flag_name
-from data.prompts import RENAMED, TEMPLATES, WITH_COLLABORATIVE, WITH_SOFT_PROMPT
+from data.parts import WITH_COLLABORATIVE, WITH_SOFT_PROMPT
+from data.prompts import RENAMED, TEMPLATES
 from errors import CheckpointError, FlagError
 from machine import ranks
 from machine.device import BASE_DTYPES, DTYPES, native_precision

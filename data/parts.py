@@ -1,11 +1,40 @@
-"""Prompts with placeholders as token ids: each vector has its id where the template has its placeholder."""
+"""Prompts with placeholders: their forms, and their token ids, with a vector's id where the form has its placeholder.
 
+data/prompts.py has all other words.
+"""
+
+import re
 from collections.abc import Mapping
 
 from errors import DataError
 from protocols import Tokenizer
 
 BREAK = "\n"
+PLACEHOLDER = re.compile(r"(<(?:User|TargetItem)ID\d?>)")
+INPUT_WITH_VECTORS = (
+    "User Preference: {liked}\nUser Unpreference: {disliked}\nUser Feature: <UserID>\n"
+    "Whether the user {question} the target {noun} {target} with the feature <TargetItemID>?"
+)
+WITH_VECTORS = (
+    "#Question: A user has given high ratings to the following {noun}s: {liked}. Additionally, we have information "
+    "about the user's preferences encoded in the feature <UserID>. Using all available information, make a prediction "
+    "about whether the user {question} the {noun} titled {target} with the feature <TargetItemID>? "
+    'Answer with "Yes" or "No". {line_break}#Answer:'
+)
+PROMPT4NR = (  # CoLLM's form of Prompt4NR: each feature is three vectors, between which the published dots stay
+    "#Question: <UserID1>.<UserID2>.<UserID3> {liked} [SEP] <TargetItemID1>.<TargetItemID2>.<TargetItemID3> {target} "
+    "[SEP] Using all available information, make a prediction about whether the user {question} the {noun}? "
+    'Answer with "Yes" or "No". {line_break}#Answer:'
+)
+PLACES_OF_SOFT_PROMPT = tuple(PLACEHOLDER.findall(PROMPT4NR))
+# The templates with placeholders, by what stands there: a recommender's vectors, or learnt ones.
+WITH_COLLABORATIVE, WITH_SOFT_PROMPT = ("collm", "collm-released"), ("prompt4nr",)
+
+
+def filled_in(form: str, fields: dict[str, str]) -> str | tuple[str, ...]:
+    """The form with its fields, split at the placeholders that it has: one that a title contains is text."""
+    parts = tuple(part if i % 2 else part.format(**fields) for i, part in enumerate(PLACEHOLDER.split(form)))
+    return parts if len(parts) > 1 else parts[0]
 
 
 def encode_parts(prompts: list[tuple[tuple[str, ...], Mapping[str, int]]], tokenizer: Tokenizer) -> list[list[int]]:

@@ -14,12 +14,12 @@ Templates (`--template`):
   collm, collm-released, prompt4nr  with placeholders, for vectors that are no token's: docs/collaborative.md
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from data.interactions import Dataset, Interaction, Item
+from data.parts import INPUT_WITH_VECTORS, PROMPT4NR, WITH_VECTORS, filled_in
 from errors import FlagError
 
 
@@ -102,11 +102,6 @@ INSTRUCTION = (
 INPUT = (
     "User Preference: {liked}\nUser Unpreference: {disliked}\nWhether the user {question} the target {noun} {target}?"
 )
-PLACEHOLDER = re.compile(r"(<(?:User|TargetItem)ID\d?>)")
-INPUT_WITH_VECTORS = (
-    "User Preference: {liked}\nUser Unpreference: {disliked}\nUser Feature: <UserID>\n"
-    "Whether the user {question} the target {noun} {target} with the feature <TargetItemID>?"
-)
 WRITTEN_BY = " written by "
 # The paper prints "will likes", which is mended, and no frame around the two parts; here it is ALPACA.
 PRINTED = (
@@ -145,16 +140,10 @@ def _fields(row: Interaction, data: Dataset, question: str) -> dict[str, str]:
     return {"liked": liked, "disliked": disliked, "question": question, "noun": data.noun, "target": target}
 
 
-def _filled_in(form: str, fields: dict[str, str]) -> str | tuple[str, ...]:
-    """The form with its fields, split at the placeholders that it has: one that a title contains is text."""
-    parts = tuple(part if i % 2 else part.format(**fields) for i, part in enumerate(PLACEHOLDER.split(form)))
-    return parts if len(parts) > 1 else parts[0]
-
-
 def _tallrec_with_vectors(row: Interaction, data: Dataset, question: str) -> str | tuple[str, ...]:
     # No paper has this form: CoLLM's two sentences about its features, in TALLRec's frame.
     form = ALPACA.format(header=HEADER, instruction=INSTRUCTION, input=INPUT_WITH_VECTORS)
-    return _filled_in(form, _fields(row, data, question))
+    return filled_in(form, _fields(row, data, question))
 
 
 def _with_author(item: Item) -> str:
@@ -188,17 +177,6 @@ QUESTION = (
     "#Question: A user has given high ratings to the following {noun}s: {liked}. Leverage the information to predict "
     'whether the user {question} the {noun} titled {target}? Answer with "Yes" or "No". {line_break}#Answer:'
 )
-WITH_VECTORS = (
-    "#Question: A user has given high ratings to the following {noun}s: {liked}. Additionally, we have information "
-    "about the user's preferences encoded in the feature <UserID>. Using all available information, make a prediction "
-    "about whether the user {question} the {noun} titled {target} with the feature <TargetItemID>? "
-    'Answer with "Yes" or "No". {line_break}#Answer:'
-)
-PROMPT4NR = (  # CoLLM's form of Prompt4NR: each feature is three vectors, between which the published dots stay
-    "#Question: <UserID1>.<UserID2>.<UserID3> {liked} [SEP] <TargetItemID1>.<TargetItemID2>.<TargetItemID3> {target} "
-    "[SEP] Using all available information, make a prediction about whether the user {question} the {noun}? "
-    'Answer with "Yes" or "No". {line_break}#Answer:'
-)
 PUBLISHED = ("\\n", "unkow")  # in the published text the line break is the two characters `\n`, and no history `unkow`
 
 
@@ -213,7 +191,7 @@ def _collm(
         "target": f'"{data.catalogue[row.target].title.strip(" ")}"',
         "line_break": line_break,
     }
-    return _filled_in(form, fields)
+    return filled_in(form, fields)
 
 
 COLLM = Wording(
@@ -239,9 +217,6 @@ COLLM = Wording(
 )
 
 WORDINGS = {"tallrec": TALLREC, "collm": COLLM}
-PLACES_OF_SOFT_PROMPT = tuple(PLACEHOLDER.findall(PROMPT4NR))
-# The templates with placeholders, by what stands there: a recommender's vectors, or learnt ones.
-WITH_COLLABORATIVE, WITH_SOFT_PROMPT = ("collm", "collm-released"), ("prompt4nr",)
 # What --template takes; a wording may lack some of them.
 TEMPLATES = tuple(dict.fromkeys(name for wording in WORDINGS.values() for name in wording.templates))
 RENAMED = {"paper": "tallrec"}  # names that --template had before, as runs may have recorded them

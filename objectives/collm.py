@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data.pairs import EncodedPair
 from data.splits import SIGMOID, SOFTMAX
-from loss import log_probabilities, token_kl, two_answer_cross_entropy, yes_logit_loss
+from loss import log_probabilities, token_kl
 from model.llama import Llama
 from objectives.base import Objective, PairLoss, answer_logits, rows_in_blocks
 from tensors import on_device
@@ -17,6 +18,22 @@ PUBLISHED = {  # how CoLLM trains on ML-1M; a smaller base has a preset of its o
     **{"lr": 1e-3, "batch_size": 16, "warmup_steps": 200, "eval_every": 50, "max_steps": 10_000, "epochs": 1000},
     **{"weight_decay": 1e-3, "lora_dropout": 0.05, "schedule": "cosine", "end_lr": 8e-5},
 }
+
+
+def yes_logit_loss(logits: Tensor, yes: Tensor, right: Tensor) -> Tensor:
+    """Binary cross-entropy of z = the raw logit of yes: -log sigmoid(z) where yes is right, else -log sigmoid(-z).
+
+    logits: (B, V); yes: (B,) int64, its id; right: (B,) bool. Returns (B,). No softmax: the logits of all other tokens,
+    no among them, have no influence and no gradient. d/dz = sigmoid(z) - right. Source: the public code of CoLLM.
+    """
+    z = logits.gather(1, yes[:, None])[:, 0].to(torch.promote_types(logits.dtype, torch.float32))
+    return F.binary_cross_entropy_with_logits(z, right.to(z.dtype), reduction="none")
+
+
+def two_answer_cross_entropy(logits: Tensor, yes: Tensor, no: Tensor, right: Tensor) -> Tensor:
+    """-log of the right answer's share of P(yes) + P(no): yes_logit_loss of z = z_yes - z_no. Shapes as there."""
+    z = logits.to(torch.promote_types(logits.dtype, torch.float32)).gather(1, torch.stack((yes, no), 1))  # (B, 2)
+    return F.binary_cross_entropy_with_logits(z[:, 0] - z[:, 1], right.to(z.dtype), reduction="none")
 
 
 class _Answers(NamedTuple):
@@ -55,7 +72,7 @@ class CoLLM(Objective):
         return {name: (value, "collm") for name, value in {**PUBLISHED, "kl_weight": 0.0}.items()}
 
     def loss(self, model: Llama, pairs: list[EncodedPair], pairs_in_step: int) -> PairLoss:
-        """loss.yes_logit_loss, mean over the pairs of the step."""
+        """yes_logit_loss, mean over the pairs of the step."""
         answers = _first_answers(model, pairs, 1)
         bce = yes_logit_loss(answers.logits, answers.yes, answers.right)  # (P,)
         return PairLoss(bce.sum() / pairs_in_step, {"ce_pos": bce}, answers.tokens)

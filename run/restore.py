@@ -6,7 +6,7 @@ from pathlib import Path
 from cli.flags import Resolved
 from cli.model import ModelFlags
 from cli.train import BaseFlags, MachineFlags, ObjectiveFlags, PairFlags, TrainFlags, VectorFlags, is_small
-from data.prompts import WITH_COLLABORATIVE, WITH_SOFT_PROMPT
+from data.parts import WITH_COLLABORATIVE, WITH_SOFT_PROMPT
 from errors import FlagError
 from lora.adapter import read_adapter_config
 from machine.device import native_precision, pick_device

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cli.train import TrainFlags
 from data.interactions import Dataset, Interaction
-from data.prompts import PLACES_OF_SOFT_PROMPT
+from data.parts import PLACES_OF_SOFT_PROMPT
 from errors import RunError, notice, quoted
 from files import read_whole, write_bytes, write_json
 from lora.adapter import WEIGHTS

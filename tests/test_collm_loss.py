@@ -14,10 +14,9 @@ from data.interactions import Interaction
 from data.pairs import EncodedPair, Row
 from data.splits import Split
 from lora.inject import add_lora
-from loss import two_answer_cross_entropy, yes_logit_loss
 from metrics import Scored, auc
 from model.soft_tokens import MappedVectors, add_vectors
-from objectives.collm import CoLLM, LCFTCoLMF
+from objectives.collm import CoLLM, LCFTCoLMF, two_answer_cross_entropy, yes_logit_loss
 from run.outcome import collapse_lines, new_prompt_lines
 from scoring.splits import positive_auc, score_split
 from tensors import trainable_parameters
