@@ -25,7 +25,13 @@ class PairFlags(DataFlags):
     """Pairs and prompts."""
 
     shots: str = flag("64", "training pairs drawn from the training split: a number, or all")
-    template: str = flag("tallrec", "wording of the prompts, see docs/method.md", choices=TEMPLATES, renamed=RENAMED)
+    template: str = flag(
+        "tallrec",
+        f"wording of the prompts: {', '.join(TEMPLATES)}; see docs/method.md and docs/collaborative.md",
+        choices=TEMPLATES,
+        renamed=RENAMED,
+        metavar="NAME",
+    )
     max_len: int = flag(512, "tokens; longer prompts lose their oldest history items", low=8)
     drop_long: bool = flag(False, "leave out rows whose prompt is longer than --max-len even without any history")
     valid_rows: int = flag(None, "choose the best state on a seeded subset of this many validation rows", low=2)
@@ -236,8 +242,6 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
         problems.append("--fsdp: does not cut an int8 base; leave --base-dtype out")
     problems += data_problems(flags.data, resolved)
     problems += vector_problems(flags, given)
-    if flags.schedule == "linear" and "end_lr" in given:
-        problems.append("--end-lr: has no effect with --schedule linear, which ends at 0")
     if flags.init_adapter:
         problems += [
             f"{flag_name(name)}: is taken from --init-adapter; leave it out"
@@ -259,8 +263,10 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
 
 
 def vector_problems(flags: TrainFlags, given: set[str]) -> list[str]:
-    """A line for every flag about vectors in the prompt that is unused or contradicts another."""
+    """A line for every flag about vectors in the prompt, and CoLLM's schedule, that is unused or contradicts another."""
     problems = []
+    if flags.schedule == "linear" and "end_lr" in given:
+        problems.append("--end-lr: has no effect with --schedule linear, which ends at 0")
     if flags.collaborative:
         method, _, folder = flags.collaborative.partition(":")
         if method not in WITH_VECTORS or not folder:

@@ -50,6 +50,7 @@ class Dataset:
     noun: what the prompts call an item; wording: which prompts they are, a key of data.prompts.WORDINGS
     selection: the validation rows that choose the best state in training; all of `valid` if None
     vectors: of a row the ids that stand at the placeholders of its prompt, {placeholder: id}; None: without vectors
+    examples: of a row the training rows that its prompt begins with, answered; None: without
     """
 
     name: str
@@ -62,6 +63,7 @@ class Dataset:
     wording: str = DEFAULT_WORDING
     selection: list[Interaction] | None = None
     vectors: Callable[[Interaction], Mapping[str, int]] | None = None
+    examples: Callable[[Interaction], tuple[Interaction, ...]] | None = None
 
     def selection_rows(self) -> list[Interaction]:
         """The validation rows that choose the best state."""

@@ -67,11 +67,16 @@ def prompt_pair(row: Interaction, data: Dataset, template: str = "tallrec", ques
     row, question = as_shown(row, data.wording), question or wording.dislike
     if template not in wording.templates:
         raise FlagError(f"--template {template}: not for --data {data.name}; choose {' or '.join(wording.templates)}")
-    write = wording.templates[template]
-    same_answer = wording.held_out.get(question, False)  # as to `like`
-    prompts = write(row, data, wording.like), write(row, data, question)
-    answers = wording.answers[row.label], wording.answers[row.label == same_answer]
-    parts = () if isinstance(prompts[0], str) else prompts
+    write, prompts, answers = wording.templates[template], [], []
+    for asked, same_answer in ((wording.like, True), (question, wording.held_out.get(question, False))):  # as to `like`
+        before = ""
+        for example in data.examples(row) if data.examples else ():  # questions of other rows, answered
+            worked = write(as_shown(example, data.wording), data, asked)
+            before += worked + wording.answers[example.label == same_answer] + "\n\n"
+        prompt = write(row, data, asked)
+        prompts.append(before + prompt if before else prompt)
+        answers.append(wording.answers[row.label == same_answer])
+    parts = () if isinstance(prompts[0], str) else tuple(prompts)
     return PromptPair(*map("".join, prompts), *answers, parts)
 
 

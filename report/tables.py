@@ -25,6 +25,9 @@ METRICS = (  # (name in results.json, label)
 )
 
 
+LABELS = dict(METRICS)
+
+
 def provenance(results: dict) -> str:
     """Data and base model in a few words; simulated data and the demo model are always named."""
     data = "SIMULATED stand-in data" if results["data_source"] == STAND_IN else results["data_source"]
@@ -47,6 +50,11 @@ def prompts_in_words(results: dict) -> str:
         table = ", trained too" if results["trained_table"] else ""
         return f"vectors of {method} in the prompts{table}, tuning {results['tuning']}"
     return f"six learnt vectors in the prompts, {results['soft_prompt']} start" if results.get("soft_prompt") else ""
+
+
+def examples_in_words(results: dict) -> str:
+    """The worked examples of in-context learning; "" without."""
+    return f"{results['examples']} examples, seed {results['examples_seed']}" if "examples" in results else ""
 
 
 def probability_in_words(results: dict) -> str:
@@ -73,9 +81,27 @@ def result_table(results: dict, split: str) -> str:
 
 def score_table(results: dict) -> str:
     """The metrics of eval.py with 95 % intervals over users; below, the rows without learning."""
-    subject = (provenance(results), adapter_in_words(results), probability_in_words(results))
-    head = [*wrapped(score_in_words(results)), "", *wrapped("; ".join(filter(None, subject)))]
-    return "\n".join(["", *head, *_table(results["split"], {"value": results}, results), *caution(results)])
+    words = (provenance, adapter_in_words, examples_in_words, probability_in_words)
+    subject = "; ".join(filter(None, (part(results) for part in words)))
+    head = [*wrapped(score_in_words(results)), "", *wrapped(subject)]
+    tables = _table(results["split"], {"value": results}, results) + prior_lines(results.get("prior_corrected"))
+    return "\n".join(["", *head, *tables, *caution(results)])
+
+
+def prior_lines(corrected: dict | None) -> list[str]:
+    """How the answers change if the base's inclination, its mean log-odds on validation rows, is taken away."""
+    if corrected is None:
+        return []
+    means = corrected["mean_log_odds"]
+    lines = [
+        "",
+        *wrapped(
+            f'less the mean log-odds of Yes on validation rows, {means["z_pos"]:+.2f} to "like" and '
+            f'{means["z_neg"]:+.2f} to "dislike":'
+        ),
+    ]
+    names = ("accuracy", "contradiction_rate", "group_accuracy", "ece")
+    return lines + [f"{LABELS.get(name, name):36}{interval_cell(corrected, name):>24}" for name in names]
 
 
 def change_in_words(results: dict, split: str) -> str:
