@@ -42,6 +42,7 @@ from protocols import Tokenizer
 from report.audit_page import LONGEST_STYLE, PAGE_HEADING, audit_page
 from report.audit_text import audit_text
 from run.restore import resolve_settings, restore_model
+from run.vectors import has_vectors
 from tensors import trainable_parameters
 
 
@@ -88,6 +89,8 @@ def main(argv: list[str]) -> None:
         raise DataError(
             f"--sample {flags.sample}: the {flags.split} split has {len(rows):,} rows; choose 0 to {len(rows) - 1}"
         )
+    if has_vectors(Path(flags.run or "")):
+        raise RunError(f"--run {flags.run}: has vectors in its prompts, which are no tokens; audit a run without them")
     row = rows[flags.sample]
     model, tokenizer = restore_model(flags, settings)
     adapter = flags.run or flags.adapter

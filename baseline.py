@@ -43,12 +43,12 @@ from run.recommender import (
     encode_task,
     load_task,
     open_run,
-    read_setting,
     scores_of,
     train,
 )
 from run.resume import OF_BASELINE, flags_of_config, flags_of_run
 from run.search import Budget, search
+from run.settings import read_setting
 from scoring.splits import labels_of, users_of, without_learning
 from tensors import trainable_parameters
 

@@ -17,21 +17,28 @@ import installed  # noqa: F401
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from cli.data import data_problems, load_data
 from cli.flags import Resolved, flag, flag_of_run, parse_flags
 from cli.model import RunDataFlags, model_problems
 from cli.train import TrainFlags
 from cli.verb import run_verb
+from data.examples import with_examples
+from data.interactions import Dataset
 from data.prompts import WORDINGS
-from data.splits import Split, Wanted, chosen_rows, encode_split, encode_wanted
+from data.splits import READINGS, Split, Wanted, chosen_rows, encode_split, encode_wanted
 from errors import DataError, FlagError, answer, notice
 from files import write_json, write_text
 from machine import ranks
 from metrics import Scored, evaluate
 from model.demo import base_in_results, model_folder
+from model.llama import Llama
+from objectives.by_name import make_objective
+from protocols import Tokenizer
 from report.run_page import score_page
 from report.tables import score_table, wording_table
 from run.merge import refuse_merging_twice, refuse_unusable_output
@@ -39,6 +46,7 @@ from run.outcome import write_merged_on_request
 from run.page import PAGE, shown_score
 from run.predictions import write_predictions
 from run.restore import resolve_settings, restore_model
+from run.vectors import restore_vectors
 from scoring.splits import score_split, score_wording, trained_wording, without_learning
 
 
@@ -49,6 +57,13 @@ class EvalFlags(RunDataFlags):
     split: str = flag("test", "which rows", choices=("test", "valid"))
     rows: int = flag(None, "score a seeded subset of this many rows of the split", low=1)
     drop_long: bool = flag_of_run(TrainFlags, "drop_long")
+    examples: int = flag(
+        None, "in-context learning: so many worked examples from the training rows in front, half of them liked", low=0
+    )
+    examples_seed: int = flag(0, "draws the examples", low=0, high=2**32 - 1)
+    probability: str = flag(
+        None, "of Yes: softmax over Yes and No, or sigmoid of Yes alone; default: what was trained", choices=READINGS
+    )
     negations: bool = flag(False, "ask in words that training never used, too: negations, and paraphrases as a control")
     merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base", metavar="DIR")
     out: str = flag(
@@ -67,6 +82,10 @@ def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
         problems.append(f"--out {flags.out}: is not a folder")
     if flags.merge_out and not flags.run and not flags.adapter:
         problems.append("--merge-out: there is no adapter to merge; say which with --run or --adapter")
+    if flags.examples is None and resolved.sources["examples_seed"] == "flag":
+        problems.append("--examples-seed: has no effect without --examples")
+    if flags.examples is not None and flags.examples % 2:
+        problems.append(f"--examples {flags.examples}: half of them are liked; choose an even number")
     if problems:
         raise FlagError("\n".join(problems))
 
@@ -90,7 +109,11 @@ def main(argv: list[str]) -> None:
     wanted = Wanted(
         flags.split, settings.template, settings.max_len, settings.drop_long, flags.rows, questions=questions
     )
-    split = encode_wanted(getattr(data, flags.split), data, tokenizer, wanted)
+    data = restore_vectors(model, data, Path(flags.run or ""))
+    if flags.examples is not None:
+        data = with_examples_in_front(flags, data)
+    reading = flags.probability or make_objective(vars(settings)).reading
+    split = replace(encode_wanted(getattr(data, flags.split), data, tokenizer, wanted), reading=reading)
     scored = score_split(model, split, f"{data.name} {flags.split}")
     results = {
         "run": flags.run,
@@ -100,16 +123,19 @@ def main(argv: list[str]) -> None:
         "data_source": data.source,
         "template": settings.template,
         "split": flags.split,
+        "probability": reading,
         **evaluate(scored),
         **without_learning(data.train, split.rows),
     } | chosen_rows(split)
+    if flags.examples is not None:
+        rows = data.selection_rows()
+        wanted = replace(wanted, split="validation", count=flags.rows and min(flags.rows, len(rows)), questions=())
+        valid = replace(encode_wanted(rows, data, tokenizer, wanted), reading=reading)
+        corrected = prior_corrected(scored, score_split(model, valid, "validation, for the prior"))
+        results |= {"examples": flags.examples, "examples_seed": flags.examples_seed, "prior_corrected": corrected}
     answer(score_table(results), aside=flags.json)
     if flags.negations:
-        words = WORDINGS[data.wording]
-        results["negations"] = [trained_wording(scored, words.dislike)]
-        for question, same in words.held_out.items():
-            other = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
-            results["negations"].append(score_wording(model, scored, other, question, same))
+        results["negations"] = other_wordings(model, tokenizer, data, split, settings, scored)
         answer(wording_table(results["negations"]), aside=flags.json)
     if ranks.is_first():
         command = f"python eval.py {shlex.join(argv)}"
@@ -118,6 +144,39 @@ def main(argv: list[str]) -> None:
         write_merged_on_request(model, settings.model, Path(adapter or ""), flags.merge_out)
         if flags.json:
             print(json.dumps(results, allow_nan=False))
+
+
+def other_wordings(
+    model: Llama, tokenizer: Tokenizer, data: Dataset, split: Split, settings: TrainFlags, scored: Scored
+) -> list[dict]:
+    """How the answers to the question of training, and to those that training never asked, agree with "will like"."""
+    words = WORDINGS[data.wording]
+    found = [trained_wording(scored, words.dislike)]
+    for question, same in words.held_out.items():
+        other = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
+        found.append(score_wording(model, scored, replace(other, reading=split.reading), question, same))
+    return found
+
+
+def with_examples_in_front(flags: EvalFlags, data: Dataset) -> Dataset:
+    """The data set of in-context learning. Raises FlagError if its prompts have vectors, which no example has."""
+    if flags.examples and data.vectors:
+        raise FlagError("--examples: the prompts of this run have vectors, and a worked example has none; leave it out")
+    return with_examples(data, flags.examples, flags.examples_seed)
+
+
+def prior_corrected(scored: Scored, valid: Scored) -> dict:
+    """The metrics of both answers' log-odds less their means over validation rows, and these means.
+
+    A base that is inclined to say Yes says it whoever is asked. The order within a split, and so each AUC of one
+    question, does not change; answers, contradictions and calibration do.
+    """
+    means = {side: float(getattr(valid, side).mean()) for side in ("z_pos", "z_neg")}
+    logs = {}
+    for side, mean in means.items():
+        z = getattr(scored, side) - mean
+        logs |= {f"log_yes_{side[2:]}": -np.logaddexp(0, -z), f"log_no_{side[2:]}": -np.logaddexp(0, z)}
+    return {"mean_log_odds": means, **evaluate(replace(scored, **logs))}
 
 
 def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored, page: str) -> None:

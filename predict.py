@@ -41,12 +41,15 @@ from machine import ranks
 from metrics import Scored, rankings, row_metrics
 from model.demo import base_in_results, is_demo
 from model.llama import Llama
+from objectives.by_name import make_objective
 from protocols import Tokenizer
 from report.predictions import batch_summary, prediction_table, shown_prompts
 from run.asked import Asked, what_is_asked
 from run.base import base_tokenizer
+from run.catalogue import ids_of_titles
 from run.interactive import ask_at_terminal, converse, open_oracle
 from run.restore import resolve_settings, restore_model
+from run.vectors import has_vectors, restore_for_titles
 from scoring.splits import score_split
 
 SCORES = ("target", "p_yes_positive", "p_yes_negative", "score", "rank", "contradiction")
@@ -70,6 +73,7 @@ def main(argv: list[str]) -> None:
         print(json.dumps(prompts) if flags.json else shown_prompts(prompts))
         return
     model, tokenizer = restore_model(flags, settings)
+    asked = with_vectors(model, asked, flags)
     rows, scores, counts = score_groups(model, tokenizer, asked, settings, flags)
     results = {
         "run": flags.run,
@@ -77,6 +81,7 @@ def main(argv: list[str]) -> None:
         "adapter": flags.adapter,
         "template": settings.template,
         "noun": asked.data.noun,
+        "probability": make_objective(vars(settings)).reading,
         "stand_in": is_demo(settings.model) or config.get("data_source") == STAND_IN,
     }
     if flags.catalogue is not None:
@@ -108,7 +113,7 @@ def score_groups(
         if not rows:  # the history has the whole catalogue
             continue
         pairs, lost = encode_pairs(rows, asked.data, tokenizer, settings.template, settings.max_len)
-        split = Split(rows, pairs, lost, answers)
+        split = Split(rows, pairs, lost, answers, reading=make_objective(vars(settings)).reading)
         scores = predictions(rows, score_split(model, split, "titles" if flags.input or flags.catalogue else None))
         for both in contradictions:
             contradictions[both] += sum(values["contradiction"] == both for values in scores)
@@ -131,6 +136,15 @@ def score_groups(
             f"{scored_rows / seconds:.1f} titles a second"
         )
     return kept, shown, {"scored": scored_rows, "contradictions": contradictions}
+
+
+def with_vectors(model: Llama, asked: Asked, flags: PredictFlags) -> Asked:
+    """The same with the vectors of the run, if its prompts have any; users and titles are looked up in its data."""
+    folder = Path(flags.run or "")
+    if not has_vectors(folder):
+        return asked
+    rows = [row for rows in asked.groups() for row in rows]
+    return replace(asked, data=restore_for_titles(model, asked.data, rows, folder, ids_of_titles(folder)))
 
 
 def predictions(rows: list[Interaction], scored: Scored) -> list[dict]:

@@ -123,7 +123,13 @@ class ShowFlags(DataFlags):
     split: str = flag("train", "where the samples are from", choices=SPLITS)
     sample: int = flag(1, "samples to print", low=0)
     seed: int = flag(0, "draws the samples", low=0, high=2**32 - 1)
-    template: str = flag("tallrec", "wording of the prompts", choices=TEMPLATES, renamed=RENAMED)
+    template: str = flag(
+        "tallrec",
+        f"wording of the prompts: {', '.join(TEMPLATES)}",
+        choices=TEMPLATES,
+        renamed=RENAMED,
+        metavar="NAME",
+    )
     model: str = flag("demo", "whose tokenizer counts: a folder with a tokenizer, or demo", metavar="DIR")
     max_len: int = flag(512, "tokens; how many prompts are longer is counted", low=8)
     rows: int = flag(20_000, "rows of a split whose tokens are counted, at most", low=1)

@@ -15,6 +15,7 @@ resumed; 130 and 143 stopped at once by these two; 1 a bug. docs/reliability.md 
 
 import installed  # noqa: F401
 
+import math
 import time
 
 import numpy as np
@@ -75,7 +76,7 @@ def fine_tune(
         while not progress.is_over(total_steps, flags.patience):
             step, started = progress.step, time.perf_counter()
             due = (step + 1) % flags.eval_every == 0 or step + 1 == total_steps
-            lr = learning_rate(step, total_steps, flags.lr, flags.warmup_steps)
+            lr = learning_rate(step, total_steps, flags)
             batch = batch_of_step(pairs, step, steps_per_epoch, flags.batch_size, flags.seed)
             with error_context(f"step {step + 1}"):
                 sums = accumulate_gradients(model.train(), batch, objective, flags.micro_batch_size)
@@ -154,11 +155,17 @@ def accumulate_gradients(
     return sums
 
 
-def learning_rate(step: int, total_steps: int, peak: float, warmup_steps: int) -> float:
-    """Linear from peak / warmup_steps up to the peak, then linear down to 0 at total_steps."""
-    warm_up = min(1.0, (step + 1) / max(1, warmup_steps))
-    decay = min(1.0, (total_steps - step) / max(1, total_steps - warmup_steps))
-    return peak * min(warm_up, decay)
+def learning_rate(step: int, total_steps: int, flags: OptimisationFlags) -> float:
+    """Linear from lr / warmup_steps up to lr, then linear down to 0 at total_steps, or along a cosine to end_lr.
+
+    The cosine is counted from step 0, as CoLLM's code does, so that after the warm-up it begins a little below lr.
+    """
+    warm_up = min(1.0, (step + 1) / max(1, flags.warmup_steps))
+    if flags.schedule == "cosine":
+        cosine = flags.end_lr + (flags.lr - flags.end_lr) * (1 + math.cos(math.pi * step / total_steps)) / 2
+        return flags.lr * warm_up if step < flags.warmup_steps else cosine
+    decay = min(1.0, (total_steps - step) / max(1, total_steps - flags.warmup_steps))
+    return flags.lr * min(warm_up, decay)
 
 
 if __name__ == "__main__":

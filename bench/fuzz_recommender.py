@@ -8,7 +8,7 @@ from pathlib import Path
 import baseline
 import compare
 from bench.fuzz_made import World
-from run.recommender import read_setting
+from run.settings import read_setting
 
 METHOD = ["--method", "gru4rec", "--dim", "4", "--batch-size", "8"]
 

@@ -3,17 +3,22 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from baselines.vectors import READS_HISTORIES, WITH_VECTORS
 from cli.data import DataFlags, data_problems
 from cli.flags import Resolved, flag, flag_name
+from data.parts import WITH_COLLABORATIVE, WITH_SOFT_PROMPT
 from data.prompts import RENAMED, TEMPLATES
 from errors import CheckpointError, FlagError
 from machine import ranks
 from machine.device import BASE_DTYPES, DTYPES, native_precision
 from metrics import DEFAULT_SELECTION, SELECTABLE
 from model.demo import is_demo, model_folder
+from model.soft_tokens import INITIAL
 from model.weights import parameter_count, read_llama_config
 from objectives.by_name import OBJECTIVES, flags_of, make_objective
 from objectives.paper import Paper
+
+TUNINGS = ("default", "t1", "t2", "t3")
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,13 @@ class PairFlags(DataFlags):
     """Pairs and prompts."""
 
     shots: str = flag("64", "training pairs drawn from the training split: a number, or all")
-    template: str = flag("tallrec", "wording of the prompts, see docs/method.md", choices=TEMPLATES, renamed=RENAMED)
+    template: str = flag(
+        "tallrec",
+        f"wording of the prompts: {', '.join(TEMPLATES)}; see docs/method.md and docs/collaborative.md",
+        choices=TEMPLATES,
+        renamed=RENAMED,
+        metavar="NAME",
+    )
     max_len: int = flag(512, "tokens; longer prompts lose their oldest history items", low=8)
     drop_long: bool = flag(False, "leave out rows whose prompt is longer than --max-len even without any history")
     valid_rows: int = flag(None, "choose the best state on a seeded subset of this many validation rows", low=2)
@@ -50,6 +61,36 @@ class ObjectiveFlags:
         Paper.kl_cap, "nats; a pair whose KL is above sends no KL gradient; margin: 1 by default", low=0
     )
     train_on_prompt: bool = flag(False, "tallrec: cross-entropy over prompt and answer, as TALLRec's script")
+    main_loss: str = flag(
+        "bce-yes", "lcft-colmf: in the place of Eq. 1, docs/collaborative.md", choices=("bce-yes", "ce")
+    )
+    lcft_stage: str = flag(
+        "2", "lcft-colmf: the stage that has negative prompts and the KL", choices=("1", "2", "both")
+    )
+
+
+@dataclass(frozen=True)
+class VectorFlags:
+    """Vectors in the prompt."""
+
+    collaborative: str = flag(
+        None,
+        f"the run of baseline.py whose vectors of user and item stand in the prompt: {', '.join(WITH_VECTORS)}",
+        metavar="METHOD:DIR",
+    )
+    stage: int = flag(
+        1, "of CoLLM; 1: LoRA by the text prompt; 2: --collaborative's mapping, LoRA frozen", low=1, high=2
+    )
+    train_collaborative: bool = flag(False, "train the vectors of --collaborative too, and not their mapping alone")
+    tuning: str = flag("default", "CoLLM's variant of what is trained, docs/collaborative.md", choices=TUNINGS)
+    soft_prompt: str = flag(
+        "none", "Prompt4NR-V: learnt vectors in the prompt, and how they start", choices=("none", *INITIAL)
+    )
+
+    @property
+    def trains_table(self) -> bool:
+        """Whether the recommender's vectors are trained."""
+        return self.train_collaborative or self.tuning in ("t1", "t2")
 
 
 @dataclass(frozen=True)
@@ -70,7 +111,9 @@ class OptimisationFlags:
 
     lr: float = flag(1e-4, "peak learning rate of AdamW", low=0, high=10)
     weight_decay: float = flag(1e-3, "AdamW's, on what is trained", low=0, high=10)
-    warmup_steps: int = flag(20, "optimizer steps of linear warm-up, then linear decay to 0", low=0)
+    warmup_steps: int = flag(20, "optimizer steps of linear warm-up, then decay to 0", low=0)
+    schedule: str = flag("linear", "how the learning rate decays", choices=("linear", "cosine"))
+    end_lr: float = flag(0.0, "where --schedule cosine ends", low=0, high=10)
     clip: float = flag(1.0, "largest gradient norm", low=1e-9)
     epochs: int = flag(200, "passes over the shots, at most", low=1, high=10**6)
     max_steps: int = flag(0, "optimizer steps, at most; 0 for no limit", low=0)
@@ -122,7 +165,9 @@ class OutputFlags:
 
 
 @dataclass(frozen=True)
-class TrainFlags(OutputFlags, MachineFlags, OptimisationFlags, LoRAFlags, ObjectiveFlags, BaseFlags, PairFlags):
+class TrainFlags(
+    OutputFlags, MachineFlags, OptimisationFlags, LoRAFlags, VectorFlags, ObjectiveFlags, BaseFlags, PairFlags
+):
     """Defaults are those of a 7B base (Appendix B of the paper, TALLRec); presets follow below."""
 
 
@@ -151,13 +196,19 @@ SMALL_BASE = 10**9
 
 def presets(values: dict) -> dict:
     """{flag: (value, source)} for what the model and the objective decide unless a flag does."""
-    chosen = {}
+    of_objective = OBJECTIVES[values["objective"]].presets(values["data"])
+    chosen = {name: (value, f"preset {source}") for name, (value, source) in of_objective.items()}
+    if values["collaborative"]:
+        kind, own = "collaborative", {"template": "collm", "stage": 1 if values["tuning"] == "t3" else 2}
+        chosen |= {name: (value, f"preset {kind}") for name, value in own.items()}
+    if values["soft_prompt"] != "none":
+        own = {"template": "prompt4nr", "lr": 1e-2 if values["data"] == "amazon-book" else 1e-4}
+        chosen |= {name: (value, "preset soft prompt") for name, value in own.items()}
     kind, preset = ("demo", DEMO_PRESET) if is_demo(values["model"]) else ("small base", SMALL_PRESET)
     if kind == "demo" or is_small(values["model"]):
         preset = preset | {"precision": native_precision(values["device"])}
         chosen |= {name: (value, f"preset {kind}") for name, value in preset.items()}
-    of_objective = OBJECTIVES[values["objective"]].presets(values["data"])
-    return chosen | {name: (value, f"preset {source}") for name, (value, source) in of_objective.items()}
+    return chosen
 
 
 def is_small(model: str) -> bool:
@@ -194,6 +245,7 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     if flags.fsdp and flags.base_dtype == "int8":
         problems.append("--fsdp: does not cut an int8 base; leave --base-dtype out")
     problems += data_problems(flags.data, resolved)
+    problems += vector_problems(flags, given)
     if flags.init_adapter:
         problems += [
             f"{flag_name(name)}: is taken from --init-adapter; leave it out"
@@ -212,6 +264,62 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
         problems.append(str(error))
     if problems:
         raise FlagError("\n".join(problems))
+
+
+def vector_problems(flags: TrainFlags, given: set[str]) -> list[str]:
+    """A line for every flag about vectors in prompts, and CoLLM's schedule, that is unused or contradicts another."""
+    problems = []
+    if flags.schedule == "linear" and "end_lr" in given:
+        problems.append("--end-lr: has no effect with --schedule linear, which ends at 0")
+    if flags.collaborative:
+        method, _, folder = flags.collaborative.partition(":")
+        if method not in WITH_VECTORS or not folder:
+            problems.append(
+                f"--collaborative {flags.collaborative}: expected METHOD:DIR, a run of baseline.py whose method is "
+                f"{' or '.join(WITH_VECTORS)}"
+            )
+        if flags.trains_table and method in READS_HISTORIES:
+            problems.append(f"--collaborative {flags.collaborative}: its users are histories; its vectors stay frozen")
+        if flags.soft_prompt != "none":
+            problems.append("--soft-prompt: contradicts --collaborative; leave one of them out")
+        if flags.tuning == "t3" and flags.stage == 2:
+            problems.append("--stage 2: --tuning t3 has one stage, which trains LoRA and the mapping; leave it out")
+        if flags.tuning != "t3" and flags.stage == 1:
+            problems.append("--stage 1: trains LoRA by the text prompt; leave --collaborative out, or say --tuning t3")
+    else:
+        names = [name for name in ("train_collaborative", "tuning") if name in given]
+        problems += [f"{flag_name(name)}: has no effect without --collaborative" for name in names]
+    if flags.stage == 2 and not flags.collaborative:
+        problems.append("--stage 2: say with --collaborative METHOD:DIR which vectors stand in the prompt")
+    if flags.stage == 2 and not flags.init_adapter:
+        problems.append(
+            "--stage 2: say with --init-adapter DIR where the adapter of stage 1 is, such as its run folder"
+        )
+    return problems + place_problems(flags)
+
+
+def place_problems(flags: TrainFlags) -> list[str]:
+    """A line for every flag that vectors in the prompt rule out, and for a template without the places they need."""
+    soft = flags.soft_prompt != "none"
+    wanted = WITH_COLLABORATIVE if flags.collaborative else WITH_SOFT_PROMPT if soft else None
+    if wanted is None:
+        needs = {
+            **dict.fromkeys(WITH_COLLABORATIVE, "--collaborative"),
+            **dict.fromkeys(WITH_SOFT_PROMPT, "--soft-prompt"),
+        }
+        return [f"--template {flags.template}: needs {needs[flags.template]}"] if flags.template in needs else []
+    problems = []
+    if flags.template not in wanted:
+        problems.append(f"--template {flags.template}: has no place for these vectors; choose {' or '.join(wanted)}")
+    if make_objective(vars(flags)).whole_rows:
+        problems.append(
+            f"--objective {flags.objective}: asks for the next token everywhere, and a vector is none; choose another"
+        )
+    if flags.merge_out:
+        problems.append("--merge-out: a plain checkpoint has no place for vectors; leave it out")
+    if flags.fsdp:
+        problems.append("--fsdp: does not cut a base whose prompts have vectors; leave it out")
+    return problems
 
 
 def shot_count(text: str) -> int | None:

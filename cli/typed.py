@@ -12,6 +12,7 @@ from objectives.by_name import flags_of
 
 FROM_ADAPTER = ("lora_r", "lora_alpha", "lora_targets")  # --init-adapter brings them
 ALWAYS = ("data", "shots")
+DECIDING = ("data", "model", "objective", "device", "collaborative", "tuning", "soft_prompt")  # what presets look at
 
 
 def verb_as_typed(name: str) -> str:
@@ -36,7 +37,7 @@ def train_command(flags: TrainFlags, **changes: object) -> str:
     left_out |= set(FROM_ADAPTER if wanted.init_adapter else ())
     left_out |= {field.name for field in fields(ObjectiveFlags)} - {"objective", *flags_of(wanted.objective)}
     plain = {field.name: field.default for field in fields(TrainFlags)}
-    chosen = {name: getattr(wanted, name) for name in ("data", "model", "objective", "device")}
+    chosen = {name: getattr(wanted, name) for name in DECIDING}
     plain |= {name: value for name, (value, _) in presets(plain | chosen).items()}
     words = [verb_as_typed("train.py")]
     for name in [*ALWAYS, *(name for name in plain if name not in ALWAYS)]:

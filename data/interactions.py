@@ -7,6 +7,7 @@ whether the user liked the target.
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,8 @@ class Dataset:
     source: where the rows come from; printed with every figure that is computed on them
     noun: what the prompts call an item; wording: which prompts they are, a key of data.prompts.WORDINGS
     selection: the validation rows that choose the best state in training; all of `valid` if None
+    vectors: of a row the ids that stand at the placeholders of its prompt, {placeholder: id}; None: without vectors
+    examples: of a row the training rows that its prompt begins with, answered; None: without
     """
 
     name: str
@@ -59,6 +62,8 @@ class Dataset:
     test: list[Interaction]
     wording: str = DEFAULT_WORDING
     selection: list[Interaction] | None = None
+    vectors: Callable[[Interaction], Mapping[str, int]] | None = None
+    examples: Callable[[Interaction], tuple[Interaction, ...]] | None = None
 
     def selection_rows(self) -> list[Interaction]:
         """The validation rows that choose the best state."""

@@ -8,13 +8,15 @@ Shape letters: P pairs, B rows (P, 2P or 3P), T tokens, A answer positions.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from data.interactions import DEFAULT_WORDING, Dataset, Interaction
+from data.parts import encode_parts
 from data.prompts import WORDINGS, PromptPair, as_shown, prompt_pair
 from errors import DataError
 from protocols import Tokenizer
@@ -44,11 +46,12 @@ class Row:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """Both rows of one interaction. name: what messages call it."""
+    """Both rows of one interaction. name: what messages call it; liked: whether yes is right to the positive prompt."""
 
     positive: Row
     negative: Row
     name: str = ""
+    liked: bool = True
 
     @property
     def length(self) -> int:
@@ -69,6 +72,15 @@ class PairBatch:
     positions: torch.Tensor
     targets: torch.Tensor
     pairs: int
+
+
+@dataclass(frozen=True)
+class _About:
+    """What the texts of a pair do not say. vectors: the ids at the placeholders."""
+
+    name: str
+    liked: bool
+    vectors: Mapping[str, int]
 
 
 def answer_ids(tokenizer: Tokenizer, prompt: str, wording: str = DEFAULT_WORDING) -> dict[bool, list[int]]:
@@ -114,13 +126,15 @@ def encode_pairs(
     """
     answers: dict[str, list[int]] = {}  # filled by _encode
 
-    def encode(shown: list[Interaction], names: list[str]) -> list[EncodedPair]:
+    def encode(shown: list[Interaction], about: list[_About]) -> list[EncodedPair]:
         pairs = [prompt_pair(row, data, template, question) for row in shown]
-        return _encode(pairs, names, tokenizer, answers)
+        return _encode(pairs, about, tokenizer, answers)
 
     names = [f"row {number} (target {data.catalogue[row.target].title[:80]!r})" for number, row in enumerate(rows)]
+    vectors = data.vectors or (lambda row: defaultdict(int))  # where prompts are only measured or shown
+    about = [_About(name, row.label, vectors(row)) for name, row in zip(names, rows)]
     shown = [as_shown(row, data.wording) for row in rows]
-    encoded, truncated = encode(shown, names), 0
+    encoded, truncated = encode(shown, about), 0
     for i, name in enumerate(names):
         if encoded[i].length > max_len:
             truncated += 1
@@ -136,12 +150,12 @@ def encode_pairs(
                     f"--max-len {max_len}: the prompt of {name} has {least} tokens without any history; {advice}"
                 )
             shown[i] = replace(shown[i], history=shown[i].history[1:])
-            encoded[i : i + 1] = encode([shown[i]], [name])
+            encoded[i : i + 1] = encode([shown[i]], [about[i]])
     return encoded, truncated
 
 
 def _encode(
-    pairs: list[PromptPair], names: list[str], tokenizer: Tokenizer, answers: dict[str, list[int]]
+    pairs: list[PromptPair], about: list[_About], tokenizer: Tokenizer, answers: dict[str, list[int]]
 ) -> list[EncodedPair]:
     """The pairs as token ids, each prompt encoded once, together with its answer.
 
@@ -150,18 +164,21 @@ def _encode(
     answer, and what comes before are the ids of the prompt alone: a tokenizer's merges on one side of a border that no
     token spans do not depend on the other side.
     """
-    texts = []
-    for pair in pairs:
-        texts += [(pair.positive, pair.answer_positive), (pair.negative, pair.answer_negative)]
+    sides = []
+    for pair, of_pair in zip(pairs, about):
+        prompts = pair.parts or ((pair.positive,), (pair.negative,))
+        sides += [(*side, of_pair.vectors) for side in zip(prompts, (pair.answer_positive, pair.answer_negative))]
     rows = []
-    for (prompt, answer), whole in zip(texts, tokenizer.encode_all([prompt + answer for prompt, answer in texts])):
+    wholes = encode_parts([((*parts[:-1], parts[-1] + answer), vectors) for parts, answer, vectors in sides], tokenizer)
+    for (parts, answer, _), whole in zip(sides, wholes):
+        prompt = "".join(parts)
         if answer not in answers:
             answers[answer] = _answer_in_context(tokenizer, prompt, answer)
         ids = answers[answer]
         if whole[-len(ids) :] != ids:
             ids = _answer_in_context(tokenizer, prompt, answer)
         rows.append(Row(array("i", whole[: -len(ids)]), array("i", [*ids, tokenizer.eos_id])))
-    return [EncodedPair(positive, negative, name) for positive, negative, name in zip(rows[::2], rows[1::2], names)]
+    return [EncodedPair(*sides, of.name, of.liked) for *sides, of in zip(rows[::2], rows[1::2], about)]
 
 
 def collate(pairs: list[EncodedPair], negatives: bool = True, shared: bool = False) -> PairBatch:

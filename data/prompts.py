@@ -11,6 +11,7 @@ Templates (`--template`):
   tallrec   TALLRec's wording (or CoLLM's, mended); the negative prompt says "dislike" wherever the question stands
   printed   the paper's own words, sections 3.2 and 4.2; its input asks nothing and stays the same; not for collm
   released  the text that the published code feeds to the model, mistakes included
+  collm, collm-released, prompt4nr  with placeholders, for vectors that are no token's: docs/collaborative.md
 """
 
 from collections.abc import Callable
@@ -18,17 +19,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from data.interactions import Dataset, Interaction, Item
+from data.parts import INPUT_WITH_VECTORS, PROMPT4NR, WITH_VECTORS, filled_in
 from errors import FlagError
 
 
 @dataclass(frozen=True)
 class PromptPair:
-    """The same question in both polarities. An answer follows its prompt directly, without a space between."""
+    """The same question in both polarities. An answer follows its prompt directly, without a space between.
+
+    parts: both prompts again, each as text, placeholder, text, ...; () where the template has no placeholder.
+    """
 
     positive: str
     negative: str
     answer_positive: str
     answer_negative: str
+    parts: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Wording:
     held_out: questions that training never asks (`eval.py --negations`); True: a paraphrase of `like`, with the
         same right answer; False: a negation of it, with the opposite one
     latest_likes: show only so many liked items, the latest, and no disliked ones; None: show the whole history
-    templates: by name, (row, data, question) -> the prompt, up to where the answer begins
+    templates: by name, (row, data, question) -> the prompt, up to where the answer begins, text, placeholder, text, ...
     """
 
     like: str
@@ -48,7 +54,7 @@ class Wording:
     answers: dict[bool, str]
     held_out: dict[str, bool]
     latest_likes: int | None
-    templates: dict[str, Callable[[Interaction, Dataset, str], str]]
+    templates: dict[str, Callable[[Interaction, Dataset, str], str | tuple[str, ...]]]
 
 
 def prompt_pair(row: Interaction, data: Dataset, template: str = "tallrec", question: str | None = None) -> PromptPair:
@@ -61,14 +67,17 @@ def prompt_pair(row: Interaction, data: Dataset, template: str = "tallrec", ques
     row, question = as_shown(row, data.wording), question or wording.dislike
     if template not in wording.templates:
         raise FlagError(f"--template {template}: not for --data {data.name}; choose {' or '.join(wording.templates)}")
-    write = wording.templates[template]
-    same_answer = wording.held_out.get(question, False)  # as to `like`
-    return PromptPair(
-        positive=write(row, data, wording.like),
-        negative=write(row, data, question),
-        answer_positive=wording.answers[row.label],
-        answer_negative=wording.answers[row.label == same_answer],
-    )
+    write, prompts, answers = wording.templates[template], [], []
+    for asked, same_answer in ((wording.like, True), (question, wording.held_out.get(question, False))):  # as to `like`
+        before = ""
+        for example in data.examples(row) if data.examples else ():  # questions of other rows, answered
+            worked = write(as_shown(example, data.wording), data, asked)
+            before += worked + wording.answers[example.label == same_answer] + "\n\n"
+        prompt = write(row, data, asked)
+        prompts.append(before + prompt if before else prompt)
+        answers.append(wording.answers[row.label == same_answer])
+    parts = () if isinstance(prompts[0], str) else tuple(prompts)
+    return PromptPair(*map("".join, prompts), *answers, parts)
 
 
 def as_shown(row: Interaction, wording: str) -> Interaction:
@@ -136,6 +145,12 @@ def _fields(row: Interaction, data: Dataset, question: str) -> dict[str, str]:
     return {"liked": liked, "disliked": disliked, "question": question, "noun": data.noun, "target": target}
 
 
+def _tallrec_with_vectors(row: Interaction, data: Dataset, question: str) -> str | tuple[str, ...]:
+    # No paper has this form: CoLLM's two sentences about its features, in TALLRec's frame.
+    form = ALPACA.format(header=HEADER, instruction=INSTRUCTION, input=INPUT_WITH_VECTORS)
+    return filled_in(form, _fields(row, data, question))
+
+
 def _with_author(item: Item) -> str:
     return f'"{item.title}"{WRITTEN_BY}{item.author}' if item.author else f'"{item.title}"'
 
@@ -153,25 +168,35 @@ TALLREC = Wording(
         "is going to like": True,
     },
     latest_likes=None,
-    templates={"tallrec": _tallrec, "printed": partial(_tallrec, form=PRINTED), "released": _tallrec_released},
+    templates={
+        "tallrec": _tallrec,
+        "printed": partial(_tallrec, form=PRINTED),
+        "released": _tallrec_released,
+        "collm": _tallrec_with_vectors,
+    },
 )
 
-# ---- CoLLM, its text-only prompt ----------------------------------------------------------------
+# ---- CoLLM --------------------------------------------------------------------------------------
 
 QUESTION = (
     "#Question: A user has given high ratings to the following {noun}s: {liked}. Leverage the information to predict "
     'whether the user {question} the {noun} titled {target}? Answer with "Yes" or "No". {line_break}#Answer:'
 )
+PUBLISHED = ("\\n", "unkow")  # in the published text the line break is the two characters `\n`, and no history `unkow`
 
 
-def _collm(row: Interaction, data: Dataset, question: str, line_break: str = "\n", no_history: str = "unknown") -> str:
-    return QUESTION.format(
-        noun=data.noun,
-        liked=_listed(row, data, lambda item: f'"{item.title}"', wanted=True) or no_history,
-        question=question,
-        target=f'"{data.catalogue[row.target].title.strip(" ")}"',
-        line_break=line_break,
-    )
+def _collm(
+    row: Interaction, data: Dataset, question: str, form: str = QUESTION, words: tuple[str, str] = ("\n", "unknown")
+) -> str | tuple[str, ...]:
+    line_break, no_history = words
+    fields = {
+        "noun": data.noun,
+        "liked": _listed(row, data, lambda item: f'"{item.title}"', wanted=True) or no_history,
+        "question": question,
+        "target": f'"{data.catalogue[row.target].title.strip(" ")}"',
+        "line_break": line_break,
+    }
+    return filled_in(form, fields)
 
 
 COLLM = Wording(
@@ -187,10 +212,16 @@ COLLM = Wording(
         "is going to enjoy": True,
     },
     latest_likes=10,
-    # In the published text the line break is the two characters `\n`, and no history is `unkow`.
-    templates={"tallrec": _collm, "released": partial(_collm, line_break="\\n", no_history="unkow")},
+    templates={
+        "tallrec": _collm,
+        "released": partial(_collm, words=PUBLISHED),
+        "collm": partial(_collm, form=WITH_VECTORS),
+        "collm-released": partial(_collm, form=WITH_VECTORS, words=PUBLISHED),
+        "prompt4nr": partial(_collm, form=PROMPT4NR, words=PUBLISHED),
+    },
 )
 
 WORDINGS = {"tallrec": TALLREC, "collm": COLLM}
-TEMPLATES = tuple(TALLREC.templates)  # what --template takes; another wording may lack some of them
+# What --template takes; a wording may lack some of them.
+TEMPLATES = tuple(dict.fromkeys(name for wording in WORDINGS.values() for name in wording.templates))
 RENAMED = {"paper": "tallrec"}  # names that --template had before, as runs may have recorded them

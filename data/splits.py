@@ -12,6 +12,8 @@ from errors import DataError, notice
 from protocols import Tokenizer
 
 SUBSET_SEED = 0  # not --seed: runs with different seeds are scored on the same rows
+# Which probability of yes is read from the logits: softmax over {yes, no}, or sigmoid of yes alone.
+SOFTMAX, SIGMOID = READINGS = ("softmax", "sigmoid")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Split:
     """The interactions of one split, and the same as token ids.
 
     truncated: how many of them lost history to fit; answers: the token ids of both answers, see answers_in_context;
-    chosen: which rows of the whole split they are, None for all.
+    chosen: which rows of the whole split they are, None for all; reading: one of READINGS.
     """
 
     rows: list[Interaction]
@@ -60,6 +62,7 @@ class Split:
     truncated: int
     answers: dict[bool, list[int]]
     chosen: Chosen | None = None
+    reading: str = SOFTMAX
 
     @property
     def numbers(self) -> Sequence[int]:

@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from data.pairs import EncodedPair, PairBatch, collate
+from data.splits import SOFTMAX
 from model.llama import Llama
 from model.prefix_tree import prefix_tree
 from tensors import on_device
@@ -39,6 +40,7 @@ class Objective(ABC):
     rows_per_pair: ClassVar[int]  # rows that one pair feeds to the model
     whole_rows: ClassVar[bool] = False  # whether the loss looks at every token of a row, not at the answer alone
     any_micro_batch: ClassVar[bool] = True  # whether every way of cutting a step gives the same gradient
+    reading: ClassVar[str] = SOFTMAX  # which probability of yes it trains
 
     @classmethod
     def presets(cls, data: str) -> dict[str, tuple]:

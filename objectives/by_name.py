@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from objectives.base import Objective
+from objectives.collm import CoLLM, LCFTCoLMF
 from objectives.contrasts import CONTRAST_OBJECTIVES
 from objectives.paper import Paper
 from objectives.released import Released
@@ -13,6 +14,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "paper": Paper,
     "released": Released,
     "tallrec": TALLRec,
+    "collm": CoLLM,
+    "lcft-colmf": LCFTCoLMF,
     **CONTRAST_OBJECTIVES,
 }
 

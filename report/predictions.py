@@ -12,6 +12,10 @@ EXPLANATION = """
 P(like) is P(Yes) / (P(Yes) + P(No)) at the answer's first token to "will
 like?", P(dislike) the same to "will dislike?"; score is the log-odds of Yes to
 the first less those to the second; the same answer to both is a contradiction."""
+EXPLANATION_OF_SIGMOID = """
+P(like) is the sigmoid of the logit of Yes at the answer's first token to "will
+like?", as this run was trained; P(dislike) the same to "will dislike?"; score
+is the first logit less the second; the same answer to both is a contradiction."""
 STAND_IN_CAUTION = """
 Stand-in: taught by simulated viewers. These figures show how the method works,
 not what people like."""
@@ -27,7 +31,7 @@ def prediction_table(results: dict) -> str:
         numbers = f"{row['p_yes_positive']:9.3f}{row['p_yes_negative']:12.3f}{row['score']:+9.3f}"
         lines.append(f"{row['rank']:4}  {first:{width}}{numbers}  {row['contradiction'] or '-'}")
         lines += [f"      {line}" for line in others]
-    lines.append(EXPLANATION)
+    lines.append(EXPLANATION if results.get("probability") != "sigmoid" else EXPLANATION_OF_SIGMOID)
     if results["stand_in"]:
         lines.append(STAND_IN_CAUTION)
     return "\n".join(lines)

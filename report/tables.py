@@ -28,6 +28,9 @@ METRICS = (  # (name in results.json, label)
 )
 
 
+LABELS = dict(METRICS)
+
+
 def provenance(results: dict) -> str:
     """Data and base model in a few words; simulated data and the demo model are always named."""
     data = "SIMULATED stand-in data" if results["data_source"] == STAND_IN else results["data_source"]
@@ -41,7 +44,27 @@ def tuning(results: dict) -> str:
     chosen = f", best state chosen on {part_of_split(part, 'validation rows')}" if part else ""
     if results.get("select", "auc") != "auc":
         chosen += f", by {results['select']}" if chosen else f", best state chosen by {results['select']}"
-    return f"objective {results['objective']}{weight}, {results['shots']} shots, seed {results['seed']}{chosen}"
+    ours = " (our design: no code of it is public)" if results["objective"] == "lcft-colmf" else ""
+    text = f"objective {results['objective']}{ours}{weight}, {results['shots']} shots, seed {results['seed']}{chosen}"
+    return text + "".join(f"; {words}" for words in (prompts_in_words(results), probability_in_words(results)) if words)
+
+
+def prompts_in_words(results: dict) -> str:
+    """What stands in the prompts beside tokens; "" if nothing does."""
+    if method := results.get("collaborative"):
+        table = ", trained too" if results["trained_table"] else ""
+        return f"vectors of {method} in the prompts{table}, tuning {results['tuning']}"
+    return f"six learnt vectors in the prompts, {results['soft_prompt']} start" if results.get("soft_prompt") else ""
+
+
+def examples_in_words(results: dict) -> str:
+    """The worked examples of in-context learning; "" without."""
+    return f"{results['examples']} examples, seed {results['examples_seed']}" if "examples" in results else ""
+
+
+def probability_in_words(results: dict) -> str:
+    """Which probability of Yes the figures use, where it is not that of softmax over both answers."""
+    return "P(Yes) is the sigmoid of its logit" if results.get("probability") == "sigmoid" else ""
 
 
 def part_of_split(chosen: dict, rows: str = "rows") -> str:
@@ -63,8 +86,27 @@ def result_table(results: dict, split: str) -> str:
 
 def score_table(results: dict) -> str:
     """The metrics of eval.py with 95 % intervals over users; below, the rows without learning."""
-    head = [*wrapped(score_in_words(results)), "", *wrapped(f"{provenance(results)}; {adapter_in_words(results)}")]
-    return "\n".join(["", *head, *_table(results["split"], {"value": results}, results), *caution(results)])
+    words = (provenance, adapter_in_words, examples_in_words, probability_in_words)
+    subject = "; ".join(filter(None, (part(results) for part in words)))
+    head = [*wrapped(score_in_words(results)), "", *wrapped(subject)]
+    tables = _table(results["split"], {"value": results}, results) + prior_lines(results.get("prior_corrected"))
+    return "\n".join(["", *head, *tables, *caution(results)])
+
+
+def prior_lines(corrected: dict | None) -> list[str]:
+    """How the answers change if the base's inclination, its mean log-odds on validation rows, is taken away."""
+    if corrected is None:
+        return []
+    means = corrected["mean_log_odds"]
+    lines = [
+        "",
+        *wrapped(
+            f'less the mean log-odds of Yes on validation rows, {means["z_pos"]:+.2f} to "like" and '
+            f'{means["z_neg"]:+.2f} to "dislike":'
+        ),
+    ]
+    names = ("accuracy", "contradiction_rate", "group_accuracy", "ece")
+    return lines + [f"{LABELS.get(name, name):36}{interval_cell(corrected, name):>24}" for name in names]
 
 
 def change_in_words(results: dict, split: str) -> str:
@@ -197,7 +239,8 @@ def next_commands(run: Path, flags: TrainFlags) -> str:
     known = flags.kl_weight and OBJECTIVES[flags.objective].published
     changes = {} if known else {"kl_weight": TrainFlags.kl_weight, "kl_cap": TrainFlags.kl_cap}
     for name, objective in OBJECTIVES.items():
-        if name != flags.objective and objective.published:
+        soft = flags.collaborative or flags.soft_prompt != "none"
+        if name != flags.objective and objective.published and not (soft and name == "released"):
             lines += [f"  # {objective.about}", f"  {train_command(flags, objective=name, **changes)}"]
     lines += ["  # other terms in the place of the KL: docs/method.md, --objective js, jeffreys, ..."]
     return "\n".join(lines)

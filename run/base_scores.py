@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cli.train import TrainFlags
-from data.splits import Split
+from data.splits import SOFTMAX, Split
 from files import write_bytes
 from machine import ranks
 from metrics import Scored
@@ -58,6 +58,10 @@ def shared_file(name: str, inputs: Inputs, flags: TrainFlags) -> Path | None:
     of_run = fingerprints(inputs, flags.model, flags.init_adapter)
     names = (f"prompts of {name}", "weights of the base", "config.json of the base", "adapter to start from")
     rounding = [str(getattr(flags, flag)) for flag in ROUNDING]
+    if inputs.vectors:
+        rounding.append(of_run["vectors in the prompt"])
+    if inputs.valid.reading != SOFTMAX:
+        rounding.append(inputs.valid.reading)
     place = [inputs.device.type, str(torch.get_num_threads()), torch.__version__, str(ranks.count())]
     key = hashlib.sha256(repr([of_run[name] for name in names] + rounding + place).encode()).hexdigest()[:16]
     return Path(flags.base_scores) / f"{name}-{key}.scores"

@@ -9,7 +9,7 @@ from data.interactions import Dataset, Item
 from data.load import load_dataset
 from data.prompts import as_shown
 from data.sources.stand_in import STAND_IN, stand_in
-from data.users import Known
+from data.users import Known, typed
 from errors import DataError, RunError, quoted
 from files import read_whole, write_text
 from machine import ranks
@@ -60,20 +60,32 @@ def known_of_run(
     return Known(frozenset(data.catalogue.values()), history_lengths(data)), ""
 
 
+def ids_of_titles(folder: Path) -> dict[str, int | str]:
+    """{title as it is typed: its id in the run's data}; of several items with one title the first."""
+    found: dict[str, int | str] = {}
+    for number, item in _read_numbered(folder / CATALOGUE):
+        found.setdefault(typed(item), number)
+    return found
+
+
 def _read(path: Path) -> list[Item]:
+    return [item for _, item in _read_numbered(path)]
+
+
+def _read_numbered(path: Path) -> list[tuple[int | str, Item]]:
     items = []
     for number, line in enumerate(read_whole(path).split(b"\n")[:-1], start=1):
         try:
             content = json.loads(line)
-            title, author = content["title"], content.get("author")
-            if not isinstance(title, str) or not isinstance(author, str | None):
+            title, author, identity = content["title"], content.get("author"), content["item"]
+            if not isinstance(title, str) or not isinstance(author, str | None) or type(identity) not in (int, str):
                 raise TypeError
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise RunError(
                 f"{path} line {number}: not an item, found {quoted(line)}; was the file changed? "
                 "Delete it, and the run's data are loaded instead"
             ) from None
-        items.append(Item(title, author))
+        items.append((identity, Item(title, author)))
     return items
 
 

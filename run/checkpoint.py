@@ -6,6 +6,7 @@ last/step-00000040/
   optimizer.safetensors  AdamW's moments
   rng.safetensors        random state of torch on every rank (LoRA's dropout); the data order needs none
   best.safetensors       the adapter that was best on validation so far, if there was one
+  best-vectors.safetensors  the vectors that belong to it, if there are any
   step.json              step, best validation AUC and step, evaluations since
   manifest.json          bytes and sha256 of each of them, written last
 
@@ -26,13 +27,15 @@ from errors import RunError, notice, quoted
 from files import discard, new_folder, read_whole, write_bytes, write_flushed
 from lora.inject import own_name
 from machine import ranks
+from model.soft_file import VECTORS
 from run.progress import Progress
 from run.validate import optimizer_state, read_progress, refuse_rng
 from tensors import put_tensors, trainable_parameters
 
 GENERATIONS = 2
 TRAINED, OPTIMIZER, RNG = "trained.safetensors", "optimizer.safetensors", "rng.safetensors"
-STEP, BEST, MANIFEST = "step.json", "best.safetensors", "manifest.json"
+STEP, MANIFEST = "step.json", "manifest.json"
+BEST, BEST_VECTORS = "best.safetensors", "best-vectors.safetensors"
 TRAINED_OF_0_1 = "adapter.safetensors"
 
 
@@ -51,8 +54,7 @@ def save_state(
         return
     generation = folder / f"step-{progress.step:08d}"
     contents = _contents(trainable_parameters(model), optimizer, rng)
-    if best is not None and best.exists():
-        contents[BEST] = best.read_bytes()
+    contents |= {name: path.read_bytes() for name, path in _files_of_best(best).items() if path.exists()}
     contents[STEP] = (json.dumps(asdict(progress), indent=2) + "\n").encode()
     with new_folder(generation) as temporary:
         _write_generation(temporary, contents)
@@ -62,6 +64,11 @@ def save_state(
         if later > generation:  # found damaged by load_state, and its steps are being done again
             discard(later)
     _keep_newest(folder, generation)
+
+
+def _files_of_best(best: Path | None) -> dict[str, Path]:
+    """{name in a generation: file in the run folder} of what is kept of the best state. best: its adapter."""
+    return {} if best is None else {BEST: best, BEST_VECTORS: best.with_name(VECTORS)}
 
 
 def _keep_newest(folder: Path, newest: Path) -> None:
@@ -101,13 +108,13 @@ def generations(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class State:
-    """What a generation holds. trained, moments, rng: tensors by name; best: the file of the best adapter, or None."""
+    """What a generation holds. trained, moments, rng: tensors by name; best: the files of the best state by name."""
 
     progress: Progress
     trained: dict[str, torch.Tensor]
     moments: dict[int, dict[str, torch.Tensor]]
     rng: dict[str, torch.Tensor]
-    best: bytes | None
+    best: dict[str, bytes]
 
 
 def load_state(
@@ -126,8 +133,8 @@ def load_state(
     _keep_newest(folder, generation)  # a kill may have come between saving and this
     optimizer.load_state_dict({"state": state.moments, "param_groups": optimizer.state_dict()["param_groups"]})
     _put_random_state(state.rng, state.progress.step, _gpu_of(model))
-    if best is not None and ranks.is_first():
-        _put_best(best, state.best)
+    for name, path in _files_of_best(best).items() if ranks.is_first() else ():
+        _put_best(path, state.best.get(name))
     return state.progress
 
 
@@ -185,7 +192,8 @@ def _read_generation(folder: Path, optimizer: torch.optim.Optimizer) -> State:
     manifest = _json_object(folder, MANIFEST)
     trained = TRAINED_OF_0_1 if TRAINED_OF_0_1 in manifest else TRAINED
     contents = {}
-    for name in (trained, OPTIMIZER, RNG, STEP, *([BEST] if BEST in manifest else [])):
+    of_best = [name for name in (BEST, BEST_VECTORS) if name in manifest]
+    for name in (trained, OPTIMIZER, RNG, STEP, *of_best):
         content, written = _content(folder, name), manifest.get(name)
         if not isinstance(written, dict) or written.get("bytes") != len(content):
             raise ValueError(f"{name} does not have the length that {MANIFEST} says")
@@ -200,7 +208,8 @@ def _read_generation(folder: Path, optimizer: torch.optim.Optimizer) -> State:
     if trained == TRAINED_OF_0_1:
         tensors = {own_name(name): tensor for name, tensor in tensors.items()}
     refuse_rng(rng)
-    return State(progress, tensors, optimizer_state(moments, optimizer), rng, contents.get(BEST))
+    best = {name: contents[name] for name in of_best}
+    return State(progress, tensors, optimizer_state(moments, optimizer), rng, best)
 
 
 def _content(folder: Path, name: str) -> bytes:

@@ -16,6 +16,7 @@ from data.splits import Split
 from machine import ranks
 from model.demo import base_in_results, model_folder
 from model.weights import read_llama_config
+from objectives.by_name import make_objective
 from run.catalogue import history_lengths
 from run.inputs import Inputs
 from run.merge import digest_of
@@ -55,7 +56,7 @@ def fingerprints(inputs: Inputs, model: str, init_adapter: str | None) -> dict[s
         "weights of the base": inputs.adapter["base_fingerprint"],
         "config.json of the base": hashlib.sha256(repr(read_llama_config(model_folder(model))).encode()).hexdigest(),
         "adapter to start from": digest_of(Path(init_adapter)) if init_adapter else "none",
-    }
+    } | ({"vectors in the prompt": inputs.vectors.fingerprint} if inputs.vectors else {})
 
 
 def _of_prompts(split: Split) -> str:
@@ -76,6 +77,14 @@ def chosen_flags(resolved: Resolved) -> str:
     return "\n".join(f"{source}: {' '.join(words)}" for source, words in by_source.items())
 
 
+def vectors_in_words(flags: TrainFlags) -> dict:
+    """What stands in the prompts beside tokens, for results.json; {} if nothing does."""
+    if flags.collaborative:
+        method = flags.collaborative.partition(":")[0]
+        return {"collaborative": method, "tuning": flags.tuning, "trained_table": flags.trains_table}
+    return {"soft_prompt": flags.soft_prompt} if flags.soft_prompt != "none" else {}
+
+
 def results_heading(flags: TrainFlags, data: Dataset, summary: dict) -> dict:
     """The part of results.json above the splits."""
     return {
@@ -87,5 +96,7 @@ def results_heading(flags: TrainFlags, data: Dataset, summary: dict) -> dict:
         "template": flags.template,
         "shots": flags.shots,
         "seed": flags.seed,
+        "probability": make_objective(vars(flags)).reading,
+        **vectors_in_words(flags),
         **summary,
     }

@@ -30,6 +30,8 @@ from files import (
 from lora.adapter import CONFIG, WEIGHTS, load_adapter, save_adapter
 from machine import ranks
 from machine.device import peak_memory
+from model.soft_file import VECTORS, load_vectors, save_vectors
+from model.soft_tokens import vectors_of
 from objectives.base import TERMS
 from run.checkpoint import load_state, save_state
 from run.events import Events
@@ -219,9 +221,10 @@ class RunFolder:
 
     @ranks.first_only
     def save_best(self, model: nn.Module) -> None:
-        """Make the model's adapter the run's result: both files whole, the weights last.
+        """Make the model's adapter the run's result: all files whole, the weights last.
 
         The configuration is the same throughout a run, so a kill between the two leaves files that belong together.
+        Vectors say which adapter they belong to.
         """
         with (
             self.writing(),
@@ -229,7 +232,9 @@ class RunFolder:
             naming_errors(self.path / WEIGHTS),
         ):
             save_adapter(model, Path(temporary), self.adapter)
-            for name in (CONFIG, WEIGHTS):
+            if vectors_of(model) is not None:
+                save_vectors(model, Path(temporary), Path(temporary) / WEIGHTS)
+            for name in (CONFIG, *([VECTORS] if vectors_of(model) is not None else []), WEIGHTS):
                 flush(Path(temporary) / name)
                 os.replace(Path(temporary) / name, self.path / name)
             flush(self.path)
@@ -238,6 +243,8 @@ class RunFolder:
         """Put the best adapter into the model."""
         if ranks.is_first():
             load_adapter(model, self.path)
+            if vectors_of(model) is not None:
+                load_vectors(model, self.path, self.path / WEIGHTS)
         # Another node may still see an older file.
         ranks.broadcast_tensors(list(trainable_parameters(model).values()))
 

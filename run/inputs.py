@@ -1,6 +1,6 @@
 """What a training run starts from: data set, base with its adapter, and the three splits as token ids."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,13 +17,20 @@ from lora.select import parse_targets
 from machine import ranks
 from machine.device import compile_layers, pick_device
 from model.llama import Llama
+from model.soft_tokens import add_vectors
+from objectives.by_name import make_objective
 from protocols import Tokenizer
 from run.base import base_identity, existing_folder, load_base, warn_of_misfit
+from run.vectors import RunVectors, start_vectors
+
+TEXT = {"collm": "tallrec", "collm-released": "released"}  # the template of stage 1, by that of stage 2
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """adapter: what lora.adapter.save_adapter writes about it."""
+    """adapter: what lora.adapter.save_adapter writes about it; vectors: those of the prompts, if there are any; text:
+    the validation rows as stage 1 of CoLLM asked about them, before stage 2.
+    """
 
     data: Dataset
     tokenizer: Tokenizer
@@ -32,6 +39,8 @@ class Inputs:
     train: Split
     valid: Split
     test: Split
+    vectors: RunVectors | None = None
+    text: Split | None = None
 
     @property
     def device(self) -> torch.device:
@@ -49,6 +58,8 @@ def load_inputs(flags: TrainFlags) -> Inputs:
     refuse_one_label(data.selection_rows(), f"--data {flags.data}")
     refuse_too_many(flags, data)
     model, tokenizer = load_base(flags.model, flags.precision, device, flags.base_dtype, flags.fsdp)
+    vectors = start_vectors(flags, data, model.config)
+    data = replace(data, vectors=vectors.ids) if vectors else data
     train = encode_split(draw_shots(flags, data, tokenizer), data, tokenizer, flags.template, flags.max_len)
     valid, test = (
         encode_wanted(rows, data, tokenizer, Wanted(split, flags.template, flags.max_len, flags.drop_long, count, flag))
@@ -58,11 +69,18 @@ def load_inputs(flags: TrainFlags) -> Inputs:
         )
     )
     refuse_one_label(valid.rows, "--valid-rows" if flags.valid_rows else "--drop-long")
+    text = encode_split(valid.rows, data, tokenizer, TEXT[flags.template], flags.max_len) if flags.stage == 2 else None
+    reading = make_objective(vars(flags)).reading
+    valid, test, text = (split and replace(split, reading=reading) for split in (valid, test, text))
     adapter = adapter_settings(flags)
     start_adapter(model, adapter, flags.seed, flags.init_adapter)
+    if vectors:
+        if flags.stage == 2:
+            model.requires_grad_(False)
+        add_vectors(model, vectors.module)
     if flags.compile:
         compile_layers(model)
-    return Inputs(data, tokenizer, model, adapter, train, valid, test)
+    return Inputs(data, tokenizer, model, adapter, train, valid, test, vectors, text)
 
 
 def refuse_one_label(rows: list[Interaction], flag: str) -> None:

@@ -1,6 +1,7 @@
 """What a finished run leaves and shows: results, predictions, curves, a model card, tables, a merged checkpoint."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -11,8 +12,9 @@ from data.interactions import Dataset
 from data.splits import Split, chosen_rows
 from errors import answer, notice
 from files import write_json, write_text
+from machine import ranks
 from machine.bar import at_work
-from metrics import Scored, evaluate, metric_values, paired_change
+from metrics import Scored, auc, evaluate, metric_values, paired_change
 from model.demo import model_folder
 from model.llama import Llama
 from report.card import CARD, model_card
@@ -31,13 +33,50 @@ from run.selection import selection
 from scoring.splits import score_split, without_learning
 from tensors import put_tensors, trainable_parameters
 
+TEXT_PROMPTS = "valid, text prompts"
+COLLAPSE = 0.05  # of AUC; sampling alone moves that of 5,200 rows by less than a third of it
+
 
 def score_before(run: RunFolder, inputs: Inputs, flags: TrainFlags) -> dict[str, Scored]:
-    """The base's answers, by split."""
-    return {
+    """The base's answers, by split. Before stage 2 of CoLLM this base has stage 1's adapter; that it bears the new
+    prompts is checked, with a warning if it does not.
+    """
+    answers = {
         name: score_base(run, name, inputs.model, split, shared_file(name, inputs, flags))
         for name, split in _scored_splits(inputs).items()
     }
+    if inputs.text:
+        answers[TEXT_PROMPTS] = score_base(run, "text", inputs.model, inputs.text)
+        lines = new_prompt_lines(answers[TEXT_PROMPTS], answers["valid"])
+        for line in lines if ranks.is_first() else ():
+            notice(line)
+    return answers
+
+
+def new_prompt_lines(text: Scored, new: Scored) -> list[str]:
+    """What the prompts with vectors do to stage 1's AUC before any training, and a warning if it collapses."""
+    of_text, of_new = (auc(scored.labels, scored.z_pos) for scored in (text, new))
+    lines = [
+        f"Stage 1 on validation: AUC {of_text:.4f} with its text prompts, {of_new:.4f} with the new prompts and an "
+        "untrained mapping"
+    ]
+    if of_text - of_new > COLLAPSE:
+        lines.append(
+            "WARNING: the new prompts alone cost stage 1 much of its AUC; stage 2 has to win it back, and may not "
+            "(CoLLM's users saw .702 become .579)"
+        )
+    return lines
+
+
+def collapse_lines(results: dict) -> list[str]:
+    """A warning if stage 2 ended below stage 1 with its text prompts. results: of a run, as results.json has them."""
+    before, after = results["stage_1_text"]["auc"], results["valid"]["after"]["auc"]
+    if before - after <= COLLAPSE:
+        return []
+    return [
+        f"WARNING: stage 2 collapsed: validation AUC {after:.4f}, below the {before:.4f} of stage 1 with its text "
+        "prompts; try a lower --lr, or keep stage 1"
+    ]
 
 
 def score_after(
@@ -92,6 +131,11 @@ def finish(
     splits = _scored_splits(inputs).items()
     with at_work("intervals of the results"):
         results = heading | {name: measure(inputs.data, split, before[name], after[name]) for name, split in splits}
+    if TEXT_PROMPTS in before:
+        values = metric_values(before[TEXT_PROMPTS])
+        results["stage_1_text"] = {name: None if math.isnan(value) else value for name, value in values.items()}
+        for line in collapse_lines(results):
+            notice(line)
     with run.writing():
         write_predictions(run.path / "predictions.csv", inputs.test, after["test"])
         draw_curves(run.path / "curves.png", run.history(), results)

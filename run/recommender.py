@@ -11,17 +11,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from baselines.base import OPTIMISER, Direct, Method, Training, history_form, settings_of
+from baselines.base import Direct, Method, Training, history_form, settings_of
 from baselines.fit import fit, make_optimizer, score_rows
-from baselines.methods import METHODS, options_of, problem_with
+from baselines.methods import METHODS
 from baselines.rows import Rows, encode_rows, number_ids
-from cli.baseline import SETTINGS, BaselineFlags, given_settings
+from cli.baseline import BaselineFlags, given_settings
 from cli.data import load_data
 from cli.flags import Resolved
 from cli.train import shot_count
 from data.interactions import Dataset, Interaction, select_shots
-from errors import DataError, RunError, notice, quoted
-from files import missing_advice, read_whole, write_bytes
+from errors import DataError, RunError, notice
+from files import read_whole, write_bytes
 from machine.bar import Bar
 from machine.device import pick_device
 from machine.signals import Stopped, StopRequest
@@ -30,9 +30,9 @@ from run.folder import RunFolder, resume_command
 from run.inputs import refuse_one_label
 from run.progress import Progress
 from run.resume import config_of_resumed
+from run.settings import BEST, VERB
 from tensors import copy_tensors, put_tensors, trainable_parameters
 
-VERB = "baseline.py"
 SAVE_EVERY = 60.0  # seconds; an epoch may take a hundredth of one
 
 
@@ -69,7 +69,7 @@ class Encoded:
 class RecommenderFolder(RunFolder):
     """The folder of a run of baseline.py. It keeps every trained tensor of the best state."""
 
-    verb, terms, best = VERB, ("loss", "valid_auc"), "best.safetensors"
+    verb, terms, best = VERB, ("loss", "valid_auc"), BEST
 
     def save(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, best: dict[str, torch.Tensor]
@@ -119,36 +119,6 @@ def chosen_settings(flags: BaselineFlags, task: Task, searched: dict) -> dict:
         return {}
     of_method = settings_of(task.method, task.data.name, flags.setting == "published")
     return of_method | searched | given_settings(flags)
-
-
-def read_setting(setting: str, method: str) -> dict:
-    """The settings in the file, written by a search, that --setting names; {} if it names none.
-
-    Raises RunError if it is something else, or of another method.
-    """
-    if setting in SETTINGS:
-        return {}
-    path = Path(setting)
-    path = path / "setting.json" if path.is_dir() else path
-    if not path.is_file():
-        raise RunError(
-            f"--setting {path}: neither {' nor '.join(SETTINGS)}, and no such file; name a setting.json"
-            + missing_advice(path)
-        )
-    try:
-        content = json.loads(read_whole(path))
-        of, settings = content["method"], dict(content["settings"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise RunError(f"--setting {path}: not the setting.json of a search") from None
-    if of != method:
-        raise RunError(f"--setting {path}: is of another method than {method}")
-    options = {option.name: option for option in (*OPTIMISER, *options_of(METHODS[method]))}
-    if set(settings) != set(options):
-        raise RunError(f"--setting {path}: has other settings than {method} of this version; search again")
-    for name, value in settings.items():
-        if problem := problem_with(options[name], value):
-            raise RunError(f"--setting {path}: {name} is {quoted(value)}; {problem}; search again")
-    return settings
 
 
 def encode_task(task: Task, settings: dict, seed: int, device: torch.device) -> Encoded:

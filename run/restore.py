@@ -5,7 +5,9 @@ from pathlib import Path
 
 from cli.flags import Resolved
 from cli.model import ModelFlags
-from cli.train import BaseFlags, MachineFlags, PairFlags, TrainFlags, is_small
+from cli.train import BaseFlags, MachineFlags, ObjectiveFlags, PairFlags, TrainFlags, VectorFlags, is_small
+from data.parts import WITH_COLLABORATIVE, WITH_SOFT_PROMPT
+from errors import FlagError
 from lora.adapter import read_adapter_config
 from machine.device import native_precision, pick_device
 from model.demo import is_demo
@@ -15,9 +17,11 @@ from run.base import base_identity, existing_folder, load_base, put_adapter
 from run.elsewhere import refuse_missing
 from run.folder import read_run_config
 from run.validate import recorded_flags
+from run.vectors import has_vectors
 
 OF_A_RUN_ALONE = {"shots", "valid_rows", "test_rows"}
-SHARED = frozenset(field.name for part in (PairFlags, BaseFlags, MachineFlags) for field in fields(part))
+PARTS = (PairFlags, BaseFlags, MachineFlags, ObjectiveFlags, VectorFlags)  # the last two say how answers are read
+SHARED = frozenset(field.name for part in PARTS for field in fields(part))
 
 
 def resolve_settings(flags: ModelFlags, resolved: Resolved) -> tuple[TrainFlags, dict]:
@@ -37,6 +41,8 @@ def resolve_settings(flags: ModelFlags, resolved: Resolved) -> tuple[TrainFlags,
     existing_folder(settings.model)
     if flags.adapter:
         read_adapter_config(Path(flags.adapter))
+    if settings.template in (*WITH_COLLABORATIVE, *WITH_SOFT_PROMPT) and not has_vectors(Path(flags.run or "")):
+        raise FlagError(f"--template {settings.template}: is for a run with vectors in its prompts; choose another")
     if "precision" not in chosen:
         small = is_demo(settings.model) or is_small(settings.model)
         precision = native_precision(flags.device) if small else settings.precision

@@ -22,6 +22,8 @@ NEVER_TAKEN = (*FOR_ONE_CALL, "config", "tensorboard")  # by --config
 SINCE_0_1 = (
     *("drop_long", "valid_rows", "test_rows", "config", "zeros", "skip_bad"),
     *("tensorboard", "base_scores", "deterministic", "select"),
+    *("collaborative", "stage", "train_collaborative", "tuning", "soft_prompt"),
+    *("main_loss", "lcft_stage", "schedule", "end_lr"),
 )
 AS_IN_0_1 = {"select": "auc"}  # what such a run did, whatever the default is today
 _LONGER = "the learning rate now falls to 0 at the new last step, unlike in a run that was longer from the start"

@@ -22,9 +22,10 @@ from machine.bar import Bar
 from machine.signals import Stopped, StopRequest
 from run.folder import resume_command
 from run.progress import Progress
-from run.recommender import VERB, Encoded, RecommenderFolder
+from run.recommender import Encoded, RecommenderFolder
+from run.settings import SETTING, VERB
 
-TRIALS, SETTING = "trials.jsonl", "setting.json"
+TRIALS = "trials.jsonl"
 SUBSET_SEED = 0  # not --seed: runs with different seeds try the same settings
 WAIT = 0.2  # seconds between two looks at signals while other processes work
 _OF_PROCESS: dict = {}  # what a process of the search was started with

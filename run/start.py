@@ -26,6 +26,7 @@ from run.merge import refuse_unusable_output
 from run.plan import Plan, longest_pairs, make_plan
 from run.progress import Times, count_steps
 from run.resume import config_of_resumed, flags_of_run, presets_or_config
+from run.vectors import write_record
 from tensors import trainable_parameters
 
 
@@ -97,6 +98,8 @@ def open_run(out: Path, flags: TrainFlags, resolved: Resolved, inputs: Inputs) -
     run = RunFolder(out, flags.resume, inputs.adapter)
     run.write_config(config_of_resumed(out, config) if flags.resume else config)
     write_catalogue(run, data)
+    if inputs.vectors:
+        write_record(run, inputs.vectors)
     trainable = sum(parameter.numel() for parameter in trainable_parameters(inputs.model).values())
     base = model_in_words(base_in_results(flags.model))
     notice(

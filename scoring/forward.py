@@ -14,9 +14,10 @@ from dataclasses import fields
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from data.pairs import EncodedPair, pad_right
-from data.splits import Split
+from data.splits import SIGMOID, SOFTMAX, Split
 from errors import RunError
 from loss import jensen_shannon, log_probabilities, token_kl
 from machine.bar import Bar
@@ -35,20 +36,25 @@ def score(model: Llama, split: Split, negatives: bool = True, progress: str | No
     """The answer to every pair's positive prompt and, unless told otherwise, to its negative one.
 
     Without negatives the log-probabilities are those among the two answers only, which is all that an AUC needs. The
-    first token of each answer counts. progress: the name of the progress bar; none if None. The model is left in
-    evaluation mode.
+    first token of each answer counts. If the split's reading is "sigmoid", they are log sigmoid(z) and log sigmoid(-z)
+    of the raw logit of yes, z, so that the log-odds are z itself. progress: the name of the progress bar; none if None.
+    The model is left in evaluation mode.
     """
     model.eval()
     pairs, (yes, no) = split.pairs, (split.answers[liked][0] for liked in (True, False))
     prompts = [pair.positive.prompt for pair in pairs] + ([pair.negative.prompt for pair in pairs] if negatives else [])
     with torch.inference_mode():
         hidden_states = last_hidden(model, prompts, progress)  # (R, D)
+        two_rows = torch.stack([model.lm_head.weight[token] for token in (yes, no)]).float()  # (2, D)
         if negatives:
             scores = _both_answers(model, hidden_states, yes, no)
-        else:
-            two_rows = torch.stack([model.lm_head.weight[token] for token in (yes, no)]).float()  # (2, D)
+        elif split.reading == SOFTMAX:
             log_p = log_probabilities(hidden_states.float() @ two_rows.T)  # (N, 2)
             scores = dict(zip(COLUMNS, log_p.unbind(1)))
+        if split.reading == SIGMOID:
+            sides = (hidden_states.float() @ two_rows[0]).chunk(2 if negatives else 1)  # the logit of yes, (N,) each
+            signs = [logsigmoid(sign * side) for side in sides for sign in (1, -1)]
+            scores = (scores if negatives else {}) | dict(zip(COLUMNS, signs))
         columns = dict(zip(scores, torch.stack(list(scores.values())).double().cpu().numpy()))  # one copy from a GPU
     refuse_non_finite(columns, pairs)
     labels = np.array([row.label for row in split.rows], dtype=bool)
