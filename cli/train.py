@@ -39,7 +39,9 @@ class BaseFlags:
 class ObjectiveFlags:
     """Objective."""
 
-    objective: str = flag("paper", "which loss, see docs/method.md", choices=tuple(OBJECTIVES))
+    objective: str = flag(
+        "paper", f"{', '.join(OBJECTIVES)}; see docs/method.md", choices=tuple(OBJECTIVES), metavar="NAME"
+    )
     kl_weight: float = flag(Paper.kl_weight, "lambda: of the KL of Eq. 3, or of the term in its place", low=0)
     kl_forcing: str = flag(
         Paper.kl_forcing, "answer that the negative side of the KL is given", choices=("own", "shared")
