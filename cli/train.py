@@ -9,6 +9,7 @@ from data.prompts import RENAMED, TEMPLATES
 from errors import CheckpointError, FlagError
 from machine import ranks
 from machine.device import BASE_DTYPES, DTYPES, native_precision
+from metrics import DEFAULT_SELECTION, SELECTABLE
 from model.demo import is_demo, model_folder
 from model.weights import parameter_count, read_llama_config
 from objectives.by_name import OBJECTIVES, flags_of, make_objective
@@ -85,7 +86,8 @@ class OptimisationFlags:
         choices=("auto", "on", "off"),
     )
     eval_every: int = flag(10, "optimizer steps between validations", low=1)
-    patience: int = flag(10, "stop after this many validations without a better AUC", low=1)
+    patience: int = flag(10, "stop after this many validations without a better state", low=1)
+    select: str = flag(DEFAULT_SELECTION, "measure that is best on validation in the best state", choices=SELECTABLE)
     seed: int = flag(0, "draws the shots, A, the order and the dropout", low=0, high=2**32 - 1)
 
 

@@ -116,7 +116,8 @@ def make_plan(
     device = model.lm_head.weight.device
     # Before layers are measured: some of what they need stays resident.
     resident = resident_memory() if device.type == "cpu" else bytes_of(model)
-    validated = distinct_tokens([pair.positive.prompt for pair in valid])
+    sides = [pair.positive for pair in valid], [pair.negative for pair in valid]  # scored one after the other
+    validated = sum(distinct_tokens([row.prompt for row in side]) for side in sides)
     circumstances = _Circumstances(resident, free_memory(device) + resident, validated)
     plans = [_plan_of(model, objective, pairs, size, flags, circumstances) for size in sizes]
     return min(plans, key=lambda plan: (not plan.fits, _work(plan) if plan.fits else plan.peak))

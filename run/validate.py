@@ -99,13 +99,15 @@ def step_lines(path: Path, terms: tuple[str, ...]) -> list[tuple[dict, bytes]]:
 
 def read_progress(content: dict) -> Progress:
     """What step.json holds. Raises ValueError if it holds anything else."""
+    if "best_auc" in content:  # its name when nothing but the AUC could choose
+        content = {"best_value" if name == "best_auc" else name: value for name, value in content.items()}
     if set(content) != {field.name for field in fields(Progress)}:
         raise ValueError("step.json does not say how far the run had come")
     if not all(type(value) in (int, float) for value in content.values()):
         raise ValueError("step.json does not say how far the run had come")
     progress = Progress(**content)
     whole = (progress.step, progress.best_step, progress.since_best)
-    if not all(type(value) is int and 0 <= value < 2**53 for value in whole) or not -1 <= progress.best_auc <= 1:
+    if not all(type(value) is int and 0 <= value < 2**53 for value in whole) or not -1 <= progress.best_value <= 1:
         raise ValueError("step.json has impossible figures")
     return progress
 

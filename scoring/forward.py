@@ -25,7 +25,7 @@ from model.llama import Llama
 from model.prefix_tree import prefix_tree
 
 COLUMNS = tuple(
-    field.name for field in fields(Scored) if field.name not in ("users", "labels", "score")
+    field.name for field in fields(Scored) if field.name not in ("users", "labels", "odds", "score")
 )  # in this order
 TOKENS_PER_BATCH = 4096  # distinct ones; on a CPU twice as many were no faster, and take twice the memory
 PAIRS_PER_BATCH = 256  # at lm_head: two times this many distributions over the vocabulary

@@ -9,7 +9,7 @@ from data.interactions import Interaction
 from data.splits import Split
 from machine import ranks
 from machine.sharding import equal_forward_passes
-from metrics import Scored, agreement, auc, constants, ranking_metrics
+from metrics import Scored, agreement, constants, metric_values, ranking_metrics
 from model.llama import Llama
 from scoring.forward import COLUMNS, score
 
@@ -19,10 +19,16 @@ def score_split(model: Llama, split: Split, progress: str | None = None) -> Scor
     return _score_on_all_ranks(model, split, negatives=True, progress=progress)
 
 
-def positive_auc(model: Llama, split: Split) -> float:
-    """AUC of the positive prompts, which chooses the best state."""
-    scored = _score_on_all_ranks(model, split, negatives=False, progress="validation")
-    return auc(scored.labels, scored.z_pos)
+def validation_measures(model: Llama, split: Split) -> dict[str, float]:
+    """Every metric of a validation that is defined, as metrics.jsonl has it: {"valid_auc": ..., ...}.
+
+    Only the two answers are looked at, so that nothing that needs the whole vocabulary, as the KL, is among them.
+    """
+    negative = replace(split, pairs=[replace(pair, positive=pair.negative) for pair in split.pairs])
+    sides = [_score_on_all_ranks(model, side, negatives=False, progress="validation") for side in (split, negative)]
+    odds = np.stack([side.z_pos for side in sides], axis=1)  # (N, 2)
+    values = metric_values(Scored(sides[0].users, sides[0].labels, odds=odds))
+    return {f"valid_{name}": value for name, value in values.items() if not np.isnan(value)}
 
 
 def trained_wording(scored: Scored, question: str) -> dict:

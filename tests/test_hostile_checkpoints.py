@@ -225,7 +225,7 @@ def state(tiny_llama, tmp_path):
     optimizer = torch.optim.AdamW(list(trainable_parameters(model).values()), lr=1e-3)
     model(torch.tensor([[1, 2]])).sum().backward()
     optimizer.step()
-    save_state(tmp_path / "last", model, optimizer, Progress(step=1, best_auc=0.5, best_step=1))
+    save_state(tmp_path / "last", model, optimizer, Progress(step=1, best_value=0.5, best_step=1))
     return next((tmp_path / "last").glob("step-*")), lambda: load_state(tmp_path / "last", model, optimizer)
 
 

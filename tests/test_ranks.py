@@ -295,7 +295,7 @@ def computed(fsdp):
     with equal_forward_passes(model), torch.inference_mode():
         for _ in range(1 + 2 * ranks.index()):  # rank 1 makes two more passes
             found["scores hidden"] = model.model(torch.tensor([pairs[0].positive.prompt]))
-    found["scores auc"] = torch.tensor(evaluation.positive_auc(model, valid))
+    found["scores auc"] = torch.tensor(list(evaluation.validation_measures(model, valid).values()))
     return found
 
 
