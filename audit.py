@@ -44,6 +44,7 @@ from protocols import Tokenizer
 from report.audit_page import LONGEST_STYLE, PAGE_HEADING, audit_page
 from report.audit_text import audit_text
 from run.restore import resolve_settings, restore_model
+from run.wording import in_words_of
 from tensors import trainable_parameters
 
 
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> None:
     """Audit one row and report it; raises SystemExit(1) if a check disagrees."""
     flags, resolved = parse_flags(AuditFlags, argv, __doc__, check=check_flags)
     settings, config = resolve_settings(flags, resolved)
-    data = load_data(vars(settings))
+    data = in_words_of(load_data(vars(settings)), settings.wordings_file, config)
     rows = getattr(data, flags.split)
     if flags.sample >= len(rows):
         raise DataError(

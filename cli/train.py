@@ -22,6 +22,9 @@ class PairFlags(DataFlags):
 
     shots: str = flag("64", "training pairs drawn from the training split: a number, or all")
     template: str = flag("tallrec", "wording of the prompts, see docs/method.md", choices=TEMPLATES, renamed=RENAMED)
+    wordings_file: str = flag(None, "prompt, answers and questions of your own, JSON; docs/wordings.md", metavar="FILE")
+    train_negatives: int = flag(1, "negative questions that training draws from, one for each pair", low=1, high=1000)
+    train_paraphrases: int = flag(1, "positive questions that training draws from, likewise", low=1, high=1000)
     max_len: int = flag(512, "tokens; longer prompts lose their oldest history items", low=8)
     drop_long: bool = flag(False, "leave out rows whose prompt is longer than --max-len even without any history")
     valid_rows: int = flag(None, "choose the best state on a seeded subset of this many validation rows", low=2)
@@ -193,6 +196,7 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     ]
     if flags.kl_forcing == "shared" and flags.kl_tokens == "first":
         problems.append("--kl-forcing shared: has no effect with --kl-tokens first, where both forcings are the same")
+    problems += _question_problems(flags)
     if flags.fsdp and flags.base_dtype == "int8":
         problems.append("--fsdp: does not cut an int8 base; leave --base-dtype out")
     problems += data_problems(flags.data, resolved)
@@ -214,6 +218,18 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
         problems.append(str(error))
     if problems:
         raise FlagError("\n".join(problems))
+
+
+def _question_problems(flags: TrainFlags) -> list[str]:
+    """A line for every flag of the questions that has no effect."""
+    problems = []
+    if flags.train_negatives > 1 and make_objective(vars(flags)).rows_per_pair == 1:
+        problems.append(f"--train-negatives: has no effect with --objective {flags.objective}; leave it out")
+    return problems + [
+        f"{flag_name(name)}: --template released is the text of published prompts; leave one of them out"
+        for name in ("train_negatives", "train_paraphrases")
+        if getattr(flags, name) > 1 and flags.template == "released"
+    ]
 
 
 def shot_count(text: str) -> int | None:
