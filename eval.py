@@ -5,7 +5,8 @@
     python eval.py --run runs/NAME --data movie        another data set, or the real one
     python eval.py --model DIR --data movie            the base alone, without any adapter
     python eval.py --model DIR --adapter DIR           the base with an adapter of PEFT's
-    python eval.py --run runs/NAME --negations         asked in words that training never used
+    python eval.py --run runs/NAME --negations         asked in six other wordings
+    python eval.py --run runs/NAME --wordings          asked in all wordings, those that training held out apart
     python eval.py --run runs/NAME --merge-out DIR     and write base and adapter as one plain checkpoint
 
 The results go to standard output, everything else to standard error.
@@ -17,6 +18,7 @@ import installed  # noqa: F401
 
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,25 +31,25 @@ from cli.train import TrainFlags
 from cli.verb import run_verb
 from data.examples import with_examples
 from data.interactions import Dataset
-from data.prompts import WORDINGS
+from data.prompts import Wording, wording_of
 from data.splits import READINGS, Split, Wanted, chosen_rows, encode_split, encode_wanted
 from errors import DataError, FlagError, answer, notice
 from files import write_json, write_text
 from machine import ranks
 from metrics import Scored, evaluate
 from model.demo import base_in_results, model_folder
-from model.llama import Llama
 from objectives.by_name import make_objective
-from protocols import Tokenizer
 from report.run_page import score_page
 from report.tables import score_table, wording_table
+from report.wordings import wording_matrix_table
 from run.merge import refuse_merging_twice, refuse_unusable_output
 from run.outcome import write_merged_on_request
 from run.page import PAGE, shown_score
 from run.predictions import write_predictions
 from run.restore import resolve_settings, restore_model
 from run.vectors import restore_vectors
-from scoring.splits import score_split, score_wording, trained_wording, without_learning
+from run.wording import in_words_of, seen_in_training
+from scoring.splits import log_odds_of_question, score_split, without_learning, wording_matrix
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class EvalFlags(RunDataFlags):
     probability: str = flag(
         None, "of Yes: softmax over Yes and No, or sigmoid of Yes alone; default: what was trained", choices=READINGS
     )
-    negations: bool = flag(False, "ask in words that training never used, too: negations, and paraphrases as a control")
+    negations: bool = flag(False, "ask in six other words, too: negations, and paraphrases as a control")
+    wordings: bool = flag(False, "ask in all words that are known: how each answer agrees, and all of them together")
     merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base", metavar="DIR")
     out: str = flag(
         None,
@@ -98,14 +101,15 @@ def main(argv: list[str]) -> None:
     if flags.merge_out:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out")
         refuse_merging_twice(base, Path(adapter))
-    data = load_data(vars(settings))
+    data = in_words_of(load_data(vars(settings)), settings.wordings_file, config)
     if flags.run and not flags.data and data.source != config.get("data_source"):
         raise DataError(
             f"--run {flags.run}: was trained on {config.get('data_source')}, which is not here ({data.source} is); "
             "name the folder with --data-dir, or name other data to score with --data"
         )
     model, tokenizer = restore_model(flags, settings)
-    questions = tuple(WORDINGS[data.wording].held_out) if flags.negations else ()
+    words = wording_of(data.wording)
+    questions = tuple(words.questions.kinds) if flags.wordings else tuple(words.held_out) if flags.negations else ()
     wanted = Wanted(
         flags.split, settings.template, settings.max_len, settings.drop_long, flags.rows, questions=questions
     )
@@ -134,9 +138,13 @@ def main(argv: list[str]) -> None:
         corrected = prior_corrected(scored, score_split(model, valid, "validation, for the prior"))
         results |= {"examples": flags.examples, "examples_seed": flags.examples_seed, "prior_corrected": corrected}
     answer(score_table(results), aside=flags.json)
-    if flags.negations:
-        results["negations"] = other_wordings(model, tokenizer, data, split, settings, scored)
-        answer(wording_table(results["negations"]), aside=flags.json)
+    if questions:
+
+        def ask(question: str) -> np.ndarray:
+            other = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
+            return log_odds_of_question(model, replace(other, reading=reading), question)
+
+        results |= asked_otherwise(flags, words, scored, ask, seen_in_training(data, config))
     if ranks.is_first():
         command = f"python eval.py {shlex.join(argv)}"
         shown = shown_score(split, data, tokenizer, scored, command, adapter)
@@ -146,15 +154,27 @@ def main(argv: list[str]) -> None:
             print(json.dumps(results, allow_nan=False))
 
 
-def other_wordings(
-    model: Llama, tokenizer: Tokenizer, data: Dataset, split: Split, settings: TrainFlags, scored: Scored
-) -> list[dict]:
-    """How the answers to the question of training, and to those that training never asked, agree with "will like"."""
-    words = WORDINGS[data.wording]
-    found = [trained_wording(scored, words.dislike)]
-    for question, same in words.held_out.items():
-        other = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
-        found.append(score_wording(model, scored, replace(other, reading=split.reading), question, same))
+def asked_otherwise(
+    flags: EvalFlags, words: Wording, scored: Scored, ask: Callable[[str], np.ndarray], trained: set[str]
+) -> dict:
+    """How the answers in other words agree with those to "will like", shown and for results.json.
+
+    ask(question): log-odds of Yes, (N,); trained: the questions that training asked.
+    """
+    z = {words.like: scored.z_pos, words.dislike: scored.z_neg}
+    wanted = words.questions.kinds if flags.wordings else (words.like, words.dislike, *words.held_out)
+    z |= {question: ask(question) for question in wanted if question not in z}
+    matrix = wording_matrix(
+        scored, {question: z[question] for question in words.questions.kinds if question in z}, words.questions, trained
+    )
+    found = {}
+    if flags.wordings:
+        found["wordings"] = matrix
+        answer(wording_matrix_table(matrix), aside=flags.json)
+    if flags.negations:
+        by_question = {row["asks"]: row for row in matrix["rows"]}
+        found["negations"] = [by_question[question] for question in (words.dislike, *words.held_out)]
+        answer(wording_table(found["negations"]), aside=flags.json)
     return found
 
 

@@ -33,6 +33,9 @@ class PairFlags(DataFlags):
         renamed=RENAMED,
         metavar="NAME",
     )
+    wordings_file: str = flag(None, "prompt, answers and questions of your own, JSON; docs/wordings.md", metavar="FILE")
+    train_negatives: int = flag(1, "negative questions that training draws from, one for each pair", low=1, high=1000)
+    train_paraphrases: int = flag(1, "positive questions that training draws from, likewise", low=1, high=1000)
     max_len: int = flag(512, "tokens; longer prompts lose their oldest history items", low=8)
     drop_long: bool = flag(False, "leave out rows whose prompt is longer than --max-len even without any history")
     valid_rows: int = flag(None, "choose the best state on a seeded subset of this many validation rows", low=2)
@@ -51,7 +54,9 @@ class BaseFlags:
 class ObjectiveFlags:
     """Objective."""
 
-    objective: str = flag("paper", "which loss, see docs/method.md", choices=tuple(OBJECTIVES))
+    objective: str = flag(
+        "paper", f"{', '.join(OBJECTIVES)}; see docs/method.md", choices=tuple(OBJECTIVES), metavar="NAME"
+    )
     kl_weight: float = flag(Paper.kl_weight, "lambda: of the KL of Eq. 3, or of the term in its place", low=0)
     kl_forcing: str = flag(
         Paper.kl_forcing, "answer that the negative side of the KL is given", choices=("own", "shared")
@@ -242,6 +247,7 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     ]
     if flags.kl_forcing == "shared" and flags.kl_tokens == "first":
         problems.append("--kl-forcing shared: has no effect with --kl-tokens first, where both forcings are the same")
+    problems += _question_problems(flags)
     if flags.fsdp and flags.base_dtype == "int8":
         problems.append("--fsdp: does not cut an int8 base; leave --base-dtype out")
     problems += data_problems(flags.data, resolved)
@@ -320,6 +326,18 @@ def place_problems(flags: TrainFlags) -> list[str]:
     if flags.fsdp:
         problems.append("--fsdp: does not cut a base whose prompts have vectors; leave it out")
     return problems
+
+
+def _question_problems(flags: TrainFlags) -> list[str]:
+    """A line for every flag of the questions that has no effect."""
+    problems = []
+    if flags.train_negatives > 1 and make_objective(vars(flags)).rows_per_pair == 1:
+        problems.append(f"--train-negatives: has no effect with --objective {flags.objective}; leave it out")
+    return problems + [
+        f"{flag_name(name)}: --template released is the text of published prompts; leave one of them out"
+        for name in ("train_negatives", "train_paraphrases")
+        if getattr(flags, name) > 1 and flags.template == "released"
+    ]
 
 
 def shot_count(text: str) -> int | None:

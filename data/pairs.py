@@ -17,7 +17,7 @@ import torch
 
 from data.interactions import DEFAULT_WORDING, Dataset, Interaction
 from data.parts import encode_parts
-from data.prompts import WORDINGS, PromptPair, as_shown, prompt_pair
+from data.prompts import PromptPair, as_shown, prompt_pair, wording_of
 from errors import DataError
 from protocols import Tokenizer
 
@@ -76,10 +76,11 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class _About:
-    """What the texts of a pair do not say. vectors: the ids at the placeholders."""
+    """What the history of a pair does not say. question: as in prompt_pair; vectors: the ids at the placeholders."""
 
     name: str
     liked: bool
+    question: str | tuple[str, str] | None
     vectors: Mapping[str, int]
 
 
@@ -90,7 +91,7 @@ def answer_ids(tokenizer: Tokenizer, prompt: str, wording: str = DEFAULT_WORDING
     end of the prompt and the start of an answer, or if both answers begin with the same token: one position could then
     not tell them apart.
     """
-    answers = WORDINGS[wording].answers
+    answers = wording_of(wording).answers
     ids = {liked: _answer_in_context(tokenizer, prompt, answer) for liked, answer in answers.items()}
     if ids[True][0] == ids[False][0]:
         yes, no = (answer.strip() for answer in answers.values())
@@ -117,22 +118,23 @@ def encode_pairs(
     tokenizer: Tokenizer,
     template: str,
     max_len: int,
-    question: str | None = None,
+    question: str | Sequence[tuple[str, str]] | None = None,
 ) -> tuple[list[EncodedPair], int]:
     """Every interaction as a pair of at most max_len tokens a row, and how many of them lost history to fit.
 
-    question: see data.prompts.prompt_pair. Truncation drops the oldest items of the history, never the target or the
-    answer. Raises DataError if a row is too long even without history.
+    question: see data.prompts.prompt_pair; or both questions of each row. Truncation drops the oldest items of the
+    history, never the target or the answer. Raises DataError if a row is too long even without history.
     """
     answers: dict[str, list[int]] = {}  # filled by _encode
 
     def encode(shown: list[Interaction], about: list[_About]) -> list[EncodedPair]:
-        pairs = [prompt_pair(row, data, template, question) for row in shown]
+        pairs = [prompt_pair(row, data, template, one.question) for row, one in zip(shown, about, strict=True)]
         return _encode(pairs, about, tokenizer, answers)
 
     names = [f"row {number} (target {data.catalogue[row.target].title[:80]!r})" for number, row in enumerate(rows)]
     vectors = data.vectors or (lambda row: defaultdict(int))  # where prompts are only measured or shown
-    about = [_About(name, row.label, vectors(row)) for name, row in zip(names, rows)]
+    asked = [question] * len(rows) if question is None or isinstance(question, str) else question
+    about = [_About(name, row.label, words, vectors(row)) for name, row, words in zip(names, rows, asked, strict=True)]
     shown = [as_shown(row, data.wording) for row in rows]
     encoded, truncated = encode(shown, about), 0
     for i, name in enumerate(names):

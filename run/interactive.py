@@ -13,7 +13,7 @@ from cli.predict import PredictFlags
 from cli.train import TrainFlags
 from data.interactions import DEFAULT_WORDING, Dataset, Interaction, Item
 from data.pairs import encode_pairs
-from data.prompts import WORDINGS
+from data.prompts import wording_of
 from data.splits import Split, answers_in_context
 from data.users import User, rows_of_user, typed
 from errors import DataError, notice
@@ -98,7 +98,7 @@ def converse(oracle: Oracle, ask: Callable[[str], str], say: Callable[[str], Non
             say(f"\nWhich {noun}s do you like?")
             liked = several(items, "like> ", ask, say)
             rest, disliked = [item for item in items if item not in liked], []
-            if WORDINGS[oracle.data.wording].latest_likes is None:  # another wording has no place for them
+            if wording_of(oracle.data.wording).latest_likes is None:  # another wording has no place for them
                 say(f"Which {noun}s do you dislike?")
                 disliked = several(rest, "dislike> ", ask, say)
             say(f"Which {noun} shall it judge? An empty line begins anew.")

@@ -24,6 +24,7 @@ SINCE_0_1 = (
     *("tensorboard", "base_scores", "deterministic", "select"),
     *("collaborative", "stage", "train_collaborative", "tuning", "soft_prompt"),
     *("main_loss", "lcft_stage", "schedule", "end_lr"),
+    *("wordings_file", "train_negatives", "train_paraphrases"),
 )
 AS_IN_0_1 = {"select": "auc"}  # what such a run did, whatever the default is today
 _LONGER = "the learning rate now falls to 0 at the new last step, unlike in a run that was longer from the start"
