@@ -13,6 +13,7 @@ from errors import FlagError
 from files import missing_advice
 
 THE_RUNS = "run"  # --catalogue run
+NOT_ASKED = ("target", "liked", "disliked", "catalogue", "input", "output", "show_prompt", "json")  # by --interactive
 TOP = 10  # of a catalogue, if --top does not say
 
 
@@ -82,9 +83,8 @@ def check_flags(flags: PredictFlags, resolved: Resolved) -> None:
 
 def _interactive_problems(flags: PredictFlags) -> list[str]:
     problems = [] if flags.run else ["--interactive: say which run with --run DIR; it has both answers, and the titles"]
-    for name in ("target", "liked", "disliked", "catalogue", "input", "output", "show_prompt", "json"):
-        if getattr(flags, name):
-            problems.append(f"{flag_name(name)}: contradicts --interactive, which asks; leave one of them out")
+    given = [name for name in NOT_ASKED if getattr(flags, name)]
+    problems += [f"{flag_name(name)}: contradicts --interactive, which asks; leave one of them out" for name in given]
     if sys.stdin is None or not sys.stdin.isatty():
         problems.append("--interactive: standard input is no terminal; give --liked and --target, or --input, instead")
     return problems
