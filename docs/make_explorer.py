@@ -26,7 +26,8 @@ STYLE = """
 .controls { display: grid; gap: .2rem 1rem; max-width: 46rem;
   grid-template-columns: minmax(7rem, max-content) 1fr minmax(9.5rem, max-content); align-items: center; }
 .controls input { width: 100%; min-width: 5rem; } .controls select { font: inherit; justify-self: start; }
-#values { margin-bottom: 1.2rem; } #sentence { min-height: 4.5em; max-width: 60rem; font-weight: 600; } .controls output { font-variant-numeric: tabular-nums; }
+#values { margin-bottom: 1.2rem; } #sentence { min-height: 4.5em; max-width: 60rem; font-weight: 600; }
+.controls output { font-variant-numeric: tabular-nums; }
 @media (max-width: 30rem) { .controls { grid-template-columns: 1fr; } .controls output { margin-bottom: .5rem; } }
 """
 CONTROLS = """<div class="controls">
@@ -50,17 +51,18 @@ PLANE_KEYS = (
     '<span class="key red"><i></i>your pair; red areas: contradictions</span>'
 )
 WORDS = (
-    "KL: Eq. 2, subtracted in Eq. 3 with the weight λ. If the user likes the target, it grows like −z⁻ p⁺ for small p⁻. "
-    "So its gradient by z⁻ goes to −p⁺ and never to zero, while that of CE dies away like p⁻. Whatever λ > 0 is, there "
-    "is a z⁻ from which on the KL pulls more, and L has no minimum. --kl-cap ends this: above the cap the KL sends no "
-    "gradient.",
+    "KL: Eq. 2, subtracted in Eq. 3 with the weight λ. If the user likes the target, it grows like −z⁻ p⁺ for small "
+    "p⁻. So its gradient by z⁻ goes to −p⁺ and never to zero, while that of CE dies away like p⁻. Whatever λ > 0 is, "
+    "there is a z⁻ from which on the KL pulls more, and L has no minimum. --kl-cap ends this: above the cap the KL "
+    "sends no gradient.",
     "JS: the Jensen-Shannon divergence, at most log 2. Arbitrage: −2 log(√(ab) + √((1−a)(1−b))) with a = p⁺ and "
-    "b = 1 − p⁻, two prices for the same event (Paleka et al., 2025). It is 0 if and only if the answers agree. Neither "
-    "is in Eq. 3; they are there to compare.",
+    "b = 1 − p⁻, two prices for the same event (Paleka et al., 2025). It is 0 if and only if the answers agree. "
+    "Neither is in Eq. 3; they are there to compare.",
 )
 LEAD = (
-    "A model that can say Yes and No alone is asked both questions about one target. Move its two log-odds, and see what "
-    "the terms of Eq. 3 say and where they pull. Arrows point along gradient descent, and are longer where it is steeper."
+    "A model that can say Yes and No alone is asked both questions about one target. Move its two log-odds, and see "
+    "what the terms of Eq. 3 say and where they pull. Arrows point along gradient descent, and are longer where it is "
+    "steeper."
 )
 CAUTION = "The points are pairs of the demo model and simulated viewers. They show how the loss works."
 FIGURE = """<figure><h3>{title}</h3><div>{keys}</div>
