@@ -13,6 +13,7 @@ from errors import FlagError
 from files import missing_advice
 
 THE_RUNS = "run"  # --catalogue run
+NOT_ASKED = ("target", "liked", "disliked", "catalogue", "input", "output", "show_prompt", "json")  # by --interactive
 TOP = 10  # of a catalogue, if --top does not say
 
 
@@ -20,7 +21,6 @@ TOP = 10  # of a catalogue, if --top does not say
 class PredictFlags(ModelFlags):
     """Titles and output."""
 
-    user: str = flag(None, "who asks, for a run that has vectors of users in its prompts; of --input: its column user")
     liked: tuple = flag((), "a title that the user liked, TITLE or TITLE::AUTHOR; once for each, oldest first")
     disliked: tuple = flag((), "a title that the user disliked; once for each, oldest first")
     target: tuple = flag((), "a title to score; once for each")
@@ -83,11 +83,8 @@ def check_flags(flags: PredictFlags, resolved: Resolved) -> None:
 
 def _interactive_problems(flags: PredictFlags) -> list[str]:
     problems = [] if flags.run else ["--interactive: say which run with --run DIR; it has both answers, and the titles"]
-    problems += [
-        f"{flag_name(name)}: contradicts --interactive, which asks; leave one of them out"
-        for name in ("target", "liked", "disliked", "catalogue", "input", "output", "show_prompt", "json")
-        if getattr(flags, name)
-    ]
+    given = [name for name in NOT_ASKED if getattr(flags, name)]
+    problems += [f"{flag_name(name)}: contradicts --interactive, which asks; leave one of them out" for name in given]
     if sys.stdin is None or not sys.stdin.isatty():
         problems.append("--interactive: standard input is no terminal; give --liked and --target, or --input, instead")
     return problems
@@ -96,7 +93,7 @@ def _interactive_problems(flags: PredictFlags) -> list[str]:
 def user_of_flags(flags: PredictFlags) -> tuple[User, list[str]]:
     """(the user of --liked, --disliked and --target, what is wrong with the titles)."""
     items, problems = items_of_flags({name: getattr(flags, name) for name in TITLES})
-    user = User(flags.user, **items)
+    user = User(None, **items)
     return user, problems or conflicts(user)
 
 

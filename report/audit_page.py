@@ -1,5 +1,6 @@
 """The report of audit.py as one self-contained HTML page."""
 
+import math
 from html import escape
 
 from report.audit_text import READING_LABELS, check_summary, compact, heading, reading_rows, verdict
@@ -152,7 +153,7 @@ def _plot(report: dict) -> str:
     """Bars: the KL of released at every position and, at the answer, the paper's KL (own and shared) beside it."""
     kl = report["released"]["kl"]
     paper = [row[name] for row in report["answer_tokens"] for name in ("kl_own", "kl_shared")]
-    top = max([*kl, *paper, 1e-12])
+    top = max(value for value in [*kl, *paper, 1e-12] if math.isfinite(value))
     plots = []
     for kind, size in SIZES.items():
         area = Area((0, len(kl)), (0, 1.25 * top), *size)  # above the bars is room for names
@@ -171,7 +172,7 @@ def _bars(report: dict, area: Area) -> list[str]:
         marks += [
             bar(area, i + j * share, 0.9 * share, max(nats, 0.0), kind)
             for j, (nats, kind) in enumerate(zip(values, KEYS))
-            if nats > 0
+            if 0 < nats < math.inf
         ]
     return marks
 
@@ -207,7 +208,7 @@ def _answer_table(report: dict) -> str:
     rows = [[f"{side}, id"] + [_named(row[name]) for row in tokens] for side, name in SIDES.items()]
     for title, name in names.items():
         values = [row[name] for row in tokens]
-        if any(abs(value) >= ZERO for value in values):
+        if not all(abs(value) < ZERO for value in values):
             total = "" if name.startswith("log") else _decimals(sum(values))
             rows.append([title, *map(_decimals, values), total])
     return table(["t", *(str(row["t"]) for row in tokens), "sum"], rows)
@@ -218,14 +219,14 @@ SIDES = {"Y⁺": "target_pos", "Y⁻": "target_neg"}
 
 def _decimals(value: float) -> str:
     """Four decimals; a dash for what they would show as zero."""
-    return f"{value:.4f}" if abs(value) >= ZERO else "–"
+    return "–" if abs(value) < ZERO else f"{value:.4f}"
 
 
 def _vocabulary(report: dict) -> str:
     tables, empty = [], []
     for row in report["answer_tokens"]:
         for name, entries in row["top"].items():
-            shown = [entry for entry in entries if abs(entry["nats"]) >= 1e-4 and row["kl_" + name] >= ZERO]
+            shown = [e for e in entries if not abs(e["nats"]) < 1e-4 and not abs(row["kl_" + name]) < ZERO]
             if not shown:
                 empty.append(f"t = {row['t']}, {name}")
                 continue
@@ -248,7 +249,7 @@ def _parts(report: dict) -> str:
     rows = [
         [part["part"], str(part["positions"]), f"{part['kl']:.4f}", f"{part['kl'] / total:.1%}"]
         for part in report["released"]["parts"]
-        if abs(part["kl"]) >= ZERO
+        if not abs(part["kl"]) < ZERO
     ]
     title = "<h3>The positions that the KL of <code>released</code> comes from</h3>"
     return title + table(["", "positions", "KL, nats", "share"], rows)

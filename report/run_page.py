@@ -73,8 +73,10 @@ def run_page(results: dict, shown: Shown) -> str:
         *_cautions(results),
         "<h2>On the test split</h2>",
         *_result_table(columns, test),
+        *_scatters(shown, test),
         *_training(results, shown.history),
-        *_answers(shown, test),
+        *_calibration(shown, test),
+        *_rows(shown.rows),
         *_how(shown),
     ]
     return page(title, f"<h1>{escape(title)}</h1>", parts)
@@ -90,7 +92,9 @@ def score_page(results: dict, shown: Shown) -> str:
         *_cautions(results),
         f"<h2>On the {results['split']} split</h2>",
         *_result_table({"value": results}, results),
-        *_answers(shown, results),
+        *_scatters(shown, results),
+        *_calibration(shown, results),
+        *_rows(shown.rows),
         *_how(shown),
     ]
     return page(title, f"<h1>{escape(title)}</h1>", parts)
@@ -130,11 +134,10 @@ def _result_table(columns: dict[str, dict], split: dict) -> list[str]:
     missing = no_interval([cell for row in (*cells, *rules, *asked) for cell in row], unit)
     return [
         paragraph(f"{rows}{users}. In [ ]: 95 % intervals, from resampling {unit}.", "note"),
-        table(["", *(COLUMNS[name] for name in columns)], cells),
-        '<div class="side">',
-        f"<div>{table(['without any learning', 'AUC', 'UAUC'], rules)}</div>",
-        f"<div>{table(['whoever is asked', 'contradiction rate', 'both right'], asked)}</div>" if asked else "",
-        "</div>",
+        f'<div class="side"><div>{table(["", *(COLUMNS[name] for name in columns)], cells)}</div><div>',
+        table(["without any learning", "AUC", "UAUC"], rules),
+        table(["whoever is asked", "contradiction rate", "both right"], asked) if asked else "",
+        "</div></div>",
         *(paragraph(line, "note") for line in missing if line),
     ]
 
@@ -216,19 +219,17 @@ def _auc(results: dict, history: list[dict], last: int) -> str:
 # ---- answers ------------------------------------------------------------------------------------
 
 
-def _answers(shown: Shown, split: dict) -> list[str]:
-    """Scatters, calibration and the most contradictory rows; nothing of rows that were asked one question only."""
+def _scatters(shown: Shown, split: dict) -> list[str]:
+    """Nothing of rows that were asked one question only."""
     scored = {name: answers for name, answers in shown.scored.items() if answers.log_yes_neg is not None}
-    parts = []
-    if scored:
-        plots = (_scatter(COLUMNS[name], of, split.get(name, split)) for name, of in scored.items())
-        parts += [
-            "<h2>Both answers to every row</h2>",
-            paragraph("Consistent answers lie at the top left and at the bottom right. Red areas: contradictions."),
-            f'<div class="figures">{"".join(plots)}</div>',
-        ]
-    parts += ["<h2>Calibration</h2>", f'<div class="figures">{_reliability(shown.bins, split)}</div>']
-    return [*parts, *_rows(shown.rows)] if scored else parts
+    if not scored:
+        return []
+    plots = (_scatter(COLUMNS[name], of, split.get(name, split)) for name, of in scored.items())
+    return [
+        "<h2>Both answers to every row</h2>",
+        paragraph("Consistent answers lie at the top left and at the bottom right. Red areas: contradictions."),
+        f'<div class="figures">{"".join(plots)}</div>',
+    ]
 
 
 def _scatter(name: str, scored: Scored, values: dict) -> str:
@@ -246,14 +247,18 @@ def _scatter(name: str, scored: Scored, values: dict) -> str:
     shares = [values["yes_yes"], values["no_no"], (yes & no).mean(), (~yes & ~no).mean()]
     words = ("Yes to both", "No to both", "likes", "dislikes")
     texts = [[word, f"{share:.1%}"] for word, share in zip(words, shares)]
-    marks += [label(area, (0.98, 1), texts[0], "end"), label(area, (0.02, 0.11), texts[1])]
-    marks += [label(area, (0.98, 0.11), texts[2], "end"), label(area, (0.02, 1), texts[3])]
+    marks += [label(area, (0.98, 1), texts[0], "end"), label(area, (0.02, 0.13), texts[1])]
+    marks += [label(area, (0.98, 0.13), texts[2], "end"), label(area, (0.02, 1), texts[3])]
     image = chart(
         area, marks, f"Answers to both questions, {name}", "P(Yes) to “will like”", "P(Yes) to “will dislike”"
     )
     part = f"{MOST_DOTS:,} of {len(scored.labels):,} rows, drawn at random; the shares are of all rows."
     keys = {"blue": "liked", "orange": "not liked"}
     return figure(name[0].upper() + name[1:], keys, image, part if len(chosen) < len(scored.labels) else "")
+
+
+def _calibration(shown: Shown, split: dict) -> list[str]:
+    return ["<h2>Calibration</h2>", f'<div class="figures">{_reliability(shown.bins, split)}</div>']
 
 
 def _reliability(bins: dict[str, np.ndarray], split: dict) -> str:
@@ -271,7 +276,7 @@ def _reliability(bins: dict[str, np.ndarray], split: dict) -> str:
 def _rows(rows: list[Row]) -> list[str]:
     heading = "<h2>The most contradictory rows</h2>"
     if not rows:
-        return [heading, paragraph("The model contradicts itself on no row.")]
+        return [heading, paragraph("The model contradicts itself on no row that was asked both questions.")]
     parts = [
         heading,
         paragraph(

@@ -91,7 +91,8 @@ def converse(oracle: Oracle, ask: Callable[[str], str], say: Callable[[str], Non
     ask(prompt): the next line, raising EOFError or KeyboardInterrupt where the person ends it. say: for what helps;
     the answers go to standard output.
     """
-    items, noun = sorted(oracle.data.catalogue.values(), key=typed), oracle.data.noun
+    items = sorted(oracle.data.catalogue.values(), key=lambda item: (item.title, item.author or ""))
+    noun = oracle.data.noun
     say(INTRODUCTION.format(count=len(items), noun=noun))
     try:
         while True:

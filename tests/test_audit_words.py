@@ -9,6 +9,7 @@ import torch
 
 import audit
 import auditing.naive
+from auditing.figures import row_figures
 from report.audit_page import audit_page
 from tests.test_audit import KL_WEIGHT, Pieces, figures, model, pair, report
 
@@ -56,3 +57,19 @@ def test_the_page_shows_words(report, marks, others):
     body = page.split("</style>")[1]
     assert ">Given</span>" in body and "> the</span>" in body and ">↵</span>" in body and f">x{letter}y</span>" in body
     assert "·Yes 7" in body and not any(mark in body for mark in others if mark != letter)
+
+
+class Bytes(Pieces):
+    """A byte-level vocabulary in which token 5 is " the", and token 7 the word that begins with a real letter Ġ."""
+
+    def piece(self, token_id):
+        return {5: "Ġthe", 7: "Ġgantija"}.get(token_id, "Given")
+
+    def decode(self, ids):
+        return {5: " the", 7: "Ġgantija"}.get(ids[0], "Given")
+
+
+def test_a_letter_that_is_also_a_mark_stays_a_letter(report, pair):
+    page = audit_page(report | {"rows": row_figures(Bytes(), pair)})
+    assert 5 in pair.positive.ids and 7 in pair.positive.ids
+    assert "> the</span>" in page and ">Ġgantija</span>" in page and "Ġthe" not in page
