@@ -36,6 +36,7 @@ FORMS = {  # by case
     "released": (OURS, "expert", "published"),
     "eval": (OURS, "expert, prefix by hand", "expert", "published"),
 }
+ROOT = Path(__file__).resolve().parent.parent
 TARGETS, RANK, ALPHA = ("q_proj", "v_proj"), 8, 16
 KL_WEIGHT, CLIP, LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1.0, 1e-4, 1e-3
 
@@ -45,7 +46,8 @@ class Task:
     """One form of one case.
 
     batches: the pairs of each step. prompts, labels: the positive prompts to evaluate. peers_merged: the peers add
-    their adapter to the weights before they evaluate. keeps_freed_memory: see machine/memory.py.
+    their adapter to the weights before they evaluate. keeps_freed_memory: see machine/memory.py. root: the checkout of
+    this project that is imported.
     """
 
     case: str
@@ -62,6 +64,7 @@ class Task:
     answers: dict[bool, list[int]]
     peers_merged: bool = False
     keeps_freed_memory: bool = True
+    root: Path = ROOT
 
 
 @dataclass(frozen=True)

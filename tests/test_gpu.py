@@ -211,7 +211,7 @@ def test_the_rows_of_a_mask_begin_at_multiples_of_8_on_a_gpu(gpu, tiny_llama):
     tree = of_rows(tiny_llama().to("cuda"))
     on_cpu = of_rows(tiny_llama())
     for queries, same in ((tree.all_tokens, on_cpu.all_tokens), (tree.selected_tokens, on_cpu.selected_tokens)):
-        for group, wanted in zip(queries.groups, same.groups, strict=True):
+        for group, wanted in zip(queries.attention.groups, same.attention.groups, strict=True):
             assert all(stride % 8 == 0 for stride in group.mask.stride()[:-1]) and group.mask.stride(-1) == 1
             assert torch.equal(group.mask.cpu(), wanted.mask) and wanted.mask.is_contiguous()
 
