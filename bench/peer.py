@@ -21,8 +21,9 @@ import multiprocessing
 import os
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -62,19 +63,20 @@ class Worker:
     cpu_time: its steps are timed in seconds of CPU time, which other programs on the machine take nothing of.
     """
 
-    def __init__(self, task: Task, cpu_time: bool = False):
+    def __init__(self, task: Task, cpu_time: bool = False, target: Callable[[Task, Connection], None] = work):
+        """target: what the child does; it answers everything that it is sent, until None."""
         self.task, self.cpu_time = task, cpu_time
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         asked = replace(task, form=OURS) if task.form == BEFORE else task
-        self.process = context.Process(target=work, args=(asked, theirs), daemon=True)
+        self.process = context.Process(target=target, args=(asked, theirs), daemon=True)
         with importing_from(task.root):
             self.process.start()
         theirs.close()
         self.first = self._receive()  # figures of the warm-up step
 
-    def turn(self, number: int) -> dict:
-        """Take the step of that number; returns its figures when it is done."""
+    def turn(self, number: object) -> dict:
+        """Take the step of that number, or what else `target` knows; returns its figures when it is done."""
         before = cpu_seconds(self.process.pid) if self.cpu_time else 0.0
         self.connection.send(number)
         figures = self._receive()
@@ -102,7 +104,7 @@ def run_case(tasks: list[Task], args: argparse.Namespace) -> dict[str, list[dict
     """The figures of every round by form. --serial: one process after the other, if only one fits into memory."""
     figures: dict[str, list[dict]] = {task.form: [] for task in tasks}
     for group in [[task] for task in tasks] if args.serial else [tasks]:
-        workers = [Worker(task, args.clock == "cpu" and task.form != PRODUCTS) for task in group]
+        workers = [Worker(task, args.clock == "cpu") for task in group]
         for number in range(args.rounds):
             for worker in workers:
                 figures[worker.task.form].append(worker.turn(number))
@@ -229,7 +231,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--clock",
         choices=("wall", "cpu"),
         default="wall",
-        help="cpu: time steps in CPU time, on a machine that others use too (Linux; the rate of products stays wall)",
+        help="cpu: time steps in CPU time, on a machine that others use too (Linux); no MFU then",
     )
     parser.add_argument("--before", type=Path, help=f"another checkout of this project, as the form '{BEFORE}'")
     parser.add_argument("--markdown", type=Path, help="file for the table")
@@ -316,18 +318,21 @@ def main(argv: list[str]) -> None:
             common["peers_merged"] = args.peers_merged and case == "eval"
             forms = [OURS, *([BEFORE] if args.before else []), *FORMS[case][1:]]
             keeping = {"ours": (OURS, BEFORE), "all": forms, "none": ()}[args.keep_memory]
-            tasks = [Task(form=form, keeps_freed_memory=form in keeping, **common) for form in (*forms, PRODUCTS)]
+            measured = (*forms, PRODUCTS) if args.clock == "wall" else forms  # a rate in CPU time would be another one
+            tasks = [Task(form=form, keeps_freed_memory=form in keeping, **common) for form in measured]
             tasks = [replace(task, root=args.before.resolve()) if task.form == BEFORE else task for task in tasks]
             by_form = run_case(tasks, args)
-            rates += by_form[PRODUCTS]
+            rates += by_form.get(PRODUCTS, [])
             for line in summary(tasks[0], by_form, config, forms):
                 print(json.dumps(heading | line), flush=True)
                 lines.append(line)
-    products = {f"{name}_flops_per_s": statistics.median(rate[name] for rate in rates) for name in rates[0]}
-    print(json.dumps(heading | {"case": PRODUCTS, **products}), flush=True)
     title = "; ".join(f"{name} {value}" for name, value in heading.items())
-    of_products = (f"{name[:-12]} {rate / 1e9:,.0f} GFLOP/s" for name, rate in products.items())
-    text = table(lines, f"{title}; matrix products at the shapes of LLaMA-7B: {', '.join(of_products)}")
+    if rates:
+        products = {f"{name}_flops_per_s": statistics.median(rate[name] for rate in rates) for name in rates[0]}
+        print(json.dumps(heading | {"case": PRODUCTS, **products}), flush=True)
+        of_products = (f"{name[:-12]} {rate / 1e9:,.0f} GFLOP/s" for name, rate in products.items())
+        title += f"; matrix products at the shapes of LLaMA-7B: {', '.join(of_products)}"
+    text = table(lines, title)
     notice(text)
     if args.markdown:
         args.markdown.write_text(text)

@@ -58,9 +58,10 @@ def kinds(events):
 # ---- the loop -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # masked attention, and attention by runs
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_step_waits_once_and_copies_what_each_micro_batch_needs(tmp_path, steps, name):
-    small_run(tmp_path / "run", device="cuda", eval_every=3, **OBJECTIVES[name])
+def test_a_step_waits_once_and_copies_what_each_micro_batch_needs(tmp_path, steps, name, dtype):
+    small_run(tmp_path / "run", device="cuda", eval_every=3, dtype=dtype, **OBJECTIVES[name])
     assert len(steps()) == 2
     for events in steps():
         assert kinds(events) == {COPY_LATER: COPIES[name] * MICRO_BATCHES, BACK: 1}, events
