@@ -283,6 +283,17 @@ def check(args: argparse.Namespace, settings: dict) -> None:
                 raise RunError(f"{both}: they do not compute the same values")
 
 
+def tasks_of(case: str, checkpointing: bool, args: argparse.Namespace, settings: dict) -> list[Task]:
+    """One task for each form of the case; last, the plain products, unless their rate would be one of CPU time."""
+    forms = [OURS, *([BEFORE] if args.before else []), *FORMS[case][1:]]
+    keeping = {"ours": (OURS, BEFORE), "all": forms, "none": ()}[args.keep_memory]
+    common = settings | {"case": case, "precision": args.precision, "dropout": 0.05, "checkpointing": checkpointing}
+    common["peers_merged"] = args.peers_merged and case == "eval"
+    timed = (*forms, PRODUCTS) if args.clock == "wall" else forms
+    tasks = [Task(form=form, keeps_freed_memory=form in keeping, **common) for form in timed]
+    return [replace(task, root=args.before.resolve()) if task.form == BEFORE else task for task in tasks]
+
+
 def main(argv: list[str]) -> None:
     args = parse(argv)
     device = pick_device(args.device)
@@ -309,21 +320,10 @@ def main(argv: list[str]) -> None:
     for case in args.cases:
         for checkpointing in ("off",) if case == "eval" else args.checkpointing:
             notice(f"{case}, checkpointing {checkpointing}")
-            common = settings | {
-                "case": case,
-                "precision": args.precision,
-                "dropout": 0.05,
-                "checkpointing": checkpointing == "on",
-            }
-            common["peers_merged"] = args.peers_merged and case == "eval"
-            forms = [OURS, *([BEFORE] if args.before else []), *FORMS[case][1:]]
-            keeping = {"ours": (OURS, BEFORE), "all": forms, "none": ()}[args.keep_memory]
-            measured = (*forms, PRODUCTS) if args.clock == "wall" else forms  # a rate in CPU time would be another one
-            tasks = [Task(form=form, keeps_freed_memory=form in keeping, **common) for form in measured]
-            tasks = [replace(task, root=args.before.resolve()) if task.form == BEFORE else task for task in tasks]
+            tasks = tasks_of(case, checkpointing == "on", args, settings)
             by_form = run_case(tasks, args)
             rates += by_form.get(PRODUCTS, [])
-            for line in summary(tasks[0], by_form, config, forms):
+            for line in summary(tasks[0], by_form, config, [form for form in by_form if form != PRODUCTS]):
                 print(json.dumps(heading | line), flush=True)
                 lines.append(line)
     title = "; ".join(f"{name} {value}" for name, value in heading.items())
