@@ -112,11 +112,11 @@ def without_groups(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, windo
 )
 def test_it_is_chosen_where_the_kernel_takes_what_there_is(monkeypatch, change, chosen):
     given = {"dtype": torch.bfloat16, "device": GPU, "head_dim": 128} | change
-    with PretendCuda():
+    with PretendCuda(), monkeypatch.context() as patched:  # undone in this order
         if "capability" in change:
-            monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: given["capability"])
+            patched.setattr(torch.cuda, "get_device_capability", lambda device: given["capability"])
         if "function" in change:
-            monkeypatch.setattr(varlen, "varlen_attn", given["function"])
+            patched.setattr(varlen, "varlen_attn", given["function"])
         try:
             torch.backends.cuda.enable_flash_sdp(given.get("flash", True))
             torch.use_deterministic_algorithms(given.get("deterministic", False))
@@ -137,7 +137,7 @@ def losses(folder):
 def test_a_gpu_trains_with_it_in_bf16(tmp_path, monkeypatch, changes):
     changes = {"dtype": torch.bfloat16, "lora_dropout": 0.0, **changes}
     small_run(tmp_path / "cpu", **changes)
-    with PretendCuda():
+    with PretendCuda(), monkeypatch.context() as patched:
         calls, real = [], varlen.varlen_attn
 
         @functools.wraps(real)  # it is chosen by its signature
@@ -145,7 +145,7 @@ def test_a_gpu_trains_with_it_in_bf16(tmp_path, monkeypatch, changes):
             calls.append(given)
             return real(*args, **given)
 
-        monkeypatch.setattr(varlen, "varlen_attn", counted)
+        patched.setattr(varlen, "varlen_attn", counted)
         small_run(tmp_path / "gpu", device="cuda", **changes)
     assert calls and {given["window_size"] for given in calls} == {(-1, 0)}
     assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "cpu"), rel=0.02)
