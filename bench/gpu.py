@@ -7,12 +7,14 @@ It needs torch 2.11 or newer and the packages of requirements.txt; no checkpoint
 compared with the CPU and with itself on the demo model (bench/gpu_checks.py). Then a base of the named shape is drawn
 on the GPU, in bf16, and LCFT's steps are taken on made pairs, which share beginnings as MovieLens' prompts do: seconds
 of the first step and of those after it, tokens and FLOPs per second beside plain products, the peak of memory beside
-the plan, the kernels of a step and the share of time without one, and which attention ran. With transformers and peft
+the plan, the kernels of a step and the share of time without one, and which attention ran; where it is varlen_attn,
+steps with masked attention too. With transformers and peft
 installed, the expert peer of bench.peer takes the same steps. What does not fit into the time or the memory, or lacks
 a package, is listed as skipped, with the reason.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -20,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,7 @@ from machine.device import pick_device
 from machine.gpu import CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACES
 from machine.memory import memory_line
 from model.llama import Llama, LlamaConfig
+from model.varlen import has_varlen
 from objectives.by_name import make_objective
 from run.inputs import adapter_settings, start_adapter
 from run.plan import Plan, make_plan
@@ -143,6 +146,7 @@ def training(args: argparse.Namespace, model: Llama, size: int, rates: dict[str,
         "pairs": size,
         "distinct_tokens": plan.tokens,
         "recomputed_layers": plan.checkpointed,
+        "attention": attention_of(model),
         "first_step_s": cold,
         "step_s": warm,
         "planned_step_s": plan.step_s,
@@ -152,6 +156,24 @@ def training(args: argparse.Namespace, model: Llama, size: int, rates: dict[str,
         **memory_of(device),
         "planned_bytes": plan.training,
     }
+
+
+def attention_of(model: Llama) -> str:
+    """The form in which a tree's tokens attend."""
+    weight = model.lm_head.weight
+    return "varlen_attn" if has_varlen(weight.dtype, weight.device, model.config.head_dim) else "masked"
+
+
+@contextlib.contextmanager
+def masked(model: Llama) -> Iterator[None]:
+    """Meanwhile, the tree's tokens attend in groups with masks. Raises RunError if they do that anyway."""
+    if attention_of(model) == "masked":
+        raise RunError("varlen_attn is not used here")
+    torch.backends.cuda.enable_flash_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_flash_sdp(True)
 
 
 def memory_of(device: torch.device) -> dict:
@@ -285,11 +307,12 @@ def ours(bench: Bench, args: argparse.Namespace, shape: dict, device: torch.devi
         bench.part(f"training, {size} pairs", lambda size=size: training(args, model, size, rates))
     bench.part("scoring", lambda: scoring(args, model, args.prompts))
 
-    def in_fixed_order() -> dict:
-        with deterministic(device):
+    def trained_within(context: contextlib.AbstractContextManager) -> dict:
+        with context:
             return training(args, model, sizes[0], rates)
 
-    bench.part(f"training, {sizes[0]} pairs, deterministic", in_fixed_order)
+    bench.part(f"training, {sizes[0]} pairs, masked attention", lambda: trained_within(masked(model)))
+    bench.part(f"training, {sizes[0]} pairs, deterministic", lambda: trained_within(deterministic(device)))
     bench.part(f"kernels, {sizes[0]} pairs", lambda: kernels(args, model, sizes[0]))
 
 

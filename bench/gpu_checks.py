@@ -20,6 +20,7 @@ from errors import notice
 from lora.inject import add_lora
 from machine.device import BASE_DTYPES, pick_device
 from model.llama import Llama
+from model.varlen import has_varlen
 from objectives.by_name import make_objective
 from run.base import base_tokenizer, load_base
 from scoring.forward import score
@@ -33,7 +34,7 @@ OBJECTIVES = {
 }
 PAIRS, PROMPTS = 4, 32  # of the demo's validation rows
 GRADIENT_TOLERANCE = 1e-4  # of the gradient's norm, in fp32
-LOG_ODDS_TOLERANCE = 3.0  # times the CPU's own error in bf16
+BF16_TOLERANCE = 3.0  # times the error in bf16 of the CPU, or of masked attention
 RUN = (
     *("--data", "demo", "--shots", "8", "--valid-rows", "16", "--test-rows", "4", "--lora-dropout", "0.2"),
     *("--batch-size", "4", "--micro-batch-size", "2", "--max-steps", "4", "--eval-every", "2"),
@@ -98,7 +99,20 @@ def log_odds(device: torch.device, work: Path) -> dict:
         found[name] = score(demo_model(where, precision, 0.0, base_dtype), split).z_pos
     exact = found.pop("exact")
     errors = {name: float(np.sqrt(np.mean((values - exact) ** 2))) for name, values in found.items()}
-    return {"rms error, nats": errors, "passed": errors["device"] <= LOG_ODDS_TOLERANCE * errors["cpu"]}
+    return {"rms error, nats": errors, "passed": errors["device"] <= BF16_TOLERANCE * errors["cpu"]}
+
+
+def attention(device: torch.device, work: Path) -> dict:
+    """bf16 gradients with varlen_attn and with masked attention: how far each is from fp32 on the CPU, relative."""
+    split, model = demo_split(PAIRS), demo_model(device, "bf16", 0.0)
+    if not has_varlen(torch.bfloat16, device, model.config.head_dim):
+        return {"varlen_attn": "not used here"}
+    exact, errors = gradient(demo_model(torch.device("cpu"), "fp32", 0.0), split, {}), {}
+    for name, on in (("varlen_attn", True), ("masked", False)):
+        torch.backends.cuda.enable_flash_sdp(on)
+        errors[name] = float((gradient(model, split, {}) - exact).norm() / exact.norm())
+    torch.backends.cuda.enable_flash_sdp(True)
+    return {"relative distance": errors, "passed": errors["varlen_attn"] <= BF16_TOLERANCE * errors["masked"]}
 
 
 @contextlib.contextmanager
@@ -162,6 +176,7 @@ def _run(argv: list[str], break_at: int) -> None:
 CHECKS = {
     "gradients in fp32": gradients,
     "log-odds in bf16": log_odds,
+    "attention in bf16": attention,
     "checkpointing": checkpointing,
     "repeating and resuming": resuming,
 }

@@ -2,6 +2,7 @@
 
     python -m bench.peer --tokenizer DIR --work DIR --data-dir DIR       movie; DIR holds u.data and u.item
     python -m bench.peer --tokenizer DIR --work DIR --cases own,eval     simulated viewers instead
+    python -m bench.peer --tokenizer DIR --work DIR --before DIR         and an older checkout of this project
 
 --tokenizer is a folder with LLaMA's tokenizer.model; --work, outside the repository, holds the random checkpoint
 (2.7e8 bytes for the small shape). bench/peer_forms.py describes the peers. A case is one objective and forcing,
@@ -14,10 +15,15 @@ Standard output: one JSON line per check, case and form; standard error, or --ma
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
 import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +31,7 @@ import torch
 
 from bench.checkpoints import SHAPES, make_checkpoint
 from bench.flops import rows_of, step_flops
-from bench.peer_work import FORMS, OURS, PRODUCTS, Task, work
+from bench.peer_work import FORMS, OURS, PRODUCTS, ROOT, Task, work
 from cli.verb import run_verb
 from data.interactions import select_shots
 from data.load import load_dataset
@@ -36,25 +42,45 @@ from machine.device import DTYPES, pick_device
 from model.tokenizer import load_tokenizer
 from model.weights import read_llama_config
 
+BEFORE = f"{OURS}, before"  # the form of another checkout
 TOLERANCE = 1e-4  # in float32: relative for losses and gradient norms, absolute for AUC
 
 
-class Worker:
-    """A child process that takes one step when asked, and does nothing in between."""
+@contextlib.contextmanager
+def importing_from(root: Path) -> Iterator[None]:
+    """Child processes that are started meanwhile import this project from `root`."""
+    before = sys.path
+    sys.path = [str(root), *(path for path in sys.path if Path(path).resolve() != ROOT)]
+    try:
+        yield
+    finally:
+        sys.path = before
 
-    def __init__(self, task: Task):
-        self.task = task
+
+class Worker:
+    """A child process that takes one step when asked, and does nothing in between.
+
+    cpu_time: its steps are timed in seconds of CPU time, which other programs on the machine take nothing of.
+    """
+
+    def __init__(self, task: Task, cpu_time: bool = False, target: Callable[[Task, Connection], None] = work):
+        """target: what the child does; it answers everything that it is sent, until None."""
+        self.task, self.cpu_time = task, cpu_time
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(task, theirs), daemon=True)
-        self.process.start()
+        asked = replace(task, form=OURS) if task.form == BEFORE else task
+        self.process = context.Process(target=target, args=(asked, theirs), daemon=True)
+        with importing_from(task.root):
+            self.process.start()
         theirs.close()
         self.first = self._receive()  # figures of the warm-up step
 
-    def turn(self, number: int) -> dict:
-        """Take the step of that number; returns its figures when it is done."""
+    def turn(self, number: object) -> dict:
+        """Take the step of that number, or what else `target` knows; returns its figures when it is done."""
+        before = cpu_seconds(self.process.pid) if self.cpu_time else 0.0
         self.connection.send(number)
-        return self._receive()
+        figures = self._receive()
+        return figures | {"seconds": cpu_seconds(self.process.pid) - before} if self.cpu_time else figures
 
     def end(self) -> None:
         self.connection.send(None)
@@ -68,12 +94,18 @@ class Worker:
             raise RunError(f"{process} ended early; its output is above") from None
 
 
-def run_case(tasks: list[Task], rounds: int, serial: bool) -> dict[str, list[dict]]:
-    """The figures of every round by form. serial: one process after the other, if only one fits into memory."""
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a process so far, as Linux counts it, in steps of 0.01 s."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def run_case(tasks: list[Task], args: argparse.Namespace) -> dict[str, list[dict]]:
+    """The figures of every round by form. --serial: one process after the other, if only one fits into memory."""
     figures: dict[str, list[dict]] = {task.form: [] for task in tasks}
-    for group in [[task] for task in tasks] if serial else [tasks]:
-        workers = [Worker(task) for task in group]
-        for number in range(rounds):
+    for group in [[task] for task in tasks] if args.serial else [tasks]:
+        workers = [Worker(task, args.clock == "cpu") for task in group]
+        for number in range(args.rounds):
             for worker in workers:
                 figures[worker.task.form].append(worker.turn(number))
         for worker in workers:
@@ -195,6 +227,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--check-pairs", type=int, default=2, help="pairs of the comparison in float32; 0: no comparison"
     )
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: time steps in CPU time, on a machine that others use too (Linux); no MFU then",
+    )
+    parser.add_argument("--before", type=Path, help=f"another checkout of this project, as the form '{BEFORE}'")
     parser.add_argument("--markdown", type=Path, help="file for the table")
     args = parser.parse_args(argv)
     for name, allowed in (("cases", FORMS), ("checkpointing", ("off", "on"))):
@@ -202,6 +241,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         if unknown := set(chosen) - set(allowed):
             raise FlagError(f"--{name}: unknown: {', '.join(sorted(unknown))}; choose from {', '.join(allowed)}")
         setattr(args, name, chosen)
+    if args.before and not (args.before / "bench" / "peer_work.py").is_file():
+        raise FlagError(f"--before {args.before}: no checkout of this project: it has no bench/peer_work.py")
     if min(args.pairs, args.prompts, args.rounds, args.threads) < 1:
         raise FlagError("--pairs, --prompts, --rounds and --threads: must be at least 1")
     return args
@@ -242,6 +283,17 @@ def check(args: argparse.Namespace, settings: dict) -> None:
                 raise RunError(f"{both}: they do not compute the same values")
 
 
+def tasks_of(case: str, checkpointing: bool, args: argparse.Namespace, settings: dict) -> list[Task]:
+    """One task for each form of the case; last, the plain products, unless their rate would be one of CPU time."""
+    forms = [OURS, *([BEFORE] if args.before else []), *FORMS[case][1:]]
+    keeping = {"ours": (OURS, BEFORE), "all": forms, "none": ()}[args.keep_memory]
+    common = settings | {"case": case, "precision": args.precision, "dropout": 0.05, "checkpointing": checkpointing}
+    common["peers_merged"] = args.peers_merged and case == "eval"
+    timed = (*forms, PRODUCTS) if args.clock == "wall" else forms
+    tasks = [Task(form=form, keeps_freed_memory=form in keeping, **common) for form in timed]
+    return [replace(task, root=args.before.resolve()) if task.form == BEFORE else task for task in tasks]
+
+
 def main(argv: list[str]) -> None:
     args = parse(argv)
     device = pick_device(args.device)
@@ -259,6 +311,7 @@ def main(argv: list[str]) -> None:
         "rounds": args.rounds,
         "peers_merged": args.peers_merged,
         "keep_memory": args.keep_memory,
+        "clock": args.clock,
         "torch": torch.__version__,
     }
     if args.check_pairs:
@@ -267,25 +320,19 @@ def main(argv: list[str]) -> None:
     for case in args.cases:
         for checkpointing in ("off",) if case == "eval" else args.checkpointing:
             notice(f"{case}, checkpointing {checkpointing}")
-            common = settings | {
-                "case": case,
-                "precision": args.precision,
-                "dropout": 0.05,
-                "checkpointing": checkpointing == "on",
-            }
-            common["peers_merged"] = args.peers_merged and case == "eval"
-            keeping = {"ours": (OURS,), "all": FORMS[case], "none": ()}[args.keep_memory]
-            tasks = [Task(form=form, keeps_freed_memory=form in keeping, **common) for form in (*FORMS[case], PRODUCTS)]
-            by_form = run_case(tasks, args.rounds, args.serial)
-            rates += by_form[PRODUCTS]
-            for line in summary(tasks[0], by_form, config, list(FORMS[case])):
+            tasks = tasks_of(case, checkpointing == "on", args, settings)
+            by_form = run_case(tasks, args)
+            rates += by_form.get(PRODUCTS, [])
+            for line in summary(tasks[0], by_form, config, [form for form in by_form if form != PRODUCTS]):
                 print(json.dumps(heading | line), flush=True)
                 lines.append(line)
-    products = {f"{name}_flops_per_s": statistics.median(rate[name] for rate in rates) for name in rates[0]}
-    print(json.dumps(heading | {"case": PRODUCTS, **products}), flush=True)
     title = "; ".join(f"{name} {value}" for name, value in heading.items())
-    of_products = (f"{name[:-12]} {rate / 1e9:,.0f} GFLOP/s" for name, rate in products.items())
-    text = table(lines, f"{title}; matrix products at the shapes of LLaMA-7B: {', '.join(of_products)}")
+    if rates:
+        products = {f"{name}_flops_per_s": statistics.median(rate[name] for rate in rates) for name in rates[0]}
+        print(json.dumps(heading | {"case": PRODUCTS, **products}), flush=True)
+        of_products = (f"{name[:-12]} {rate / 1e9:,.0f} GFLOP/s" for name, rate in products.items())
+        title += f"; matrix products at the shapes of LLaMA-7B: {', '.join(of_products)}"
+    text = table(lines, title)
     notice(text)
     if args.markdown:
         args.markdown.write_text(text)

@@ -30,12 +30,14 @@ from scoring.forward import score
 from tensors import put_tensors, trainable_parameters
 
 OURS, PRODUCTS = "ours", "matrix products"
+EXPERT, PREFIX_BY_HAND, PUBLISHED = "expert", "expert, prefix by hand", "published"
 FORMS = {  # by case
-    "own": (OURS, "expert"),
-    "shared": (OURS, "expert"),
-    "released": (OURS, "expert", "published"),
-    "eval": (OURS, "expert, prefix by hand", "expert", "published"),
+    "own": (OURS, EXPERT),
+    "shared": (OURS, EXPERT),
+    "released": (OURS, EXPERT, PUBLISHED),
+    "eval": (OURS, PREFIX_BY_HAND, EXPERT, PUBLISHED),
 }
+ROOT = Path(__file__).resolve().parent.parent
 TARGETS, RANK, ALPHA = ("q_proj", "v_proj"), 8, 16
 KL_WEIGHT, CLIP, LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1.0, 1e-4, 1e-3
 
@@ -45,7 +47,8 @@ class Task:
     """One form of one case.
 
     batches: the pairs of each step. prompts, labels: the positive prompts to evaluate. peers_merged: the peers add
-    their adapter to the weights before they evaluate. keeps_freed_memory: see machine/memory.py.
+    their adapter to the weights before they evaluate. keeps_freed_memory: see machine/memory.py. root: the checkout of
+    this project that is imported.
     """
 
     case: str
@@ -62,6 +65,7 @@ class Task:
     answers: dict[bool, list[int]]
     peers_merged: bool = False
     keeps_freed_memory: bool = True
+    root: Path = ROOT
 
 
 @dataclass(frozen=True)
@@ -69,24 +73,18 @@ class Form:
     """A loaded model and its two functions.
 
     parameters: those that are trained. gradients: takes the pairs of a step, leaves the gradients and returns the
-    loss. evaluate: returns the log-odds of Yes, (N,).
+    loss. evaluate: takes prompts and returns the log-odds of Yes, (N,).
     """
 
     model: torch.nn.Module
     parameters: list[torch.nn.Parameter]
     gradients: Callable[[list[EncodedPair]], float]
-    evaluate: Callable[[], np.ndarray]
+    evaluate: Callable[[list[EncodedPair]], np.ndarray]
 
 
 def work(task: Task, parent: Connection) -> None:
     """Load, take a first step and send its figures; then do the same with every step n received, until None."""
-    if task.keeps_freed_memory:
-        keep_freed_memory()
-    else:
-        os.environ.pop(HUGE_PAGES, None)  # inherited from the parent
-    torch.set_num_threads(task.threads)
-    torch.manual_seed(0)
-    device, dtype = pick_device(task.device), DTYPES[task.precision]
+    device, dtype = prepare(task)
     if task.form == PRODUCTS:
         products = Products(device, dtype)
         parent.send(products.rates())
@@ -95,7 +93,7 @@ def work(task: Task, parent: Connection) -> None:
             return products.rates()
 
     else:
-        form = (ours_load if task.form == OURS else peer_load)(task, device, dtype)
+        form = load(task, device, dtype)
         touch(form.model)
         memory = PeakMemory(device)
         step = steps_of(form, task)
@@ -110,6 +108,22 @@ def work(task: Task, parent: Connection) -> None:
         parent.send(answer(number))
 
 
+def prepare(task: Task) -> tuple[torch.device, torch.dtype]:
+    """Set up this process; returns (device, dtype of the base)."""
+    if task.keeps_freed_memory:
+        keep_freed_memory()
+    else:
+        os.environ.pop(HUGE_PAGES, None)  # inherited from the parent
+    torch.set_num_threads(task.threads)
+    torch.manual_seed(0)
+    return pick_device(task.device), DTYPES[task.precision]
+
+
+def load(task: Task, device: torch.device, dtype: torch.dtype) -> Form:
+    """The task's form."""
+    return (ours_load if task.form == OURS else peer_load)(task, device, dtype)
+
+
 def touch(model: torch.nn.Module) -> None:
     """Read every weight, so that those of a mapped file are resident before memory is measured."""
     with torch.no_grad():
@@ -122,7 +136,7 @@ def steps_of(form: Form, task: Task) -> Callable[[int], dict]:
     if task.case == "eval":
 
         def evaluation(number: int) -> dict:
-            scores = form.evaluate()
+            scores = form.evaluate(task.prompts)
             return {"auc": auc(np.array(task.labels), scores), "scores": scores.tolist()}
 
         return evaluation
@@ -151,7 +165,7 @@ def ours_load(task: Task, device: torch.device, dtype: torch.dtype) -> Form:
         model,
         list(trainable_parameters(model).values()),
         lambda pairs: ours_gradients(model, pairs, task.case),
-        lambda: ours_evaluate(model, task),
+        lambda prompts: ours_evaluate(model, prompts, task.answers),
     )
 
 
@@ -161,10 +175,10 @@ def ours_gradients(model: Llama, pairs: list[EncodedPair], case: str) -> float:
     return train.accumulate_gradients(model.train(), pairs, make_objective(vars(flags)), len(pairs)).read()["loss"]
 
 
-def ours_evaluate(model: Llama, task: Task) -> np.ndarray:
-    """Scores the prompts as validation does."""
-    rows = [Interaction(None, (), 0, label) for label in task.labels]
-    return score(model, Split(rows, task.prompts, 0, task.answers), negatives=False).z_pos
+def ours_evaluate(model: Llama, prompts: list[EncodedPair], answers: dict[bool, list[int]]) -> np.ndarray:
+    """Scores the prompts as validation does. The labels of the rows play no part in a score."""
+    rows = [Interaction(None, (), 0, True)] * len(prompts)
+    return score(model, Split(rows, prompts, 0, answers), negatives=False).z_pos
 
 
 # ---- the peers ----------------------------------------------------------------------------------
@@ -189,9 +203,11 @@ def peer_load(task: Task, device: torch.device, dtype: torch.dtype) -> Form:
         loss.backward()
         return float(loss.detach())
 
-    def evaluate() -> np.ndarray:
-        prompts = [pair.positive.prompt for pair in task.prompts]
-        return peer_forms.SCORES[task.form](model.eval(), prompts, task.answers[True][0], task.answers[False][0])
+    def evaluate(prompts: list[EncodedPair]) -> np.ndarray:
+        first = [answer[0] for answer in (task.answers[True], task.answers[False])]
+        # The expert evaluates in its fastest way, where its case is not one of these ways.
+        way = task.form if task.case == "eval" or task.form == PUBLISHED else PREFIX_BY_HAND
+        return peer_forms.SCORES[way](model.eval(), [pair.positive.prompt for pair in prompts], *first)
 
     return Form(model, parameters, gradients, evaluate)
 

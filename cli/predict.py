@@ -21,6 +21,7 @@ TOP = 10  # of a catalogue, if --top does not say
 class PredictFlags(ModelFlags):
     """Titles and output."""
 
+    user: str = flag(None, "who asks, for a run that has vectors of users in its prompts; of --input: its column user")
     liked: tuple = flag((), "a title that the user liked, TITLE or TITLE::AUTHOR; once for each, oldest first")
     disliked: tuple = flag((), "a title that the user disliked; once for each, oldest first")
     target: tuple = flag((), "a title to score; once for each")
@@ -93,7 +94,7 @@ def _interactive_problems(flags: PredictFlags) -> list[str]:
 def user_of_flags(flags: PredictFlags) -> tuple[User, list[str]]:
     """(the user of --liked, --disliked and --target, what is wrong with the titles)."""
     items, problems = items_of_flags({name: getattr(flags, name) for name in TITLES})
-    user = User(None, **items)
+    user = User(flags.user, **items)
     return user, problems or conflicts(user)
 
 

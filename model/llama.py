@@ -12,7 +12,6 @@ Dh head size, M intermediate_size, V vocabulary.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.backward import rms_norm, swiglu
 from model.prefix_tree import PrefixTree, Queries
 from tensors import on_device
 
@@ -57,17 +57,6 @@ class LlamaConfig:
     rope_scaling: RopeScaling | None = None
 
 
-def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """function(*inputs), keeping only the inputs for the backward pass, which computes the function again.
-
-    For steps that take little time and much memory: norms, SwiGLU's product, attention's probabilities. The function
-    must draw no random numbers.
-    """
-    if not torch.is_grad_enabled():
-        return function(*inputs)
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
-
-
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, with the mean square taken in float32."""
 
@@ -79,9 +68,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., D) to (..., D)."""
         # bf16 has 8 significant bits, too few for a sum over D squares.
-        x32 = x.to(torch.promote_types(x.dtype, torch.float32))
-        x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * x32.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 def rope_frequencies(config: LlamaConfig, length: int) -> Tensor:
@@ -107,23 +94,27 @@ def rope_frequencies(config: LlamaConfig, length: int) -> Tensor:
 
 
 def rope_tables(config: LlamaConfig, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cos and sin of position x frequency, each (T, 1, Dh), in the dtype and on the device of `like`."""
+    """Cos and sin of position x frequency, each (T, 1, Dh), in the dtype and on the device of `like`.
+
+    The first half of sin is negative, as `rotate` needs it.
+    """
     (inv_freq,) = on_device([rope_frequencies(config, length)], like.device)
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device=like.device), inv_freq)  # (T, Dh/2)
-    angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)  # (T, 1, Dh): the same for both halves and all heads
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+    angles = angles.unsqueeze(1)  # (T, 1, Dh/2): the same for all heads
+    cos, sin = angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each head vector by its position's angles. x: (..., T, H, Dh); cos, sin: (T, 1, Dh).
+    """Turn each head vector by its position's angles. x: (..., T, H, Dh); cos, sin: (T, 1, Dh) of rope_tables.
 
     Half-split layout, as in published checkpoints: component i is paired with i + Dh/2,
     (x_i, x_{i+Dh/2}) -> (x_i cos - x_{i+Dh/2} sin, x_{i+Dh/2} cos + x_i sin).
     Meta's own files pair 2i with 2i+1, so their rows of q_proj and k_proj are in another order.
     With Dh = 4: half-split pairs (0,2)(1,3), Meta pairs (0,1)(2,3).
     """
-    first, second = x.chunk(2, dim=-1)  # each (..., T, H, Dh/2)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)  # the halves change places
+    return x * cos + swapped * sin
 
 
 class Attention(nn.Module):
@@ -148,7 +139,7 @@ class Attention(nn.Module):
         k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, Dh) or (N, K, Dh)
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, Dh) or (N, K, Dh)
         q, k = rotate(q, cos_q, sin_q), rotate(k, cos, sin)
-        y = causal_attention(q, k, v) if queries is None else recomputed(queries.attend, q, k, v)
+        y = causal_attention(q, k, v) if queries is None else queries.attention.attend(q, k, v)
         return self.o_proj(y.flatten(-2))
 
 
@@ -174,12 +165,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., D) to (..., D)."""
-        return self.down_proj(recomputed(self.gated, self.gate_proj(x), self.up_proj(x)))
-
-    @staticmethod
-    def gated(gate: Tensor, up: Tensor) -> Tensor:
-        """silu(gate) * up, all (..., M)."""
-        return F.silu(gate) * up
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class DecoderLayer(nn.Module):
@@ -194,9 +180,9 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, queries: Queries | None = None) -> Tensor:
         """Shapes as in Attention."""
-        y = self.self_attn(recomputed(self.input_layernorm, x), cos, sin, queries)
+        y = self.self_attn(self.input_layernorm(x), cos, sin, queries)
         x = (x if queries is None else queries.select(x)) + y
-        return x + self.mlp(recomputed(self.post_attention_layernorm, x))
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Decoder(nn.Module):

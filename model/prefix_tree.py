@@ -12,12 +12,14 @@ each row, H and K heads, Dh head size; G rows of a group, S queries of its longe
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
+from model.backward import recomputed, take
+from model.varlen import Layout, Runs, added_runs, has_varlen, selected_runs
 from tensors import on_device
 
 # Attention is computed for groups of rows, padded to the longest row of the group. A row with less than this share of
@@ -37,33 +39,45 @@ class Group:
     keys: Tensor
     mask: Tensor
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The attention of these rows, (G * S, H, Dh); arguments as in Groups.attend."""
+        # A query belongs to one row; the gradient of padding is zero. So there is nothing to sum, as take would.
+        q_rows = q.index_select(0, self.queries.flatten()).view(*self.queries.shape, *q.shape[1:])  # (G, S, H, Dh)
+        k_rows, v_rows = take(k, self.keys), take(v, self.keys)  # (G, T, K, Dh)
+        y = masked_attention(*(part.transpose(1, 2) for part in (q_rows, k_rows, v_rows)), self.mask)  # (G, H, S, Dh)
+        return y.transpose(1, 2).flatten(0, 1)
+
+
+class Groups:
+    """The queries of a tree in groups of rows, with masks: the form for every device.
+
+    output: (Q,), the place of each query in the concatenated results of the groups.
+    """
+
+    def __init__(self, dtype: torch.dtype, output: Tensor, *parts: Tensor):
+        """parts: for each group what _group takes."""
+        self.output = output
+        self.groups = [_group(*parts[i : i + 3], dtype) for i in range(0, len(parts), 3)]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q k^T / sqrt(Dh)) v along the branches. q: (Q, H, Dh); k, v: (N, K, Dh). Returns (Q, H, Dh)."""
+        results = [recomputed(group.attend, q, k, v) for group in self.groups]
+        return torch.cat(results).index_select(0, self.output)
+
 
 @dataclass(frozen=True)
 class Queries:
     """The tokens of a tree whose output a layer computes; keys and values come from all tokens of the tree.
 
-    tokens: (Q,), their indices in the tree; None for all N in order. output: (Q,), the place of each in the
-    concatenated results of the groups.
+    tokens: (Q,), their indices in the tree; None for all N in order. attention: how they attend.
     """
 
     tokens: Tensor | None
-    groups: list[Group]
-    output: Tensor
+    attention: Groups | Runs
 
     def select(self, x: Tensor) -> Tensor:
         """The part of x, (N, ...), that belongs to these tokens, (Q, ...)."""
         return x if self.tokens is None else take(x, self.tokens)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """softmax(q k^T / sqrt(Dh)) v along the branches. q: (Q, H, Dh); k, v: (N, K, Dh). Returns (Q, H, Dh)."""
-        results = []
-        for group in self.groups:
-            q_rows = take(q, group.queries)  # (G, S, H, Dh)
-            k_rows, v_rows = take(k, group.keys), take(v, group.keys)  # (G, T, K, Dh)
-            parts = (part.transpose(1, 2) for part in (q_rows, k_rows, v_rows))
-            y = masked_attention(*parts, group.mask)  # (G, H, S, Dh)
-            results.append(y.transpose(1, 2).flatten(0, 1))  # (G * S, H, Dh)
-        return take(torch.cat(results), self.output)
 
 
 class PrefixTree:
@@ -75,11 +89,11 @@ class PrefixTree:
     """
 
     def __init__(
-        self, input_ids: Tensor, lengths: Tensor, positions: Tensor | None, dtype: torch.dtype, device: torch.device
+        self, input_ids: Tensor, lengths: Tensor, positions: Tensor | None, like: Tensor, by_runs: bool = False
     ):
         """input_ids: (B, T) int64, padded on the right; lengths: (B,); positions: (B, A) or None; all on the CPU.
 
-        dtype, device: the model's.
+        like: a tensor of the model's dtype and device. by_runs: attend in the form that only some GPUs have.
         """
         B, T = input_ids.shape
         unpadded = [row[:length] for row, length in zip(input_ids.tolist(), lengths.tolist())]
@@ -91,16 +105,18 @@ class PrefixTree:
         number = torch.where(own, own.flatten().cumsum(0).view(B, T) - 1, 0)
         number = number.cummax(0).values  # a shared token has the number that the last row to add one there gave it
         self.index = torch.empty_like(number).index_copy_(0, order, number)
-        parts = [ids[own], columns.expand(B, T)[own], *_all_queries(number, starts, ends)]
+        added = added_runs(number, starts, ends) if by_runs else _added_groups(number, starts, ends, like.dtype)
+        parts = [ids[own], columns.expand(B, T)[own], *added.indices]
         if positions is not None:
-            parts += [self.index.gather(1, positions).flatten(), self.index, positions]
-        self.input_ids, self.depth, output, *parts = on_device(parts, device)
+            lay_out = selected_runs if by_runs else partial(_selected_group, dtype=like.dtype)
+            selected = lay_out(self.index, positions)
+            parts += [self.index.gather(1, positions).flatten(), *selected.indices]
+        self.input_ids, self.depth, *parts = on_device(parts, like.device)
+        self.all_tokens = Queries(None, added.make(*parts[: len(added.indices)]))
         self.selected_tokens = None
         if positions is not None:
-            *parts, tokens, keys, last = parts
-            line = torch.arange(len(tokens), device=device)
-            self.selected_tokens = Queries(tokens, [_group(line.view_as(last), keys, last, dtype)], line)
-        self.all_tokens = Queries(None, [_group(*parts[i : i + 3], dtype) for i in range(0, len(parts), 3)], output)
+            tokens, *parts = parts[len(added.indices) :]  # (B * A,)
+            self.selected_tokens = Queries(tokens, selected.make(*parts))
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -109,12 +125,12 @@ class PrefixTree:
 def prefix_tree(model: nn.Module, input_ids: Tensor, lengths: Tensor, positions: Tensor | None = None) -> PrefixTree:
     """The tree of these rows for a Llama, in its dtype and on its device; arguments as in PrefixTree, on the CPU."""
     weight = model.lm_head.weight
-    return PrefixTree(input_ids, lengths, positions, weight.dtype, weight.device)
+    by_runs = has_varlen(weight.dtype, weight.device, model.config.head_dim)
+    return PrefixTree(input_ids, lengths, positions, weight, by_runs)
 
 
-def _all_queries(number: Tensor, starts: Tensor, ends: Tensor) -> list[Tensor]:
-    """Every token of the tree as a query once, in the row that added it: `output` of the Queries, then for each group
-    what _group takes.
+def _added_groups(number: Tensor, starts: Tensor, ends: Tensor, dtype: torch.dtype) -> Layout:
+    """Every token of the tree as a query once, in the row that added it.
 
     number: (B, T), the tree's tokens of each row; the row added those from starts to ends, (B,) each.
     """
@@ -132,7 +148,13 @@ def _all_queries(number: Tensor, starts: Tensor, ends: Tensor) -> list[Tensor]:
         output[queries[real]] = seen + torch.arange(real.numel()).view_as(real)[real]
         seen += real.numel()
         groups += [queries, number[members, : int(ends[members].max())], column]
-    return [output, *groups]
+    return Layout([output, *groups], partial(Groups, dtype))
+
+
+def _selected_group(index: Tensor, positions: Tensor, dtype: torch.dtype) -> Layout:
+    """The tokens at `positions`, (B, A), of rows with the tree's tokens `index`, (B, T), row by row as queries."""
+    line = torch.arange(positions.numel())
+    return Layout([line, line.view_as(positions), index, positions], partial(Groups, dtype))
 
 
 def _group(queries: Tensor, keys: Tensor, last: Tensor, dtype: torch.dtype) -> Group:
@@ -158,26 +180,3 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     scores = q @ k.transpose(-1, -2)  # (G, H, S, T)
     scores += mask
     return torch.softmax(scores, dim=-1) @ v
-
-
-class _Take(torch.autograd.Function):
-    """tokens[index]. The backward pass sums in float32: in bf16 small gradients of many rows would be rounded away."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, tokens: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.shape, ctx.dtype = tokens.shape, tokens.dtype
-        return tokens.index_select(0, index.flatten()).view(*index.shape, *tokens.shape[1:])
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        wide = torch.promote_types(ctx.dtype, torch.float32)
-        total = torch.zeros(ctx.shape, dtype=wide, device=grad.device)
-        total.index_add_(0, index.flatten(), grad.reshape(-1, *ctx.shape[1:]).to(wide))
-        return total.to(ctx.dtype), None
-
-
-def take(tokens: Tensor, index: Tensor) -> Tensor:
-    """tokens[index]. tokens: (N, ...); index: int64 of any shape. Returns (*index.shape, ...)."""
-    return _Take.apply(tokens, index)

@@ -55,8 +55,8 @@ ADAPTER = {
 def small_run(out: Path, validate: Callable[[], float | dict] | None = None, **changes) -> Progress:
     """Start or resume three steps of two micro-batches, each validated and saved; returns what fine_tune does.
 
-    changes: of the flags; `recomputed` layers. validate: the AUC, or every measure of a validation; by default a number
-    that goes up and down with the weights.
+    changes: of the flags; `recomputed` layers; `dtype` of the base. validate: the AUC, or every measure of a validation;
+    by default a number that goes up and down with the weights.
     """
     recomputed = changes.pop("recomputed", 1)
     resume = (out / "config.json").exists()
@@ -64,7 +64,8 @@ def small_run(out: Path, validate: Callable[[], float | dict] | None = None, **c
     model = Llama(
         LlamaConfig(**SIZES, rms_norm_eps=1e-5, rope_theta=100.0, tie_word_embeddings=False, rope_scaling=None)
     )
-    add_lora(model.to(changes.get("device", "cpu")), r=2, alpha=4, dropout=changes.get("lora_dropout", 0.3))
+    model.to(changes.get("device", "cpu"), changes.pop("dtype", torch.float32))
+    add_lora(model, r=2, alpha=4, dropout=changes.get("lora_dropout", 0.3))
     model.model.checkpointed_layers = recomputed
     draw = random.Random(1)
     ids = [[draw.randrange(3, 23) for _ in range(8)] for _ in range(8)]

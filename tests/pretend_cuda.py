@@ -19,6 +19,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from model import varlen
+from tests.varlen_stand_in import make_varlen_attn
+
 ROOT = Path(__file__).parent.parent
 DEVICE = torch.device("cuda:0")
 WAITS, COPY, COPY_LATER, BACK = "wait", "copy to the GPU, waiting", "copy to the GPU", "copy from the GPU, waiting"
@@ -258,6 +261,8 @@ class PretendCuda:
             # Module.to then makes new parameters. Otherwise it puts the values into the old ones.
             (torch.__future__, "_overwrite_module_params_on_conversion", True),
             (PretendCuda, "now", self),
+            (torch.backends.cuda, "is_flash_attention_available", lambda: True),
+            (varlen, "varlen_attn", make_varlen_attn(plain)),
         ):
             self.patches.enter_context(mock.patch.object(owner, name, replacement))
         self.patches.enter_context(mock.patch.multiple(torch.cuda, **of_cuda))

@@ -58,9 +58,10 @@ def kinds(events):
 # ---- the loop -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # masked attention, and attention by runs
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_step_waits_once_and_copies_what_each_micro_batch_needs(tmp_path, steps, name):
-    small_run(tmp_path / "run", device="cuda", eval_every=3, **OBJECTIVES[name])
+def test_a_step_waits_once_and_copies_what_each_micro_batch_needs(tmp_path, steps, name, dtype):
+    small_run(tmp_path / "run", device="cuda", eval_every=3, dtype=dtype, **OBJECTIVES[name])
     assert len(steps()) == 2
     for events in steps():
         assert kinds(events) == {COPY_LATER: COPIES[name] * MICRO_BATCHES, BACK: 1}, events
@@ -211,7 +212,7 @@ def test_the_rows_of_a_mask_begin_at_multiples_of_8_on_a_gpu(gpu, tiny_llama):
     tree = of_rows(tiny_llama().to("cuda"))
     on_cpu = of_rows(tiny_llama())
     for queries, same in ((tree.all_tokens, on_cpu.all_tokens), (tree.selected_tokens, on_cpu.selected_tokens)):
-        for group, wanted in zip(queries.groups, same.groups, strict=True):
+        for group, wanted in zip(queries.attention.groups, same.attention.groups, strict=True):
             assert all(stride % 8 == 0 for stride in group.mask.stride()[:-1]) and group.mask.stride(-1) == 1
             assert torch.equal(group.mask.cpu(), wanted.mask) and wanted.mask.is_contiguous()
 

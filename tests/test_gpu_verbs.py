@@ -76,6 +76,14 @@ def test_a_base_in_int8_trains_on_the_gpu_with_deterministic_sums(folder):
     assert json.loads((folder / "run/config.json").read_text())["flags"]["deterministic"]["value"] is True
 
 
+def test_both_forms_of_attention_are_compared_on_the_gpu(small):
+    with PretendCuda():
+        found = gpu_checks.attention(torch.device("cuda:0"), None)
+        assert torch.backends.cuda.flash_sdp_enabled()
+    errors = found["relative distance"]
+    assert found["passed"] and 0 < errors["varlen_attn"] != errors["masked"] < 0.1
+
+
 def test_scoring_waits_once(folder):
     from scoring.forward import score
 
@@ -108,12 +116,13 @@ def test_the_benchmark_for_gpus_runs_on_a_cpu_and_says_what_it_skipped(small, tm
     bench_gpu.main([*ARGUMENTS, "--out", str(tmp_path / "found")])
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["skipped"] == {
+        "training, 2 pairs, masked attention": "RunError: varlen_attn is not used here",
         "kernels, 2 pairs": "RunError: a CPU has no kernels to count",
         "expert peer, 2 pairs": "RunError: transformers is not installed",
     }
-    assert all(found["lines"][name]["passed"] for name in gpu_checks.CHECKS)
+    assert all(found["lines"][name].get("passed", name == "attention in bf16") for name in gpu_checks.CHECKS)
     trained = found["lines"]["training, 2 pairs"]
-    assert trained["distinct_tokens"] == 66 + 2 * 16 + 4 * (9 + 3)
+    assert trained["attention"] == "masked" and trained["distinct_tokens"] == 66 + 2 * 16 + 4 * (9 + 3)
     assert trained["step_s"] > 0 and found["lines"]["scoring"]["prompts_per_s"] > 0
     shown = (tmp_path / "found.md").read_text()
     assert shown.strip() == capsys.readouterr().out.strip() and "Skipped: expert peer, 2 pairs" in shown

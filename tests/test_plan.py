@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-import model.llama as llama
+import model.prefix_tree as prefix_trees
 import run.plan as plan_module
 import train
 from cli.train import TrainFlags
@@ -53,7 +53,7 @@ def test_live_tensors_counts_what_is_made_and_what_is_let_go():
 )
 def test_what_a_layer_keeps_is_what_autograd_saves(model, sizes, dtype, monkeypatch):
     """Counted by another mechanism: autograd's own hooks see every tensor that is saved, unless by a checkpoint."""
-    monkeypatch.setattr(llama, "recomputed", lambda function, *inputs: function(*inputs))
+    monkeypatch.setattr(prefix_trees, "recomputed", lambda function, *inputs: function(*inputs))
     model = model(**sizes)
     for name, parameter in model.named_parameters():
         if "lora" not in name:
@@ -64,9 +64,9 @@ def test_what_a_layer_keeps_is_what_autograd_saves(model, sizes, dtype, monkeypa
         table[tree.depth] for table in rope_tables(model.config, tree.index.shape[1], like=model.lm_head.weight)
     )
     known = {tensor.untyped_storage().data_ptr() for tensor in (cos, sin, *model.parameters())}
-    for group in tree.all_tokens.groups:
+    for group in tree.all_tokens.attention.groups:
         known |= {tensor.untyped_storage().data_ptr() for tensor in (group.queries, group.keys, group.mask)}
-    known.add(tree.all_tokens.output.untyped_storage().data_ptr())
+    known.add(tree.all_tokens.attention.output.untyped_storage().data_ptr())
     saved = {}
 
     def note(tensor):
@@ -89,7 +89,7 @@ def test_what_is_recomputed_is_not_kept(model, monkeypatch):
     batch = collate(PAIRS)
     tree = prefix_tree(model, batch.input_ids, batch.lengths)
     found = layer_cost(model, tree, tree.all_tokens)
-    monkeypatch.setattr(llama, "recomputed", lambda function, *inputs: function(*inputs))
+    monkeypatch.setattr(prefix_trees, "recomputed", lambda function, *inputs: function(*inputs))
     all_kept = layer_cost(model, tree, tree.all_tokens)
     assert found.kept < 0.8 * all_kept.kept and found.scoring == all_kept.scoring
 

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from data.pairs import pad_right
 from lora.inject import add_lora
 from machine.device import compile_layers
+from model import varlen
 from model.llama import RopeScaling
-from model.prefix_tree import masked_attention, prefix_tree, take
+from model.prefix_tree import PrefixTree, masked_attention, prefix_tree, take
 from tensors import trainable_parameters
+from tests.varlen_stand_in import make_varlen_attn
 
 ROWS = {
     "nothing shared": [[1, 2, 3], [4, 5], [6]],
@@ -41,8 +43,17 @@ def random_rows(seed):
 CASES = ROWS | {f"random {seed}": random_rows(seed) for seed in range(3)}
 
 
-def tree_of(model, rows, positions=None):
-    return prefix_tree(model, pad_right(rows), torch.tensor([len(row) for row in rows]), positions)
+def tree_of(model, rows, positions=None, by_runs=False):
+    lengths = torch.tensor([len(row) for row in rows])
+    if by_runs:
+        return PrefixTree(pad_right(rows), lengths, positions, model.lm_head.weight, by_runs=True)
+    return prefix_tree(model, pad_right(rows), lengths, positions)
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Attention by runs, which only some GPUs have, in float64 on a CPU."""
+    monkeypatch.setattr(varlen, "varlen_attn", make_varlen_attn(dtypes=(torch.float64,)))
 
 
 @pytest.fixture
@@ -74,10 +85,11 @@ def test_a_tree_holds_each_distinct_prefix_once(tiny_llama, name):
     assert sorted(places.values()) == list(range(len(tree)))
 
 
+@pytest.mark.parametrize("by_runs", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_every_hidden_state_is_that_of_the_plain_path(model, name):
+def test_every_hidden_state_is_that_of_the_plain_path(model, stand_in, name, by_runs):
     model, rows = model(), CASES[name]
-    tree = tree_of(model, rows)
+    tree = tree_of(model, rows, by_runs=by_runs)
     with torch.no_grad():
         plain, by_tree = model.model(pad_right(rows)), model.model(tree.input_ids, tree)
     for row, tokens, expected in zip(rows, tree.index, plain):
@@ -92,16 +104,17 @@ MODELS = {
 }
 
 
+@pytest.mark.parametrize("by_runs", [False, True])
 @pytest.mark.parametrize("checkpointed", [0, 1, 2])
 @pytest.mark.parametrize("kind", MODELS)
-def test_asked_positions_and_all_gradients_are_those_of_the_plain_path(model, kind, checkpointed):
+def test_asked_positions_and_all_gradients_are_those_of_the_plain_path(model, stand_in, kind, checkpointed, by_runs):
     model = model(**MODELS[kind])
     model.model.checkpointed_layers = checkpointed
     for name in ("branches of branches", "a row that begins another", "random 0"):
         rows = CASES[name]
         positions = torch.tensor([[len(row) - 1, (len(row) - 1) // 2] for row in rows])  # (B, 2)
         results = []
-        for tree in (None, tree_of(model, rows, positions)):
+        for tree in (None, tree_of(model, rows, positions, by_runs)):
             if tree is None:
                 logits = model(pad_right(rows), positions)  # (B, 2, V)
             else:

@@ -56,8 +56,8 @@ def check_rotate() -> None:
 
     for size in (8, 4):
         x, angles = torch.randn(6, size), torch.randn(6, size // 2)
-        doubled = torch.cat((angles, angles), dim=-1)
-        wanted = rotate(x[None, None], doubled.cos(), doubled.sin())[0, 0]
+        cos, sin = torch.cat((angles.cos(), angles.cos()), dim=-1), torch.cat((-angles.sin(), angles.sin()), dim=-1)
+        wanted = rotate(x[None, None], cos, sin)[0, 0]
         same(rotate_by_complex_numbers(x, angles), wanted, f"Dh = {size}")
 
 
@@ -69,7 +69,7 @@ def check_tokens_in_tree() -> None:
     for rows in ([[1, 2, 3], [1, 2, 4]], [[1, 2], [3, 2]], [[1, 2, 3], [1, 2, 3], [1, 2]], *draws):
         lengths = torch.tensor([len(row) for row in rows])
         ids = torch.tensor([row + [0] * (int(lengths.max()) - len(row)) for row in rows])
-        tree = PrefixTree(ids, lengths, None, torch.float32, torch.device("cpu"))
+        tree = PrefixTree(ids, lengths, None, like=torch.empty(0))
         same(tokens_in_tree(rows), len(tree), f"rows {rows}"[:80])
 
 
