@@ -273,7 +273,7 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
 
 
 def vector_problems(flags: TrainFlags, given: set[str]) -> list[str]:
-    """A line for every flag about vectors in prompts, and CoLLM's schedule, that is unused or contradicts another."""
+    """A line for every flag about vectors in the prompt, or the schedule, that is unused or contradicts another."""
     problems = []
     if flags.schedule == "linear" and "end_lr" in given:
         problems.append("--end-lr: has no effect with --schedule linear, which ends at 0")

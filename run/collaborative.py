@@ -81,8 +81,8 @@ def load_recommender(named: str, data: Dataset) -> Recommender:
     recorded = str(config.get("fingerprints", {}).get("data", ""))
     if not recorded.startswith(data.fingerprint()):
         raise RunError(
-            f"{flag}: was trained on other rows than --data {data.name}; train it on the same data, so that its users "
-            "and items are those of the prompts and none of its rows is one that is tested here"
+            f"{flag}: was trained on other rows than --data {data.name}; train it with the same flags of the data, "
+            "--noun included, so that its users and items are those of the prompts and no row of its is tested here"
         )
     settings = _settings(path, config, method)
     shots = select_shots(data.train, shot_count(flags["shots"]), flags["seed"])

@@ -55,8 +55,8 @@ ADAPTER = {
 def small_run(out: Path, validate: Callable[[], float | dict] | None = None, **changes) -> Progress:
     """Start or resume three steps of two micro-batches, each validated and saved; returns what fine_tune does.
 
-    changes: of the flags; `recomputed` layers; `dtype` of the base. validate: the AUC, or every measure of a validation;
-    by default a number that goes up and down with the weights.
+    changes: of the flags; `recomputed` layers; `dtype` of the base. validate: the AUC, or every measure of a
+    validation; by default a number that goes up and down with the weights.
     """
     recomputed = changes.pop("recomputed", 1)
     resume = (out / "config.json").exists()
