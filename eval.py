@@ -7,6 +7,7 @@
     python eval.py --model DIR --adapter DIR           the base with an adapter of PEFT's
     python eval.py --run runs/NAME --negations         asked in words that training never used
     python eval.py --run runs/NAME --merge-out DIR     and write base and adapter as one plain checkpoint
+    python eval.py --predictions consistency.json      measure the answers of any model: docs/consistency-format.md
 
 The results go to standard output, everything else to standard error.
 
@@ -19,24 +20,32 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from baselines.rules import all_rules
 from cli.data import data_problems, load_data
-from cli.flags import Resolved, flag, flag_of_run, parse_flags
+from cli.flags import Resolved, flag, flag_name, flag_of_run, parse_flags
 from cli.model import RunDataFlags, model_problems
 from cli.train import TrainFlags
 from cli.verb import run_verb
-from data.prompts import WORDINGS
+from consistency import bundle_metrics
+from data.interactions import Dataset
+from data.prompts import WORDINGS, Wording
 from data.splits import Split, Wanted, chosen_rows, encode_split, encode_wanted
 from errors import DataError, FlagError, answer, notice
 from files import write_json
 from machine import ranks
 from metrics import Scored, evaluate
 from model.demo import base_in_results, model_folder
-from report.tables import score_table, wording_table
+from report.answers import answers_table, bundle_in_words
+from report.tables import adapter_in_words, model_in_words, score_table, wording_table
+from report.wrap import wrapped
+from run.answers import Answers, measure_answers, read_answers, write_answers
 from run.merge import refuse_merging_twice, refuse_unusable_output
 from run.outcome import write_merged_on_request
 from run.predictions import write_predictions
 from run.restore import resolve_settings, restore_model
-from scoring.splits import score_split, score_wording, trained_wording, without_learning
+from scoring.splits import odds_of_wording, score_split, trained_wording, without_learning, wording_row
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class EvalFlags(RunDataFlags):
     rows: int = flag(None, "score a seeded subset of this many rows of the split", low=1)
     drop_long: bool = flag_of_run(TrainFlags, "drop_long")
     negations: bool = flag(False, "ask in words that training never used, too: negations, and paraphrases as a control")
+    predictions: str = flag(None, "measure this consistency.json of any model, and ask none", metavar="FILE")
+    predictions_out: str = flag(None, "also write every answer into this consistency.json", metavar="FILE")
     merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base", metavar="DIR")
     out: str = flag(
         None,
@@ -57,7 +68,19 @@ class EvalFlags(RunDataFlags):
 
 def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is missing, unused or would overwrite something."""
+    if flags.predictions:
+        given = [name for name, source in resolved.sources.items() if source == "flag"]
+        asking = [flag_name(name) for name in given if name not in ("predictions", "json", "out")]
+        if asking:
+            raise FlagError(
+                "\n".join(f"{name}: has no effect with --predictions, which asks no model" for name in asking)
+            )
+        return
     problems = model_problems(flags) + data_problems(flags.data, resolved)
+    if flags.predictions_out and not Path(flags.predictions_out).absolute().parent.is_dir():
+        problems.append(f"--predictions-out {flags.predictions_out}: no such folder; make it first")
+    if flags.predictions_out and Path(flags.predictions_out).exists():
+        problems.append(f"--predictions-out {flags.predictions_out}: already exists; name another file")
     if flags.out and (Path(flags.out) / "config.json").exists():
         problems.append(f"--out {flags.out}: is a run folder, whose results.json this would replace; choose another")
     if flags.out and Path(flags.out).exists() and not Path(flags.out).is_dir():
@@ -69,8 +92,16 @@ def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Score one split, show it, and write what was asked for."""
+    """Measure what a model answers, or what a file says that it answered."""
     flags, resolved = parse_flags(EvalFlags, argv, __doc__, check=check_flags)
+    if flags.predictions:
+        measure_predictions(flags)
+    else:
+        score_model(flags, resolved)
+
+
+def score_model(flags: EvalFlags, resolved: Resolved) -> None:
+    """Score one split, show it, and write what was asked for."""
     settings, config = resolve_settings(flags, resolved)
     base, adapter = model_folder(settings.model), flags.run or flags.adapter
     if flags.merge_out:
@@ -101,18 +132,56 @@ def main(argv: list[str]) -> None:
         **without_learning(data.train, split.rows),
     } | chosen_rows(split)
     answer(score_table(results), aside=flags.json)
+    words = WORDINGS[data.wording]
+    asked = {words.like: (True, scored.z_pos), words.dislike: (False, scored.z_neg)}  # is the same answer right, odds
     if flags.negations:
-        words = WORDINGS[data.wording]
-        results["negations"] = [trained_wording(scored, words.dislike)]
         for question, same in words.held_out.items():
             other = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
-            results["negations"].append(score_wording(model, scored, other, question, same))
-        answer(wording_table(results["negations"]), aside=flags.json)
+            asked[question] = same, odds_of_wording(model, other, question)
+        add_wordings(results, scored, asked, words)
+        bundle = wrapped(bundle_in_words(results["bundle"], len(asked)))
+        answer("\n".join([wording_table(results["negations"]), "", *bundle]), aside=flags.json)
     if ranks.is_first():
+        if flags.predictions_out:
+            write_answers(Path(flags.predictions_out), answers_of(results, data, split, asked))
         write_outcome(flags, results, split, scored)
         write_merged_on_request(model, settings.model, Path(adapter or ""), flags.merge_out)
         if flags.json:
             print(json.dumps(results, allow_nan=False))
+
+
+def measure_predictions(flags: EvalFlags) -> None:
+    """Measure a consistency.json, show the results, and write them if asked."""
+    results = measure_answers(read_answers(Path(flags.predictions)))
+    answer(answers_table(results), aside=flags.json)
+    if flags.out:
+        Path(flags.out).mkdir(parents=True, exist_ok=True)
+        write_json(Path(flags.out) / "results.json", results)
+        notice(f"\nWritten to {flags.out}: results.json")
+    if flags.json:
+        print(json.dumps(results, allow_nan=False))
+
+
+def add_wordings(results: dict, scored: Scored, asked: dict[str, tuple], words: Wording) -> None:
+    """Add "negations", a row for each wording but the question itself, and "bundle", all of them at once.
+
+    asked: {question: (is the same answer right, log-odds)}, first the question and its trained opposite.
+    """
+    same, odds = (np.array(values) for values in zip(*asked.values()))
+    results["negations"] = [trained_wording(scored, words.dislike)]
+    results["negations"] += [
+        wording_row(scored, asked[other][1], other, same) for other, same in words.held_out.items()
+    ]
+    results["bundle"] = bundle_metrics(odds.T, scored.labels, same, scored.users)
+
+
+def answers_of(results: dict, data: Dataset, split: Split, asked: dict[str, tuple]) -> Answers:
+    """What consistency.json holds of this evaluation. asked: {question: (is the same answer right, log-odds)}."""
+    rows = [(None if row.user is None else str(row.user), str(row.target), bool(row.label)) for row in split.rows]
+    same, odds = (np.array(values) for values in zip(*asked.values()))
+    name = f"{model_in_words(results)}; {adapter_in_words(results)}"
+    rules = all_rules(data.train, split.rows)
+    return Answers(name, data.name, results["split"], list(asked), same, rows, odds.T, rules)
 
 
 def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored) -> None:

@@ -24,8 +24,8 @@ def validation_measures(model: Llama, split: Split) -> dict[str, float]:
 
     Only the two answers are looked at, so that nothing that needs the whole vocabulary, as the KL, is among them.
     """
-    negative = replace(split, pairs=[replace(pair, positive=pair.negative) for pair in split.pairs])
-    sides = [_score_on_all_ranks(model, side, negatives=False, progress="validation") for side in (split, negative)]
+    both = (split, _negatives(split))
+    sides = [_score_on_all_ranks(model, side, negatives=False, progress="validation") for side in both]
     odds = np.stack([side.z_pos for side in sides], axis=1)  # (N, 2)
     values = metric_values(Scored(sides[0].users, sides[0].labels, odds=odds))
     return {f"valid_{name}": value for name, value in values.items() if not np.isnan(value)}
@@ -41,19 +41,26 @@ def trained_wording(scored: Scored, question: str) -> dict:
     }
 
 
-def score_wording(model: Llama, scored: Scored, split: Split, question: str, same_answer_is_right: bool) -> dict:
-    """How the answers to another wording of the question agree with those to "will like".
+def odds_of_wording(model: Llama, split: Split, question: str) -> np.ndarray:
+    """Log-odds of Yes to another wording of the question, (N,). split: `question` is in the place of "will dislike"."""
+    return _score_on_all_ranks(model, _negatives(split), negatives=False, progress=f'"{question}"').z_pos
 
-    scored: both answers of training's wording; split: the same rows with `question` in the place of "will dislike". An
-    answer is inconsistent if it is the same to a negation, or another to a paraphrase.
+
+def _negatives(split: Split) -> Split:
+    """The split with the negative prompts in the place of the positive ones."""
+    return replace(split, pairs=[replace(pair, positive=pair.negative) for pair in split.pairs])
+
+
+def wording_row(scored: Scored, odds: np.ndarray, question: str, same_answer_is_right: bool) -> dict:
+    """How the answers to another wording, log-odds (N,), agree with those to "will like". scored: the same rows.
+
+    An answer is inconsistent if it is the same to a negation, or another to a paraphrase.
     """
-    swapped = [replace(pair, positive=pair.negative) for pair in split.pairs]
-    other = _score_on_all_ranks(model, replace(split, pairs=swapped), negatives=False, progress=f'"{question}"')
     return {
         "asks": question,
         "trained_on": False,
         "same_answer_is_right": same_answer_is_right,
-        **agreement(scored, other.z_pos, same_answer_is_right),
+        **agreement(scored, odds, same_answer_is_right),
     }
 
 
