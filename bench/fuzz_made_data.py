@@ -15,7 +15,6 @@ from data.interactions import Dataset, Interaction, Item
 from data.sources import amazon_book, collm, tallrec
 from errors import notice
 
-
 ASKED = (("like", "same"), ("dislike", "opposite"), ("not like", "opposite"), ("enjoy", "same"))
 
 
