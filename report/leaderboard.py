@@ -55,9 +55,9 @@ def headline(results: dict) -> str:
     best = max(asked, key=lambda run: run["informative_consistency"])
     above = sum(run["interval_95"]["informative_consistency"][0] > 0 for run in asked)
     return (
-        f"Of {len(asked)} models that answer, {above} have both answers right on more rows than a constant, with an "
-        f"interval above 0. The best informative consistency is "
-        f"{interval_cell(best, 'informative_consistency')}, of {_name(best)}."
+        f"Models that answer: {len(asked)}. With both answers right on more rows than a constant, the interval above "
+        f"0: {above}. The best informative consistency is {interval_cell(best, 'informative_consistency')}, of "
+        f"{_name(best)}."
     )
 
 

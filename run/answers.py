@@ -179,9 +179,9 @@ def _faults(content: object) -> Iterator[str]:
         return
     if not _is_text(content["model"]):
         yield f'"model" is {quoted(content["model"])}; say in 1 to {LONGEST_TEXT} printable characters who answered'
-    questions, rows = list(_question_faults(content["questions"])), content["rows"]
-    yield from (*_data_faults(content["data"]), *questions)
-    if questions:
+    rows, wrong = content["rows"], [*_data_faults(content["data"]), *_question_faults(content["questions"])]
+    yield from wrong
+    if wrong:
         return
     if not isinstance(rows, list) or not 1 <= len(rows) <= MOST_ROWS:
         yield f'"rows" must be a list of 1 to {MOST_ROWS:,} rows'

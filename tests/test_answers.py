@@ -82,6 +82,7 @@ FAULTS = {
     "a field too many": ({"modle": "x"}, "'modle' is no field"),
     "a model with a bell": ({"model": "\a"}, '"model" is'),
     "no name of the data": ({"data": {"split": "test"}}, '"data" must have'),
+    "data that are a text": ({"data": "mine"}, '"data" must have'),
     "one question": ({"questions": [{"words": "w", "right": "same"}]}, '"questions" must be a list of 2'),
     "opposite first": ({"questions": [{"words": "w", "right": "opposite"}] * 2}, "question 1"),
     "a question without words": ({"questions": [{"right": "same"}] * 2}, 'question 1: "words"'),

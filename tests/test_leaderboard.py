@@ -12,7 +12,7 @@ from errors import FlagError
 from run.answers import Answers, measure_answers, write_answers
 
 LIKED = np.tile([True, True, False], 10)
-ROWS = [(f"u{i % 6}", f"i{i}", bool(liked)) for i, liked in enumerate(LIKED)]
+ROWS = [(f"u{i % 5}", f"i{i}", bool(liked)) for i, liked in enumerate(LIKED)]
 THREE = (["will like", "will dislike", "will not like"], np.array([True, False, False]))
 
 
@@ -26,7 +26,7 @@ def answers(name, says_liked, questions=3):
 @pytest.fixture
 def files(tmp_path):
     """Of three models: one says Yes to "like" of all, one is named to do harm and was asked twice, one mostly knows."""
-    knows = LIKED ^ (np.arange(30) % 10 == 0)
+    knows = LIKED ^ (np.arange(30) == 10)
     of = {"knows": answers("knows", knows), "yes": answers("yes", np.ones(30, dtype=bool))}
     of["hostile"] = answers("<b>x|y</b> [z](http://x) `c` *s*", ~LIKED, questions=2)
     for name, one in of.items():
@@ -48,13 +48,13 @@ def test_markdown_has_constants_and_rules_before_models_best_first(files, tmp_pa
     low, high = best["interval_95"]["informative_consistency"]
     assert f"{best['informative_consistency']:.3f} [{low:.3f}, {high:.3f}]" in rows[7]
     assert rows[1].split("|")[4].strip() == "0.000" or "0.000 [" in rows[1].split("|")[4]
-    assert "Of 3 models that answer, 1 have both answers right" in lines[2]
+    assert "Models that answer: 3. " in lines[2] and "the interval above 0: 1. " in lines[2]
 
 
 def test_figures_are_those_of_the_file_and_bundles_need_three_wordings(files, capsys):
     compare.main([*files, "--json"])
     found = json.loads(capsys.readouterr().out)
-    measured = measure_answers(answers("knows", LIKED ^ (np.arange(30) % 10 == 0)))
+    measured = measure_answers(answers("knows", LIKED ^ (np.arange(30) == 10)))
     run = found["runs"][2]
     assert run["bundle"] == measured["bundle"] and run["arbitrage"] == measured["arbitrage"]
     assert found["runs"][1]["bundle"] is None and found["rules"] == measured["rules"]
@@ -70,12 +70,12 @@ def test_the_page_needs_no_other_file_and_shows_names_as_text(files, tmp_path):
 
 def test_one_file_makes_a_page_and_another_ending_is_refused(files, tmp_path, capsys):
     compare.main([files[2], "--page", str(tmp_path / "one.md")])
-    assert "Of 1 models that answer" in (tmp_path / "one.md").read_text()
+    assert "Models that answer: 1. " in (tmp_path / "one.md").read_text()
     with pytest.raises(FlagError, match="--page board.pdf: name a file that ends with .html or .md"):
         compare.main([*files, "--page", "board.pdf"])
 
 
 def test_files_of_other_rows_are_not_put_into_one_table(files, tmp_path):
-    write_answers(tmp_path / "other.json", replace(answers("o", LIKED), rows=[*ROWS[:-1], ("u0", "another", False)]))
-    with pytest.raises(ValueError, match="other.json row 30: is user u0, item another"):
+    write_answers(tmp_path / "other.json", replace(answers("o", LIKED), rows=[*ROWS[:-1], ("u4", "another", False)]))
+    with pytest.raises(ValueError, match="other.json row 30: is user u4, item another"):
         compare.main([*files, str(tmp_path / "other.json"), "--page", str(tmp_path / "b.md")])
