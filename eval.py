@@ -8,6 +8,7 @@
     python eval.py --run runs/NAME --negations         asked in six other wordings
     python eval.py --run runs/NAME --wordings          asked in all wordings, those that training held out apart
     python eval.py --run runs/NAME --merge-out DIR     and write base and adapter as one plain checkpoint
+    python eval.py --predictions consistency.json      measure the answers of any model: docs/consistency-format.md
 
 The results go to standard output, everything else to standard error.
 
@@ -18,17 +19,17 @@ import installed  # noqa: F401
 
 import json
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cli.data import data_problems, load_data
-from cli.flags import Resolved, flag, flag_of_run, parse_flags
+from cli.flags import Resolved, flag, flag_name, flag_of_run, parse_flags
 from cli.model import RunDataFlags, model_problems
 from cli.train import TrainFlags
 from cli.verb import run_verb
+from consistency import bundle_metrics
 from data.examples import with_examples
 from data.interactions import Dataset
 from data.prompts import Wording, wording_of
@@ -39,9 +40,12 @@ from machine import ranks
 from metrics import Scored, evaluate
 from model.demo import base_in_results, model_folder
 from objectives.by_name import make_objective
+from report.answers import answers_table, bundle_in_words
 from report.run_page import score_page
 from report.tables import score_table, wording_table
 from report.wordings import wording_matrix_table
+from report.wrap import wrapped
+from run.answers import answers_of, measure_answers, read_answers, write_answers
 from run.merge import refuse_merging_twice, refuse_unusable_output
 from run.outcome import write_merged_on_request
 from run.page import PAGE, shown_score
@@ -68,6 +72,8 @@ class EvalFlags(RunDataFlags):
     )
     negations: bool = flag(False, "ask in six other words, too: negations, and paraphrases as a control")
     wordings: bool = flag(False, "ask in all words that are known: how each answer agrees, and all of them together")
+    predictions: str = flag(None, "measure this consistency.json of any model, and ask none", metavar="FILE")
+    predictions_out: str = flag(None, "also write every answer into this consistency.json", metavar="FILE")
     merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base", metavar="DIR")
     out: str = flag(
         None,
@@ -78,7 +84,19 @@ class EvalFlags(RunDataFlags):
 
 def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is missing, unused or would overwrite something."""
+    if flags.predictions:
+        given = [name for name, source in resolved.sources.items() if source == "flag"]
+        asking = [flag_name(name) for name in given if name not in ("predictions", "json", "out")]
+        if asking:
+            raise FlagError(
+                "\n".join(f"{name}: has no effect with --predictions, which asks no model" for name in asking)
+            )
+        return
     problems = model_problems(flags) + data_problems(flags.data, resolved)
+    if flags.predictions_out and not Path(flags.predictions_out).absolute().parent.is_dir():
+        problems.append(f"--predictions-out {flags.predictions_out}: no such folder; make it first")
+    if flags.predictions_out and Path(flags.predictions_out).exists():
+        problems.append(f"--predictions-out {flags.predictions_out}: already exists; name another file")
     if flags.out and (Path(flags.out) / "config.json").exists():
         problems.append(f"--out {flags.out}: is a run folder, whose results.json this would replace; choose another")
     if flags.out and Path(flags.out).exists() and not Path(flags.out).is_dir():
@@ -94,8 +112,16 @@ def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Score one split, show it, and write what was asked for."""
+    """Measure what a model answers, or what a file says that it answered."""
     flags, resolved = parse_flags(EvalFlags, argv, __doc__, check=check_flags)
+    if flags.predictions:
+        measure_predictions(flags)
+    else:
+        score_model(flags, resolved, f"python eval.py {shlex.join(argv)}")
+
+
+def score_model(flags: EvalFlags, resolved: Resolved, command: str) -> None:
+    """Score one split, show it, and write what was asked for. command: as typed."""
     settings, config = resolve_settings(flags, resolved)
     base, adapter = model_folder(settings.model), flags.run or flags.adapter
     if flags.merge_out:
@@ -138,15 +164,16 @@ def main(argv: list[str]) -> None:
         corrected = prior_corrected(scored, score_split(model, valid, "validation, for the prior"))
         results |= {"examples": flags.examples, "examples_seed": flags.examples_seed, "prior_corrected": corrected}
     answer(score_table(results), aside=flags.json)
-    if questions:
-
-        def ask(question: str) -> np.ndarray:
+    asked = {words.like: scored.z_pos, words.dislike: scored.z_neg}
+    for question in questions:
+        if question not in asked:
             other = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
-            return log_odds_of_question(model, replace(other, reading=reading), question)
-
-        results |= asked_otherwise(flags, words, scored, ask, seen_in_training(data, config))
+            asked[question] = log_odds_of_question(model, replace(other, reading=reading), question)
+    if questions:
+        results |= agreement_of_all(flags, words, scored, asked, seen_in_training(data, config))
     if ranks.is_first():
-        command = f"python eval.py {shlex.join(argv)}"
+        if flags.predictions_out:
+            write_answers(Path(flags.predictions_out), answers_of(results, data, split, asked))
         shown = shown_score(split, data, tokenizer, scored, command, adapter)
         write_outcome(flags, results, split, scored, score_page(results, shown))
         write_merged_on_request(model, settings.model, Path(adapter or ""), flags.merge_out)
@@ -154,27 +181,27 @@ def main(argv: list[str]) -> None:
             print(json.dumps(results, allow_nan=False))
 
 
-def asked_otherwise(
-    flags: EvalFlags, words: Wording, scored: Scored, ask: Callable[[str], np.ndarray], trained: set[str]
+def agreement_of_all(
+    flags: EvalFlags, words: Wording, scored: Scored, asked: dict[str, np.ndarray], trained: set[str]
 ) -> dict:
     """How the answers in other words agree with those to "will like", shown and for results.json.
 
-    ask(question): log-odds of Yes, (N,); trained: the questions that training asked.
+    asked: {question: log-odds of Yes, (N,)}; trained: the questions that training asked.
     """
-    z = {words.like: scored.z_pos, words.dislike: scored.z_neg}
-    wanted = words.questions.kinds if flags.wordings else (words.like, words.dislike, *words.held_out)
-    z |= {question: ask(question) for question in wanted if question not in z}
-    matrix = wording_matrix(
-        scored, {question: z[question] for question in words.questions.kinds if question in z}, words.questions, trained
-    )
-    found = {}
+    z = {question: asked[question] for question in words.questions.kinds if question in asked}
+    matrix, found = wording_matrix(scored, z, words.questions, trained), {}
     if flags.wordings:
         found["wordings"] = matrix
         answer(wording_matrix_table(matrix), aside=flags.json)
     if flags.negations:
         by_question = {row["asks"]: row for row in matrix["rows"]}
-        found["negations"] = [by_question[question] for question in (words.dislike, *words.held_out)]
-        answer(wording_table(found["negations"]), aside=flags.json)
+        chosen = (words.like, words.dislike, *words.held_out)
+        same = np.array([words.questions.same_answer(question) for question in chosen])
+        odds = np.stack([asked[question] for question in chosen], axis=1)  # (N, W)
+        found["negations"] = [by_question[question] for question in chosen[1:]]
+        found["bundle"] = bundle_metrics(odds, scored.labels, same, scored.users)
+        bundle = wrapped(bundle_in_words(found["bundle"], len(chosen)))
+        answer("\n".join([wording_table(found["negations"]), "", *bundle]), aside=flags.json)
     return found
 
 
@@ -197,6 +224,18 @@ def prior_corrected(scored: Scored, valid: Scored) -> dict:
         z = getattr(scored, side) - mean
         logs |= {f"log_yes_{side[2:]}": -np.logaddexp(0, -z), f"log_no_{side[2:]}": -np.logaddexp(0, z)}
     return {"mean_log_odds": means, **evaluate(replace(scored, **logs))}
+
+
+def measure_predictions(flags: EvalFlags) -> None:
+    """Measure a consistency.json, show the results, and write them if asked."""
+    results = measure_answers(read_answers(Path(flags.predictions)))
+    answer(answers_table(results), aside=flags.json)
+    if flags.out:
+        Path(flags.out).mkdir(parents=True, exist_ok=True)
+        write_json(Path(flags.out) / "results.json", results)
+        notice(f"\nWritten to {flags.out}: results.json")
+    if flags.json:
+        print(json.dumps(results, allow_nan=False))
 
 
 def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored, page: str) -> None:

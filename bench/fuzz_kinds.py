@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+import eval
 import predict
 from baselines.rules import all_rules
 from bench import fuzz_bert as made_bert
@@ -202,6 +203,10 @@ def score_users(folder: Path, out: Path) -> None:
     predict.main([*model, *files, "--device", "cpu", "--json"])
 
 
+def measure_file(folder: Path, out: Path) -> None:
+    eval.main(["--predictions", str(folder / "consistency.json"), "--out", str(out / "measured"), "--json"])
+
+
 # ---- the list -----------------------------------------------------------------------------------
 
 
@@ -295,6 +300,9 @@ def run_kinds() -> dict[str, Kind]:
     def predict_users(folder: Path, out: Path) -> list:
         return ["predict.py", "--input", folder / "users.csv", "--output", out / "scores.csv"]
 
+    def measure(folder: Path, out: Path) -> list:
+        return ["eval.py", "--predictions", folder / "consistency.json", "--json"]
+
     return {
         "resume state": Kind(made.make_run, "last/*/*", *resumed),
         "resume state, signed": Kind(made.make_run, "last/*/*", *resumed, repair_state),
@@ -302,6 +310,7 @@ def run_kinds() -> dict[str, Kind]:
         "run config.json (score)": Kind(made.make_run, "config.json", score_run, score),
         "metrics.jsonl": Kind(made.make_run, "metrics.jsonl", *resumed),
         "users.csv": Kind(made_data.make_users, "*", score_users, predict_users, lines=0),
+        "consistency.json": Kind(made_data.make_answers, "*", measure_file, measure, lines=0),
     }
 
 

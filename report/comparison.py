@@ -76,7 +76,8 @@ def _described(run: dict) -> str:
     data = "SIMULATED stand-in data" if known.get("data_source") == STAND_IN else known.get("data_source")
     model = "built-in demo model" if known.get("demo_model") is True else known.get("model")
     model = f"{known['model_label']} ({model})" if "model_label" in known else model
-    parts = [f"{known['data']} ({data})" if "data" in known else "data unknown", model]
+    source = f" ({data})" if data else ""
+    parts = [f"{known['data']}{source}" if "data" in known else "data unknown", model, known.get("answered_by")]
     if "objective" in known:
         weighs = known["objective"] in OBJECTIVES and "kl_weight" in flags_of(known["objective"])
         parts.append(f"objective {known['objective']}" + (f", lambda {known.get('kl_weight')}" if weighs else ""))

@@ -26,8 +26,8 @@ def validation_measures(model: Llama, split: Split) -> dict[str, float]:
 
     Only the two answers are looked at, so that nothing that needs the whole vocabulary, as the KL, is among them.
     """
-    negative = replace(split, pairs=[replace(pair, positive=pair.negative) for pair in split.pairs])
-    sides = [_score_on_all_ranks(model, side, negatives=False, progress="validation") for side in (split, negative)]
+    both = (split, _negatives(split))
+    sides = [_score_on_all_ranks(model, side, negatives=False, progress="validation") for side in both]
     odds = np.stack([side.z_pos for side in sides], axis=1)  # (N, 2)
     values = metric_values(Scored(sides[0].users, sides[0].labels, odds=odds))
     return {f"valid_{name}": value for name, value in values.items() if not np.isnan(value)}
@@ -35,8 +35,12 @@ def validation_measures(model: Llama, split: Split) -> dict[str, float]:
 
 def log_odds_of_question(model: Llama, split: Split, question: str) -> np.ndarray:
     """Log-odds of Yes to another question, (N,). split: the rows with `question` in the place of "will dislike"."""
-    swapped = [replace(pair, positive=pair.negative) for pair in split.pairs]
-    return _score_on_all_ranks(model, replace(split, pairs=swapped), negatives=False, progress=f'"{question}"').z_pos
+    return _score_on_all_ranks(model, _negatives(split), negatives=False, progress=f'"{question}"').z_pos
+
+
+def _negatives(split: Split) -> Split:
+    """The split with the negative prompts in the place of the positive ones."""
+    return replace(split, pairs=[replace(pair, positive=pair.negative) for pair in split.pairs])
 
 
 def wording_matrix(scored: Scored, z: dict[str, np.ndarray], questions: Questions, trained: set[str]) -> dict:
