@@ -145,18 +145,8 @@ def score_model(flags: EvalFlags, resolved: Resolved, command: str) -> None:
     reading = flags.probability or make_objective(vars(settings)).reading
     split = replace(encode_wanted(getattr(data, flags.split), data, tokenizer, wanted), reading=reading)
     scored = score_split(model, split, f"{data.name} {flags.split}")
-    results = {
-        "run": flags.run,
-        **base_in_results(settings.model),
-        "adapter": flags.adapter,
-        "data": data.name,
-        "data_source": data.source,
-        "template": settings.template,
-        "split": flags.split,
-        "probability": reading,
-        **evaluate(scored),
-        **without_learning(data.train, split.rows),
-    } | chosen_rows(split)
+    results = heading(flags, settings, data) | {"probability": reading, **evaluate(scored)}
+    results |= without_learning(data.train, split.rows) | chosen_rows(split)
     if flags.examples is not None:
         rows = data.selection_rows()
         wanted = replace(wanted, split="validation", count=flags.rows and min(flags.rows, len(rows)), questions=())
@@ -179,6 +169,19 @@ def score_model(flags: EvalFlags, resolved: Resolved, command: str) -> None:
         write_merged_on_request(model, settings.model, Path(adapter or ""), flags.merge_out)
         if flags.json:
             print(json.dumps(results, allow_nan=False))
+
+
+def heading(flags: EvalFlags, settings: TrainFlags, data: Dataset) -> dict:
+    """Which model was asked about which rows, for results.json."""
+    return {
+        "run": flags.run,
+        **base_in_results(settings.model),
+        "adapter": flags.adapter,
+        "data": data.name,
+        "data_source": data.source,
+        "template": settings.template,
+        "split": flags.split,
+    }
 
 
 def agreement_of_all(

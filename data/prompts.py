@@ -79,7 +79,8 @@ def wording_of(text: str) -> Wording:
     if text in WORDINGS:
         return WORDINGS[text]
     own = parse_own_wording(text)
-    return Wording(own.questions, own.answers, None, {"tallrec": partial(_own, prompt=own.prompt)})
+    write = {"tallrec": lambda row, data, question: filled(own.prompt, _fields(row, data, question))}
+    return Wording(own.questions, own.answers, None, write)
 
 
 def prompt_pair(
@@ -193,13 +194,6 @@ TALLREC = Wording(
         "collm": _tallrec_with_vectors,
     },
 )
-
-# ---- a wording of one's own ---------------------------------------------------------------------
-
-
-def _own(row: Interaction, data: Dataset, question: str, prompt: str) -> str:
-    return filled(prompt, _fields(row, data, question))
-
 
 # ---- CoLLM --------------------------------------------------------------------------------------
 

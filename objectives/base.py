@@ -33,9 +33,7 @@ class Objective(ABC):
     """What the loop, the plan, the tables and resuming may ask of any objective."""
 
     about: ClassVar[str]  # a few words for tables
-    published: ClassVar[bool] = (
-        False  # whether it is a paper's on recommendation; every run suggests the others of these
-    )
+    published: ClassVar[bool] = False  # by a paper on recommendation; a run suggests the others of these
     terms: ClassVar[tuple[str, ...]] = TERMS  # what is recorded of a step
     rows_per_pair: ClassVar[int]  # rows that one pair feeds to the model
     whole_rows: ClassVar[bool] = False  # whether the loss looks at every token of a row, not at the answer alone
