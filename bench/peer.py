@@ -191,7 +191,7 @@ def table(lines: list[dict], heading: str) -> str:
     return "\n".join(rows) + "\n"
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
+def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with LLaMA's tokenizer.model")
     parser.add_argument(
@@ -235,7 +235,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--before", type=Path, help=f"another checkout of this project, as the form '{BEFORE}'")
     parser.add_argument("--markdown", type=Path, help="file for the table")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    args = flags().parse_args(argv)
     for name, allowed in (("cases", FORMS), ("checkpointing", ("off", "on"))):
         chosen = getattr(args, name).split(",")
         if unknown := set(chosen) - set(allowed):

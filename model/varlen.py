@@ -17,13 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from files import optional_module
 from model.backward import recomputed, take
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # before PyTorch 2.10
-    varlen_attn = None
-
+varlen_attn = getattr(optional_module("torch.nn.attention.varlen"), "varlen_attn", None)  # from PyTorch 2.10 on
 LARGEST_HEAD, HEAD_MULTIPLE = 256, 8  # what the kernel takes
 
 
