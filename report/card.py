@@ -6,7 +6,7 @@ from pathlib import Path
 from data.sources.stand_in import STAND_IN
 from model.demo import DEMO_NAME
 from report.cells import constant_rows, interval_cell, no_interval
-from report.tables import METRICS, part_of_split, provenance, tuning
+from report.tables import METRICS, part_of_split, prompts_in_words, provenance, tuning
 
 CARD = "README.md"
 DEMO_PLACE = "demo/model"  # in the folder of this project
@@ -74,6 +74,8 @@ def _cautions(results: dict) -> list[str]:
         lines.append("**Demo**: the base is the built-in demo model, or was made from it; which is tiny.")
     if results["data_source"] == STAND_IN:
         lines.append("**Stand-in data**: simulated viewers. The figures show how the method works, and nothing else.")
+    if prompts_in_words(results):
+        lines.append(f"**{prompts_in_words(results)}**: in `vectors.safetensors`, which PEFT does not read.")
     return [line for text in lines for line in ("", text)]
 
 

@@ -82,7 +82,8 @@ def test_eval_asks_with_examples_and_reports_the_prior(tmp_path, monkeypatch):
         eval_verb.main([*call, count, "--out", str(tmp_path / count)])
     found = {count: json.loads((tmp_path / count / "results.json").read_text()) for count in ("0", "2")}
     assert found["2"]["examples"] == 2 and found["0"]["examples"] == 0
-    assert found["2"]["auc_combined"] != found["0"]["auc_combined"]
+    texts = {count: (tmp_path / count / "predictions.csv").read_text() for count in found}
+    assert texts["2"] != texts["0"] and found["2"]["prior_corrected"]["mean_log_odds"]["z_pos"] != 0
     for results in found.values():
         assert results["prior_corrected"]["auc"] == results["auc"]
 

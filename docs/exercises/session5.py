@@ -27,10 +27,11 @@ def released_share(micro_batch_losses: list[float], accumulation_steps: int) -> 
 def check_learning_rate() -> None:
     """5.1 learning_rate equals train.learning_rate"""
     import train
+    from cli.train import TrainFlags
 
     for total, warmup, peak in ((30, 7, 0.1), (12, 1, 3.0)):
         for step in range(total):
-            wanted = train.learning_rate(step, total, peak, warmup)
+            wanted = train.learning_rate(step, total, TrainFlags(lr=peak, warmup_steps=warmup))
             where = f"step {step} of {total}, {warmup} of them warm-up, peak {peak}"
             same(learning_rate(step, total, warmup, peak), wanted, where, rtol=1e-9)
 
