@@ -5,7 +5,8 @@
     python eval.py --run runs/NAME --data movie        another data set, or the real one
     python eval.py --model DIR --data movie            the base alone, without any adapter
     python eval.py --model DIR --adapter DIR           the base with an adapter of PEFT's
-    python eval.py --run runs/NAME --negations         asked in words that training never used
+    python eval.py --run runs/NAME --negations         asked in six other wordings
+    python eval.py --run runs/NAME --wordings          asked in all wordings, those that training held out apart
     python eval.py --run runs/NAME --merge-out DIR     and write base and adapter as one plain checkpoint
 
 The results go to standard output, everything else to standard error.
@@ -25,7 +26,7 @@ from cli.flags import Resolved, flag, flag_of_run, parse_flags
 from cli.model import RunDataFlags, model_problems
 from cli.train import TrainFlags
 from cli.verb import run_verb
-from data.prompts import WORDINGS
+from data.prompts import wording_of
 from data.splits import Split, Wanted, chosen_rows, encode_split, encode_wanted
 from errors import DataError, FlagError, answer, notice
 from files import write_json, write_text
@@ -34,12 +35,14 @@ from metrics import Scored, evaluate
 from model.demo import base_in_results, model_folder
 from report.run_page import score_page
 from report.tables import score_table, wording_table
+from report.wordings import wording_matrix_table
 from run.merge import refuse_merging_twice, refuse_unusable_output
 from run.outcome import write_merged_on_request
 from run.page import PAGE, shown_score
 from run.predictions import write_predictions
 from run.restore import resolve_settings, restore_model
-from scoring.splits import score_split, score_wording, trained_wording, without_learning
+from run.wording import in_words_of, seen_in_training
+from scoring.splits import log_odds_of_question, score_split, without_learning, wording_matrix
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class EvalFlags(RunDataFlags):
     split: str = flag("test", "which rows", choices=("test", "valid"))
     rows: int = flag(None, "score a seeded subset of this many rows of the split", low=1)
     drop_long: bool = flag_of_run(TrainFlags, "drop_long")
-    negations: bool = flag(False, "ask in words that training never used, too: negations, and paraphrases as a control")
+    negations: bool = flag(False, "ask in six other words, too: negations, and paraphrases as a control")
+    wordings: bool = flag(False, "ask in all words that are known: how each answer agrees, and all of them together")
     merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base", metavar="DIR")
     out: str = flag(
         None,
@@ -79,14 +83,15 @@ def main(argv: list[str]) -> None:
     if flags.merge_out:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out")
         refuse_merging_twice(base, Path(adapter))
-    data = load_data(vars(settings))
+    data = in_words_of(load_data(vars(settings)), settings.wordings_file, config)
     if flags.run and not flags.data and data.source != config.get("data_source"):
         raise DataError(
             f"--run {flags.run}: was trained on {config.get('data_source')}, which is not here ({data.source} is); "
             "name the folder with --data-dir, or name other data to score with --data"
         )
     model, tokenizer = restore_model(flags, settings)
-    questions = tuple(WORDINGS[data.wording].held_out) if flags.negations else ()
+    words = wording_of(data.wording)
+    questions = tuple(words.questions.kinds) if flags.wordings else tuple(words.held_out) if flags.negations else ()
     wanted = Wanted(
         flags.split, settings.template, settings.max_len, settings.drop_long, flags.rows, questions=questions
     )
@@ -104,13 +109,23 @@ def main(argv: list[str]) -> None:
         **without_learning(data.train, split.rows),
     } | chosen_rows(split)
     answer(score_table(results), aside=flags.json)
-    if flags.negations:
-        words = WORDINGS[data.wording]
-        results["negations"] = [trained_wording(scored, words.dislike)]
-        for question, same in words.held_out.items():
-            other = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
-            results["negations"].append(score_wording(model, scored, other, question, same))
-        answer(wording_table(results["negations"]), aside=flags.json)
+    if questions:
+        z = {words.like: scored.z_pos, words.dislike: scored.z_neg}
+        for question in questions:
+            if question not in z:
+                asked = encode_split(
+                    split.rows, data, tokenizer, settings.template, settings.max_len, question=question
+                )
+                z[question] = log_odds_of_question(model, asked, question)
+        z = {question: z[question] for question in words.questions.kinds if question in z}
+        matrix = wording_matrix(scored, z, words.questions, seen_in_training(data, config))
+        if flags.wordings:
+            results["wordings"] = matrix
+            answer(wording_matrix_table(matrix), aside=flags.json)
+        if flags.negations:
+            by_question = {row["asks"]: row for row in matrix["rows"]}
+            results["negations"] = [by_question[question] for question in (words.dislike, *words.held_out)]
+            answer(wording_table(results["negations"]), aside=flags.json)
     if ranks.is_first():
         command = f"python eval.py {shlex.join(argv)}"
         shown = shown_score(split, data, tokenizer, scored, command, adapter)

@@ -11,8 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from consistency import arbitrage, ccs_confidence, ccs_consistency, constant_share, relative_consistency
+from resampling import BOOTSTRAP_DRAWS, user_resamples, with_intervals
+
 ECE_BINS = 15
-BOOTSTRAP_DRAWS = 1000
+SELECTABLE = ("auc", "auc_combined", "informative_consistency")  # what may choose a run's best state on validation rows
+DEFAULT_SELECTION = "auc"
 CONSTANTS = {  # label: whether it says Yes to "will like?", and to "will dislike?", whoever is asked
     'Yes to "like", No to "dislike"': (True, False),
     'No to "like", Yes to "dislike"': (False, True),
@@ -27,6 +31,7 @@ class Scored:
     users: N hashable values, None where the user is unknown. kl, js: KL and Jensen-Shannon divergence, in
     nats, between the distributions that the positive and the negative prompt give to the first answer
     token. The arrays of the negative prompt, kl and js may be None; their metrics are left out then.
+    odds: (N, 2) log-odds of Yes to both prompts, where no more is known; all other arrays are None then.
     score: of a recommender that is no language model, one per row; all other arrays are None then. Only the order of
     its scores counts, so that nothing but AUC and UAUC is measured.
     """
@@ -39,6 +44,7 @@ class Scored:
     log_no_neg: np.ndarray | None = None
     kl: np.ndarray | None = None
     js: np.ndarray | None = None
+    odds: np.ndarray | None = None
     score: np.ndarray | None = None
 
     @property
@@ -47,14 +53,21 @@ class Scored:
         return self.score is None
 
     @property
+    def has_both(self) -> bool:
+        """Whether both prompts were answered."""
+        return self.odds is not None or self.log_yes_neg is not None
+
+    @property
     def z_pos(self) -> np.ndarray:
         """Log-odds of Yes against No given the positive prompt, or the score; (N,)."""
+        if self.odds is not None:
+            return self.odds[:, 0]
         return self.log_yes_pos - self.log_no_pos if self.score is None else self.score
 
     @property
     def z_neg(self) -> np.ndarray:
         """Log-odds of Yes against No given the negative prompt, (N,)."""
-        return self.log_yes_neg - self.log_no_neg
+        return self.log_yes_neg - self.log_no_neg if self.odds is None else self.odds[:, 1]
 
     @property
     def p_pos(self) -> np.ndarray:
@@ -159,6 +172,7 @@ def metric_values(scored: Scored) -> dict[str, float]:
         "uauc_weighted": users.weighted,
         **({"ece": expected_calibration_error(scored.labels, scored.p_pos)} if scored.has_answers else {}),
         **{name: float(column.mean()) for name, column in row_metrics(scored).items()},
+        **{name: float(value[0]) for name, value in pair_metrics(scored, np.ones((1, len(scored.labels)))).items()},
     }
 
 
@@ -166,11 +180,10 @@ def rankings(scored: Scored) -> dict[str, np.ndarray]:
     """The scores whose AUC is measured, (N,) each."""
     if not scored.has_answers:
         return {"auc": scored.score}
-    scores = {
-        "auc": scored.z_pos,
-        "auc_published_score": np.exp(scored.log_yes_pos) - np.exp(scored.log_no_pos),
-    }
-    if scored.log_yes_neg is not None:
+    scores = {"auc": scored.z_pos}
+    if scored.odds is None:
+        scores["auc_published_score"] = np.exp(scored.log_yes_pos) - np.exp(scored.log_no_pos)
+    if scored.has_both:
         scores |= {"auc_negative": -scored.z_neg, "auc_combined": scored.z_pos - scored.z_neg}
     return scores
 
@@ -183,20 +196,41 @@ def row_metrics(scored: Scored) -> dict[str, np.ndarray]:
     columns = {
         "accuracy": said_yes == scored.labels,
         "brier": (scored.p_pos - scored.labels) ** 2,
-        "answer_mass": np.exp(scored.log_yes_pos) + np.exp(scored.log_no_pos),
     }
-    if scored.log_yes_neg is not None:
+    if scored.odds is None:
+        columns["answer_mass"] = np.exp(scored.log_yes_pos) + np.exp(scored.log_no_pos)
+    if scored.has_both:
         said_yes_neg = scored.p_neg > 0.5
         columns |= {
             "contradiction_rate": said_yes == said_yes_neg,  # the same answer to opposite questions
             "yes_yes": said_yes & said_yes_neg,
             "no_no": ~said_yes & ~said_yes_neg,
             "violation": np.abs(scored.p_pos + scored.p_neg - 1),
+            "arbitrage": arbitrage(scored.z_pos, scored.z_neg),
+            "ccs_consistency": ccs_consistency(scored.p_pos, scored.p_neg),
+            "ccs_confidence": ccs_confidence(scored.p_pos, scored.p_neg),
             "group_accuracy": (said_yes == scored.labels) & (said_yes_neg != scored.labels),
             "kl": scored.kl,
             "js": scored.js,
         }
     return {name: np.asarray(column, dtype=np.float64) for name, column in columns.items() if column is not None}
+
+
+def pair_metrics(scored: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """What is no mean over rows, under S sets of row weights, (S, N) to (S,) each; none without both answers.
+
+    informative_consistency: share of rows with both answers right, less that of the constant that has most right there.
+    """
+    if not (scored.has_answers and scored.has_both):
+        return {}
+    right_pos, right_neg = (scored.p_pos > 0.5) == scored.labels, (scored.p_neg > 0.5) != scored.labels
+    rows, right, both = (
+        weights @ x for x in (np.ones(len(right_pos)), right_pos + 1.0 * right_neg, right_pos & right_neg)
+    )
+    return {
+        "relative_consistency": relative_consistency(rows, right, both),
+        "informative_consistency": both / rows - constant_share(weights @ scored.labels / rows),
+    }
 
 
 def expected_calibration_error(
@@ -225,20 +259,6 @@ def _bin_starts(rows: int) -> np.ndarray:
     return np.unique(np.linspace(0, rows, ECE_BINS + 1).astype(int)[:-1])
 
 
-def with_intervals(values: dict[str, float], draws: dict[str, np.ndarray]) -> dict:
-    """The values and, under "interval_95", the 2.5 and 97.5 percentiles of their draws without NaN.
-
-    A value of NaN becomes None and has no interval.
-    """
-    result: dict = {name: None if np.isnan(value) else value for name, value in values.items()}
-    result["interval_95"] = {}
-    for name, value in result.items():
-        if name != "interval_95" and value is not None:
-            present = draws[name][~np.isnan(draws[name])]
-            result["interval_95"][name] = [float(bound) for bound in np.percentile(present, (2.5, 97.5))]
-    return result
-
-
 def bootstrap_metrics(scored: Scored, seed: int = 0) -> dict[str, np.ndarray]:
     """Every metric of `evaluate` on S resamples of the users, (S,) each.
 
@@ -247,6 +267,7 @@ def bootstrap_metrics(scored: Scored, seed: int = 0) -> dict[str, np.ndarray]:
     weights, user_weights = user_resamples(scored.users, seed)  # (S, N), {user: (S,)}
     total = weights.sum(1)
     draws = {name: weights @ column / total for name, column in row_metrics(scored).items()}
+    draws |= pair_metrics(scored, weights)
     if scored.has_answers:
         draws["ece"] = expected_calibration_error(scored.labels, scored.p_pos, weights)
     for name, scores in rankings(scored).items():
@@ -281,19 +302,27 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> dict:
 
 
 def constants(labels: np.ndarray, users: list, seed: int = 0) -> dict[str, dict]:
-    """contradiction_rate and group_accuracy of each of CONSTANTS, by its label, with intervals where users differ.
+    """The figures of each of CONSTANTS, by its label, with intervals where users differ.
 
-    No contradiction says nothing by itself: a constant reaches it and has a row's both answers right as often as users
-    like, or dislike. What is the same for all rows has no interval.
+    They are contradiction_rate, group_accuracy, auc and informative_consistency. No contradiction says nothing by
+    itself: a constant reaches it and has a row's both answers right as often as users like, or dislike. What is the
+    same for all rows has no interval.
     """
     weights, _ = user_resamples(users, seed)  # (S, N)
+    best = constant_share(weights @ labels / weights.sum(1))
     found = {}
     for label, (like, dislike) in CONSTANTS.items():
         right = ((labels == like) & (labels != dislike)).astype(np.float64)
-        values = {"contradiction_rate": float(like == dislike), "group_accuracy": float(right.mean())}
-        draws = {} if like == dislike else {"group_accuracy": weights @ right / weights.sum(1)}
-        intervals = with_intervals({name: values[name] for name in draws}, draws)["interval_95"]
-        found[label] = {**values, "interval_95": intervals}
+        share, draws = right.mean(), weights @ right / weights.sum(1)
+        values = {
+            "group_accuracy": float(share),
+            "informative_consistency": float(share - constant_share(labels.mean())),
+        }
+        found[label] = with_intervals(values, {"group_accuracy": draws, "informative_consistency": draws - best})
+        if like == dislike:
+            del found[label]["interval_95"]["group_accuracy"]
+        ranked = None if labels.all() or not labels.any() else 0.5
+        found[label] |= {"contradiction_rate": float(like == dislike), "auc": ranked}
     return found
 
 
@@ -311,33 +340,22 @@ def agreement(scored: Scored, z_other: np.ndarray, same_wanted: bool, seed: int 
 
     same_wanted: True if the other wording is a paraphrase, False if it is a negation.
     same_answer_rate: share of rows with the same answer. inconsistent_rate: share of rows with the same
-    answer to a negation, or another answer to a paraphrase. auc: of the ranking by the other wording, with
-    the sign reversed for a negation. All with intervals.
+    answer to a negation, or another answer to a paraphrase. right_rate: share of rows with the right answer.
+    arbitrage: mean over rows, nats. auc: of the ranking by the other wording, with the sign reversed for a negation.
+    All with intervals.
     """
     same = (scored.z_pos > 0) == (z_other > 0)
     columns = {
         "same_answer_rate": same.astype(np.float64),
         "inconsistent_rate": (same != same_wanted).astype(np.float64),
+        "right_rate": ((z_other > 0) == (scored.labels == same_wanted)).astype(np.float64),
+        "arbitrage": arbitrage(scored.z_pos, -z_other if same_wanted else z_other),
     }
     ranking = z_other if same_wanted else -z_other
     weights, _ = user_resamples(scored.users, seed)  # (S, N)
     values = {name: float(column.mean()) for name, column in columns.items()} | {"auc": auc(scored.labels, ranking)}
     draws = {name: weights @ column / weights.sum(1) for name, column in columns.items()}
     return with_intervals(values, draws | {"auc": weighted_auc(scored.labels, ranking, weights)})
-
-
-def user_resamples(users: list, seed: int) -> tuple[np.ndarray, dict]:
-    """How often each draw contains each row and each user: (S, N) and {user: (S,)}.
-
-    Each row of an unknown user (None) counts as a separate user.
-    """
-    clusters = [("row", i) if user is None else ("user", user) for i, user in enumerate(users)]
-    index = {cluster: u for u, cluster in enumerate(dict.fromkeys(clusters))}
-    drawn = np.random.default_rng(seed).multinomial(
-        len(index), np.full(len(index), 1 / len(index)), size=BOOTSTRAP_DRAWS
-    )  # (S, U)
-    weights = drawn[:, [index[cluster] for cluster in clusters]].astype(np.float64)  # (S, N)
-    return weights, {name: drawn[:, u] for (kind, name), u in index.items() if kind == "user"}
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -28,13 +28,13 @@ from data.splits import Split
 from errors import notice
 from machine import device, ranks
 from machine.signals import Stopped, StopRequest
-from objectives import Objective
+from objectives.base import Objective
 from run.failures import StepSums, error_context, refuse_non_finite_gradient, refuse_non_finite_weights
 from run.folder import RunFolder, resume_command
 from run.outcome import finish, score_after, score_before
 from run.progress import Progress, count_steps, ending, show_step, step_timing, training_bar
 from run.start import start_run
-from scoring.splits import positive_auc
+from scoring.splits import validation_measures
 from tensors import copy_tensors, trainable_parameters
 
 
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     rehearse(inputs.model, start.longest, objective, flags.micro_batch_size, start.planned)
     before, untrained = score_before(run, inputs, flags), copy_tensors(inputs.model)
     progress = fine_tune(inputs.model, inputs.train.pairs, inputs.valid, objective, run, flags)
-    after = score_after(run, inputs, progress, before, untrained)
+    after = score_after(run, inputs, flags, progress, before, untrained)
     if ranks.is_first():
         finish(run, inputs, flags, progress, before, after)
         notice(ending(progress, start.began))
@@ -64,7 +64,7 @@ def fine_tune(
     run: RunFolder,
     flags: OptimisationFlags,
 ) -> Progress:
-    """Train until the steps are done or the AUC on `valid` stops improving; the run folder gets the best adapter."""
+    """Train until the steps are done or --select on `valid` stops improving; the run folder gets the best adapter."""
     trained = trainable_parameters(model)
     parameters = list(trained.values())
     optimizer = torch.optim.AdamW(parameters, lr=flags.lr, weight_decay=flags.weight_decay)
@@ -92,8 +92,8 @@ def fine_tune(
             timing = step_timing(progress.step, started, len(batch), record.pop("tokens"))
             if due:
                 with error_context(f"validation after step {progress.step}"):
-                    record["valid_auc"] = positive_auc(model, valid)
-                if progress.validated(record["valid_auc"]):
+                    record |= validation_measures(model, valid)
+                if progress.validated(record[f"valid_{flags.select}"]):
                     run.save_best(model)
             run.log({"step": progress.step, "epoch": step // steps_per_epoch, **record}, timing)
             stopping = ranks.any_rank(stop.signal is not None)
@@ -145,7 +145,7 @@ def accumulate_gradients(
     model: nn.Module, batch: list[EncodedPair], objective: Objective, micro_batch_size: int
 ) -> StepSums:
     """Forward and backward over the micro-batches of one step, on all ranks; returns what they add up to."""
-    sums, even = StepSums(len(batch), model.lm_head.weight.device), ranks.is_sharded(model)
+    sums, even = StepSums(len(batch), objective.terms, model.lm_head.weight.device), ranks.is_sharded(model)
     for pairs, weight in ranks.rank_micro_batches(batch, micro_batch_size, objective.any_micro_batch, even):
         loss, terms, tokens = objective.loss(model, pairs, len(batch))
         (weight * loss).backward()

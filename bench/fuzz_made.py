@@ -274,7 +274,7 @@ def make_run(folder: Path) -> None:
     model, optimizer = tuned()
     for step in (2, 4):
         step_once(model, optimizer)
-        save_state(folder / "last", model, optimizer, Progress(step, best_auc=0.5, best_step=2, since_best=1))
+        save_state(folder / "last", model, optimizer, Progress(step, best_value=0.5, best_step=2, since_best=1))
 
 
 def config_of(resolved: Resolved) -> dict:

@@ -43,7 +43,7 @@ from machine.device import pick_device
 from machine.gpu import CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACES
 from machine.memory import memory_line
 from model.llama import Llama, LlamaConfig
-from objectives import make_objective
+from objectives.by_name import make_objective
 from run.inputs import adapter_settings, start_adapter
 from run.plan import Plan, make_plan
 from scoring.forward import score

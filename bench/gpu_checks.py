@@ -20,7 +20,7 @@ from errors import notice
 from lora.inject import add_lora
 from machine.device import BASE_DTYPES, pick_device
 from model.llama import Llama
-from objectives import make_objective
+from objectives.by_name import make_objective
 from run.base import base_tokenizer, load_base
 from scoring.forward import score
 from tensors import trainable_parameters

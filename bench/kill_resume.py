@@ -51,7 +51,7 @@ PHASES = {  # of a forked life: what it is doing while one of these functions ru
     "scoring the base": [(train, "score_before")],
     "accumulating gradients": [(train, "accumulate_gradients")],
     "updating": [(torch.optim.AdamW, "step")],
-    "validating": [(train, "positive_auc")],
+    "validating": [(train, "validation_measures")],
     "writing config.json": [(RunFolder, "write_config")],
     "saving the best adapter": [(RunFolder, "save_best")],
     "logging": [(RunFolder, "log")],

@@ -35,7 +35,7 @@ from data.splits import encode_split
 from errors import RunError, notice
 from machine.device import BASE_DTYPES, pick_device
 from model.tokenizer import load_tokenizer
-from objectives import make_objective
+from objectives.by_name import make_objective
 from run.base import load_base
 from run.inputs import adapter_settings, start_adapter
 from run.plan import Plan, longest_pairs, make_plan

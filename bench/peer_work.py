@@ -25,7 +25,7 @@ from machine.memory import HUGE_PAGES, keep_freed_memory
 from metrics import auc
 from model.llama import Llama
 from model.weights import load_llama
-from objectives import make_objective
+from objectives.by_name import make_objective
 from scoring.forward import score
 from tensors import put_tensors, trainable_parameters
 

@@ -3,7 +3,7 @@
 import string
 
 from data.sources.stand_in import STAND_IN
-from objectives import OBJECTIVES, flags_of
+from objectives.by_name import OBJECTIVES, flags_of
 from report.cells import ANSWERS, constant_rows, interval_cell, no_interval
 from report.tables import METRICS
 from report.wrap import wrapped

@@ -3,7 +3,7 @@
 import math
 
 from cli.train import OptimisationFlags
-from objectives import Objective
+from objectives.base import Objective
 from report.wrap import wrapped
 
 PLAN_PARTS = {

@@ -221,7 +221,7 @@ def _auc(results: dict, history: list[dict], last: int) -> str:
 
 def _scatters(shown: Shown, split: dict) -> list[str]:
     """Nothing of rows that were asked one question only."""
-    scored = {name: answers for name, answers in shown.scored.items() if answers.log_yes_neg is not None}
+    scored = {name: answers for name, answers in shown.scored.items() if answers.has_both}
     if not scored:
         return []
     plots = (_scatter(COLUMNS[name], of, split.get(name, split)) for name, of in scored.items())

@@ -6,8 +6,9 @@ from pathlib import Path
 from cli.train import TrainFlags
 from cli.typed import train_command, verb_as_typed
 from data.sources.stand_in import STAND_IN
-from objectives import OBJECTIVES, flags_of
+from objectives.by_name import OBJECTIVES, flags_of
 from report.cells import best_constant, constant_rows, interval_cell, no_interval, number
+from report.selection import selection_table
 from report.wrap import wrapped
 
 CAUTION = "Simulated viewers: these figures show how the method works, and say nothing about MovieLens."
@@ -20,6 +21,8 @@ METRICS = (  # (name in results.json, label)
     ("yes_yes", "  Yes to both"),
     ("no_no", "  No to both"),
     ("group_accuracy", "both answers right"),
+    ("informative_consistency", "informative consistency"),
+    ("arbitrage", "arbitrage, nats"),
     ("ece", "calibration error (ECE)"),
     ("kl", "KL at the answer, nats"),
 )
@@ -36,6 +39,8 @@ def tuning(results: dict) -> str:
     weight = f" with lambda {results['kl_weight']:g}" if "kl_weight" in flags_of(results["objective"]) else ""
     part = results.get("valid", {}).get("chosen")
     chosen = f", best state chosen on {part_of_split(part, 'validation rows')}" if part else ""
+    if results.get("select", "auc") != "auc":
+        chosen += f", by {results['select']}" if chosen else f", best state chosen by {results['select']}"
     return f"objective {results['objective']}{weight}, {results['shots']} shots, seed {results['seed']}{chosen}"
 
 
@@ -53,7 +58,7 @@ def result_table(results: dict, split: str) -> str:
     """Before, after and change with 95 % intervals over users; below, the rows without learning."""
     columns = {key: results[split][key] for key in ("before", "after", "change")}
     head = [*wrapped(change_in_words(results, split)), "", *wrapped(f"{provenance(results)}; {tuning(results)}")]
-    return "\n".join(["", *head, *_table(split, columns, results[split]), *caution(results)])
+    return "\n".join(["", *head, *_table(split, columns, results[split]), *selection_table(results), *caution(results)])
 
 
 def score_table(results: dict) -> str:
@@ -66,15 +71,19 @@ def change_in_words(results: dict, split: str) -> str:
     """What a run reached, in one sentence."""
     before, after = results[split]["before"], results[split]["after"]
     if results["best_step"] == 0:
+        select = results.get("select", "auc")
         base = number(results["best_valid_auc"])
+        if select != "auc":
+            base = f"{select} {number(results['selection'][select]['valid'][select])}"
         return f"No validation beat the untuned base ({base}): the adapter of this run is the one it started from."
     if after["auc"] is None:
         return "Fine-tuning ended; the rows have one label only, so nothing can be ranked."
     change = after["auc"] - before["auc"]
     text = f"Fine-tuning {'raised' if change > 0 else 'lowered'} the AUC"
-    text += f" from {number(before['auc'])} to {number(after['auc'])}."
+    text += f" from {number(before['auc'])} to {number(after['auc'])}"
     if change == 0:
-        text = f"Fine-tuning did not change the AUC ({number(after['auc'])})."
+        text = f"Fine-tuning did not change the AUC of {number(after['auc'])}"
+    text += best_rule(results[split]["rules"]) + "."
     if after.get("contradiction_rate") is None:
         return text
     shares = [f"{values[n]:.1%}" for n in ("contradiction_rate", "group_accuracy") for values in (after, before)]
@@ -84,11 +93,20 @@ def change_in_words(results: dict, split: str) -> str:
     )
 
 
+def best_rule(rules: dict[str, dict]) -> str:
+    """The best rule without learning, in brackets, to stand behind the AUC of a model; nothing without rules."""
+    ranked = {name: values["auc"] for name, values in rules.items() if values["auc"] is not None}
+    if not ranked:
+        return ""
+    name = max(ranked, key=ranked.__getitem__)
+    return f" (the best rule without learning, {name}: {number(ranked[name])})"
+
+
 def score_in_words(results: dict) -> str:
     """What eval.py found, in one sentence."""
     ranks = "The rows have one label only, so nothing can be ranked"
     if results["auc"] is not None:
-        ranks = f"The model ranks with an AUC of {number(results['auc'])}"
+        ranks = f"The model ranks with an AUC of {number(results['auc'])}{best_rule(results['rules'])}"
     if results.get("contradiction_rate") is None:
         return ranks + "."
     return (
@@ -136,7 +154,7 @@ def _table(split: str, columns: dict[str, dict], results: dict) -> list[str]:
     rows = part_of_split(results["chosen"]) if results.get("chosen") else f"{counts['rows']:,} rows"
     lines = wrapped(f"{split} split: {rows}, {users}; 95 % intervals in [ ], from resampling {unit}")
     cells = {name: {key: _cell(values, name, key) for key, values in columns.items()} for name, _ in METRICS}
-    widths = {"before": 8, "after": 23, "change": 25, "value": 24}
+    widths = {"before": 8, "after": 24, "change": 24, "value": 24}
     label_width = 24 if "change" in columns else 36
     lines += ["", " " * label_width + "".join(f"{key:>{widths[key]}}" for key in columns)]
     for name, label in METRICS:
@@ -175,9 +193,11 @@ def next_commands(run: Path, flags: TrainFlags) -> str:
     lines.append(f"  {verb_as_typed('predict.py')} --run {shlex.quote(str(run))} --interactive")
     if flags.kl_weight > 0:
         lines += ["  # the control: both prompts, no KL", f"  {train_command(flags, kl_weight=0.0)}"]
+    # A run without the KL says nothing about lambda, nor does one with another term in its place.
+    known = flags.kl_weight and OBJECTIVES[flags.objective].published
+    changes = {} if known else {"kl_weight": TrainFlags.kl_weight, "kl_cap": TrainFlags.kl_cap}
     for name, objective in OBJECTIVES.items():
-        if name != flags.objective:
-            # A run without the KL says nothing about lambda.
-            weight = {} if flags.kl_weight else {"kl_weight": TrainFlags.kl_weight}
-            lines += [f"  # {objective.about}", f"  {train_command(flags, objective=name, **weight)}"]
+        if name != flags.objective and objective.published:
+            lines += [f"  # {objective.about}", f"  {train_command(flags, objective=name, **changes)}"]
+    lines += ["  # other terms in the place of the KL: docs/method.md, --objective js, jeffreys, ..."]
     return "\n".join(lines)

@@ -10,8 +10,7 @@ from types import ModuleType
 from errors import RunError
 from files import optional_module, refuse_unwritable
 
-NO_SCALARS = ("step", "epoch", "valid_auc")
-OF_VALIDATION = ("auc", "uauc", "auc_combined", "contradiction_rate", "group_accuracy")  # when the run ends
+NO_SCALARS = ("step", "epoch")
 EVENTS = "events.out.tfevents.*"
 
 
@@ -51,19 +50,17 @@ class Events:
         for each in records:
             for name, value in each.items():
                 if name not in NO_SCALARS:
-                    self.writer.add_scalar(f"train/{name}", value, each["step"])
-            if "valid_auc" in each:
-                self.writer.add_scalar("valid/auc", each["valid_auc"], each["step"])
+                    of_validation = name.startswith("valid_")
+                    tag = f"valid/{name.removeprefix('valid_')}" if of_validation else f"train/{name}"
+                    self.writer.add_scalar(tag, value, each["step"])
 
     def end(self, results: dict) -> None:
-        """Write the validation figures of results.json: the base's at step 0, those of the best state at its step."""
+        """Write the base's validation figures of results.json, which stand at step 0."""
         if self.writer is None:  # a finished run that is scored again
             return
-        for when, step in (("before", 0), ("after", results["best_step"])):
-            for name in OF_VALIDATION:
-                value = results["valid"][when].get(name)
-                if value is not None and (step or when == "before") and not (name == "auc" and step):
-                    self.writer.add_scalar(f"valid/{name}", value, step)
+        for name, value in results["valid"]["before"].items():
+            if type(value) is float:
+                self.writer.add_scalar(f"valid/{name}", value, 0)
         self.writer.close()
 
     def flush(self) -> None:

@@ -30,7 +30,7 @@ from files import (
 from lora.adapter import CONFIG, WEIGHTS, load_adapter, save_adapter
 from machine import ranks
 from machine.device import peak_memory
-from objectives import TERMS
+from objectives.base import TERMS
 from run.checkpoint import load_state, save_state
 from run.events import Events
 from run.progress import Progress, Times

@@ -12,7 +12,7 @@ from data.splits import Split, chosen_rows
 from errors import answer, notice
 from files import write_json, write_text
 from machine.bar import at_work
-from metrics import Scored, auc, evaluate, paired_change
+from metrics import Scored, evaluate, metric_values, paired_change
 from model.demo import model_folder
 from model.llama import Llama
 from report.card import CARD, model_card
@@ -27,6 +27,7 @@ from run.merge import write_merged
 from run.page import PAGE, contradictory_rows, facts_of_run, shown_answers
 from run.predictions import write_predictions
 from run.progress import Progress
+from run.selection import selection
 from scoring.splits import score_split, without_learning
 from tensors import put_tensors, trainable_parameters
 
@@ -40,20 +41,25 @@ def score_before(run: RunFolder, inputs: Inputs, flags: TrainFlags) -> dict[str,
 
 
 def score_after(
-    run: RunFolder, inputs: Inputs, progress: Progress, before: dict[str, Scored], untrained: dict[str, torch.Tensor]
+    run: RunFolder,
+    inputs: Inputs,
+    flags: TrainFlags,
+    progress: Progress,
+    before: dict[str, Scored],
+    untrained: dict[str, torch.Tensor],
 ) -> dict[str, Scored]:
     """The answers with the run's best adapter, by split; if no validation beat the base, the run ends as the base.
 
-    untrained: the adapter before the first step. Both are compared by the same computation. The saved states keep the
-    best validated adapter, so that a run that is made longer goes on as if it had never ended.
+    untrained: the adapter before the first step. Both are compared by the same computation, by what --select says. The
+    saved states keep the best validated adapter, so that a run that is made longer goes on as if it had never ended.
     """
     run.load_best(inputs.model)
     valid = score_split(inputs.model, inputs.valid, "tuned on valid")
-    auc_of_base = auc(before["valid"].labels, before["valid"].z_pos)
-    if auc(valid.labels, valid.z_pos) <= auc_of_base:
+    of_base, of_best = (metric_values(scored)[flags.select] for scored in (before["valid"], valid))
+    if of_best <= of_base:
         put_tensors(trainable_parameters(inputs.model), untrained, "the adapter before the first step")
         run.save_best(inputs.model)
-        progress.best_auc, progress.best_step = auc_of_base, 0
+        progress.best_value, progress.best_step = of_base, 0
         return before
     return {"valid": valid, "test": score_split(inputs.model, inputs.test, "tuned on test")}
 
@@ -67,7 +73,7 @@ def summary_of(progress: Progress, patience: int) -> dict:
     return {
         "steps": progress.step,
         "best_step": progress.best_step,
-        "best_valid_auc": progress.best_auc,
+        "best_valid_auc": progress.best_value,
         "stopped": "patience" if progress.since_best >= patience else "steps done",
     }
 
@@ -81,7 +87,8 @@ def finish(
     after: dict[str, Scored],
 ) -> None:
     """Measure both splits, write the files of a finished run, and show the results. before, after: by split."""
-    heading = results_heading(flags, inputs.data, summary_of(progress, flags.patience))
+    chosen = selection(run.history(), before["valid"], flags.select, progress)
+    heading = results_heading(flags, inputs.data, summary_of(progress, flags.patience) | chosen)
     splits = _scored_splits(inputs).items()
     with at_work("intervals of the results"):
         results = heading | {name: measure(inputs.data, split, before[name], after[name]) for name, split in splits}

@@ -19,7 +19,7 @@ from machine.layer_cost import LayerCost, layer_cost
 from machine.memory import bytes_of, free_memory, resident_memory
 from model.llama import Llama
 from model.prefix_tree import prefix_tree
-from objectives import Objective, rows_in_blocks
+from objectives.base import Objective, rows_in_blocks
 from scoring.forward import PAIRS_PER_BATCH, TOKENS_PER_BATCH, distinct_tokens
 from tensors import trainable_parameters
 
@@ -116,7 +116,8 @@ def make_plan(
     device = model.lm_head.weight.device
     # Before layers are measured: some of what they need stays resident.
     resident = resident_memory() if device.type == "cpu" else bytes_of(model)
-    validated = distinct_tokens([pair.positive.prompt for pair in valid])
+    sides = [pair.positive for pair in valid], [pair.negative for pair in valid]  # scored one after the other
+    validated = sum(distinct_tokens([row.prompt for row in side]) for side in sides)
     circumstances = _Circumstances(resident, free_memory(device) + resident, validated)
     plans = [_plan_of(model, objective, pairs, size, flags, circumstances) for size in sizes]
     return min(plans, key=lambda plan: (not plan.fits, _work(plan) if plan.fits else plan.peak))

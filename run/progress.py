@@ -15,19 +15,19 @@ from machine.device import peak_memory
 
 @dataclass
 class Progress:
-    """step: optimizer steps done; since_best: validations since the best one. best_auc is -1 before the first."""
+    """step: optimizer steps done; since_best: validations since the best one. best_value is -1 before the first."""
 
     step: int = 0
-    best_auc: float = -1.0
+    best_value: float = -1.0  # of the measure that chooses
     best_step: int = 0
     since_best: int = 0
 
-    def validated(self, auc: float) -> bool:
-        """Note a validation; returns whether its AUC is better than any before."""
+    def validated(self, value: float) -> bool:
+        """Note a validation; returns whether the measure that chooses is better than ever before."""
         self.since_best += 1
-        if auc <= self.best_auc:
+        if value <= self.best_value:
             return False
-        self.best_auc, self.best_step, self.since_best = auc, self.step, 0
+        self.best_value, self.best_step, self.since_best = value, self.step, 0
         return True
 
     def is_over(self, total_steps: int, patience: int) -> bool:
@@ -63,9 +63,13 @@ def training_bar(total_steps: int, progress: Progress) -> Bar:
 def show_step(bar: Bar, progress: Progress, record: dict[str, float], left: float | None) -> None:
     """Move the progress bar; in a log print a line per validation too. left: seconds, None if nothing is known."""
     if "valid_auc" in record and bar.is_log:
-        notice(f"step {progress.step}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}")
-    note = f"loss {record['loss']:.3f}, KL {record['kl']:.2f}"
-    bar.update(1, note + (f", AUC {progress.best_auc:.3f}" if progress.best_step else ""), left)
+        notice(
+            f"step {progress.step}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}, "
+            f"contradiction {record['valid_contradiction_rate']:.3f}, both right {record['valid_group_accuracy']:.3f}"
+        )
+    term = f"contrast {record['contrast']:.3f}" if "contrast" in record else f"KL {record['kl']:.2f}"
+    note = f"loss {record['loss']:.3f}, {term}"
+    bar.update(1, note + (f", best {progress.best_value:.3f}" if progress.best_step else ""), left)
 
 
 def ending(progress: Progress, began: float) -> str:

@@ -193,7 +193,7 @@ def train(run: RecommenderFolder, task: Encoded) -> tuple[nn.Module, Progress]:
             if stop.signal:
                 command = resume_command(run.path, VERB)
                 raise Stopped(f"{stop.signal}: saved after epoch {progress.step}; resume with: {command}")
-            bar.update(1, f"loss {record['loss']:.3f}, AUC {progress.best_auc:.3f}")
+            bar.update(1, f"loss {record['loss']:.3f}, AUC {progress.best_value:.3f}")
     run.save(module, optimizer, progress, best)
     run.load_best(module)
     return module, progress

@@ -10,7 +10,7 @@ from cli.flags import Resolved, flag_name
 from cli.train import TrainFlags, presets
 from errors import FlagError, RunError, notice
 from files import missing_advice
-from objectives import make_objective
+from objectives.by_name import make_objective
 from run.folder import read_config_file, read_run_config
 from run.validate import recorded_flags, shown
 
@@ -21,8 +21,10 @@ NEVER_TAKEN = (*FOR_ONE_CALL, "config", "tensorboard")  # by --config
 # Flags that runs of version 0.1.0 lack. Their defaults change nothing.
 SINCE_0_1 = (
     *("drop_long", "valid_rows", "test_rows", "config", "zeros", "skip_bad"),
-    *("tensorboard", "base_scores", "deterministic"),
+    *("tensorboard", "base_scores", "deterministic", "select"),
+    *("wordings_file", "train_negatives", "train_paraphrases"),
 )
+AS_IN_0_1 = {"select": "auc"}  # what such a run did, whatever the default is today
 _LONGER = "the learning rate now falls to 0 at the new last step, unlike in a run that was longer from the start"
 ANYWHERE = {
     "device": "another device rounds differently, so what follows is not the same to the last bit",
@@ -49,7 +51,9 @@ def flags_of_run(
     """
     config = read_run_config(Path(flags.out), "--resume --out", verb)
     then = recorded_flags(type(flags), config, Path(flags.out) / "config.json")
-    new = {f.name: f.default for f in fields(flags) if f.name in SINCE_0_1 and f.name not in then}
+    new = {
+        f.name: AS_IN_0_1.get(f.name, f.default) for f in fields(flags) if f.name in SINCE_0_1 and f.name not in then
+    }
     then |= new
     if set(then) != set(resolved.values):
         raise FlagError(f"--resume: {flags.out}/config.json is from another version of {verb}; start another run")

@@ -89,7 +89,7 @@ def try_setting(task: Encoded, stopped: Callable[[], bool]) -> dict | None:
                 return None
     except RunError as error:
         return {"valid_auc": None, "problem": str(error), "seconds": time.monotonic() - began}
-    found = {"valid_auc": progress.best_auc, "best_epoch": progress.best_step, "epochs": progress.step}
+    found = {"valid_auc": progress.best_value, "best_epoch": progress.best_step, "epochs": progress.step}
     return found | {"seconds": time.monotonic() - began}
 
 

@@ -8,7 +8,7 @@ import torch
 
 from cli.flags import of_today, parse_value
 from data.interactions import DEFAULT_WORDING
-from data.prompts import WORDINGS
+from data.prompts import wording_of
 from errors import FlagError, RunError, quoted
 from files import read_whole
 from run.progress import Progress
@@ -24,12 +24,10 @@ def refuse_config(config: object, path: Path) -> None:
         for entry in config["flags"].values():
             entry["value"], entry["source"]
         texts = [config[name] for name in TEXTS if name in config]
-    except (KeyError, TypeError, AttributeError):
+        wording_of(config.get("wording", DEFAULT_WORDING))
+    except (KeyError, TypeError, AttributeError, ValueError):
         texts = [None]
-    if (
-        not all(isinstance(text, str) and text.isprintable() for text in texts)
-        or config.get("wording", DEFAULT_WORDING) not in WORDINGS
-    ):
+    if not all(isinstance(text, str) and text.isprintable() for text in texts):
         raise RunError(f"{path}: not the config.json of a run; give the folder that train.py wrote")
 
 
@@ -99,13 +97,15 @@ def step_lines(path: Path, terms: tuple[str, ...]) -> list[tuple[dict, bytes]]:
 
 def read_progress(content: dict) -> Progress:
     """What step.json holds. Raises ValueError if it holds anything else."""
+    if "best_auc" in content:  # its name when nothing but the AUC could choose
+        content = {"best_value" if name == "best_auc" else name: value for name, value in content.items()}
     if set(content) != {field.name for field in fields(Progress)}:
         raise ValueError("step.json does not say how far the run had come")
     if not all(type(value) in (int, float) for value in content.values()):
         raise ValueError("step.json does not say how far the run had come")
     progress = Progress(**content)
     whole = (progress.step, progress.best_step, progress.since_best)
-    if not all(type(value) is int and 0 <= value < 2**53 for value in whole) or not -1 <= progress.best_auc <= 1:
+    if not all(type(value) is int and 0 <= value < 2**53 for value in whole) or not -1 <= progress.best_value <= 1:
         raise ValueError("step.json has impossible figures")
     return progress
 

@@ -26,7 +26,7 @@ from data.pairs import EncodedPair, Row
 from data.splits import Split
 from lora.inject import add_lora
 from model.llama import Llama, LlamaConfig
-from objectives import make_objective
+from objectives.by_name import make_objective
 from run.folder import RunFolder
 from run.progress import Progress
 from tensors import trainable_parameters
@@ -52,10 +52,11 @@ ADAPTER = {
 }
 
 
-def small_run(out: Path, validate: Callable[[], float] | None = None, **changes) -> Progress:
+def small_run(out: Path, validate: Callable[[], float | dict] | None = None, **changes) -> Progress:
     """Start or resume three steps of two micro-batches, each validated and saved; returns what fine_tune does.
 
-    changes: of the flags; `recomputed` layers. validate: by default a number that goes up and down with the weights.
+    changes: of the flags; `recomputed` layers. validate: the AUC, or every measure of a validation; by default a number
+    that goes up and down with the weights.
     """
     recomputed = changes.pop("recomputed", 1)
     resume = (out / "config.json").exists()
@@ -83,11 +84,12 @@ def small_run(out: Path, validate: Callable[[], float] | None = None, **changes)
     if not resume:
         folder.write_config({"flags": {}})
 
-    def auc(model: Llama, split: Split) -> float:
+    def measures(model: Llama, split: Split) -> dict[str, float]:
         weights = [parameter.detach().flatten() for parameter in trainable_parameters(model).values()]
-        return validate() if validate else float(torch.cat(weights).sum().sin())
+        found = validate() if validate else float(torch.cat(weights).sum().sin())
+        return found if isinstance(found, dict) else {"valid_auc": found}
 
-    with patch.object(train, "positive_auc", auc):
+    with patch.object(train, "validation_measures", measures):
         return train.fine_tune(model, pairs, Split([], [], 0, {}), make_objective(vars(flags)), folder, flags)
 
 

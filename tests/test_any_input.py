@@ -18,7 +18,7 @@ from data.user_files import read_users
 from errors import AdapterError, CheckpointError, DataError, RunError
 from lora.adapter import read_adapter_config, read_tensors
 from model.weights import read_llama_config
-from objectives import TERMS
+from objectives.base import TERMS
 from run.folder import read_run_config as read_run
 from run.validate import step_lines
 

@@ -22,7 +22,7 @@ from cli.verb import run_verb
 from data.pairs import EncodedPair, Row
 from errors import RunError
 from lora.inject import add_lora, lora_layers
-from objectives import make_objective
+from objectives.by_name import make_objective
 from report.audit_page import PAGE_HEADING, audit_page
 from report.audit_text import RED, audit_text, prompts
 from tensors import trainable_parameters

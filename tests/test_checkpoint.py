@@ -16,7 +16,7 @@ from run.checkpoint import generations, load_state, save_state
 from run.progress import Progress
 from tensors import trainable_parameters
 
-PROGRESS = Progress(step=3, best_auc=0.625, best_step=2, since_best=1)
+PROGRESS = Progress(step=3, best_value=0.625, best_step=2, since_best=1)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def run(rows, tmp_path_factory):
     ]
     argv += ["--device", "cpu", "--out", parent / "run", "--merge-out", parent / "merged"]
     with pytest.MonkeyPatch.context() as patch:  # on so few rows nothing beats the base, which would be kept
-        patch.setattr(outcome, "auc", lambda labels, scores: float("nan"))
+        patch.setattr(outcome, "metric_values", lambda scored: {"auc": float("nan")})
         train.main([*map(str, argv)])
     return parent / "run", parent / "merged"
 

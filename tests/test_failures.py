@@ -20,7 +20,8 @@ from errors import RunError
 from machine import signals
 from machine.memory import HUGE_PAGES, memory_line
 from machine.signals import Stopped, StopRequest, Terminated
-from objectives import PairLoss, Paper
+from objectives.base import PairLoss
+from objectives.paper import Paper
 from run import folder as run_folder
 from run.folder import RunFolder, refuse_unusable
 from tests.kill_points import small_run

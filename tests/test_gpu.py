@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 
-import objectives
 import train
 from bench.kill_resume import content
 from errors import FlagError
@@ -17,6 +16,7 @@ from machine import gpu as gpus
 from machine import memory
 from machine.device import forked_rng, pick_device
 from model.prefix_tree import masked_attention, prefix_tree
+from objectives import paper
 from tests.kill_points import small_run
 from tests.pretend_cuda import BACK, COPY, COPY_LATER, NAME, WAITS, PretendCuda
 
@@ -82,7 +82,7 @@ ADDED = [
 
 
 def test_what_is_added_to_the_loop_is_noticed(tmp_path, gpu, steps, monkeypatch):
-    real = objectives.paper_loss
+    real = paper.paper_loss
 
     def with_more(*args):
         loss = real(*args)
@@ -90,7 +90,7 @@ def test_what_is_added_to_the_loop_is_noticed(tmp_path, gpu, steps, monkeypatch)
             added(loss.detach())
         return loss
 
-    monkeypatch.setattr(objectives, "paper_loss", with_more)
+    monkeypatch.setattr(paper, "paper_loss", with_more)
     small_run(tmp_path / "run", device="cuda", eval_every=3)
     more = kinds(steps()[0]) - collections.Counter({COPY_LATER: COPIES["own"] * MICRO_BATCHES, BACK: 1})
     assert more == {kind: MICRO_BATCHES * count for kind, count in collections.Counter(k for _, k in ADDED).items()}

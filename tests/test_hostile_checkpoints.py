@@ -24,7 +24,7 @@ from lora.inject import add_lora, lora_state
 from model.convert import convert_checkpoint
 from model.tokenizer import load_tokenizer
 from model.weights import load_llama
-from objectives import TERMS
+from objectives.base import TERMS
 from run.checkpoint import load_state, save_state
 from run.folder import read_run_config as read_run
 from run.merge import refuse_merging_twice
@@ -225,7 +225,7 @@ def state(tiny_llama, tmp_path):
     optimizer = torch.optim.AdamW(list(trainable_parameters(model).values()), lr=1e-3)
     model(torch.tensor([[1, 2]])).sum().backward()
     optimizer.step()
-    save_state(tmp_path / "last", model, optimizer, Progress(step=1, best_auc=0.5, best_step=1))
+    save_state(tmp_path / "last", model, optimizer, Progress(step=1, best_value=0.5, best_step=1))
     return next((tmp_path / "last").glob("step-*")), lambda: load_state(tmp_path / "last", model, optimizer)
 
 

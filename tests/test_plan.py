@@ -15,7 +15,7 @@ from lora.inject import add_lora
 from machine.layer_cost import LiveTensors, layer_cost
 from model.llama import rope_tables
 from model.prefix_tree import prefix_tree
-from objectives import Paper
+from objectives.paper import Paper
 from run.plan import longest_pairs, make_plan
 
 PAIRS = [

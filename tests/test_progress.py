@@ -27,12 +27,12 @@ def test_a_bar_fits_a_terminal_of_80_columns(monkeypatch):
     monkeypatch.setattr(machine.bar.shutil, "get_terminal_size", lambda: os.terminal_size((200, 40)))
     with Bar(1000, "training", "steps", keep=True) as bar:
         for step in range(1, 1001):
-            progress = Progress(step, best_auc=0.75 if step > 500 else -1.0, best_step=500 if step > 500 else 0)
+            progress = Progress(step, best_value=0.75 if step > 500 else -1.0, best_step=500 if step > 500 else 0)
             show_step(bar, progress, {"loss": 12.3456, "kl": 123.456}, 3661.0)
             bar.bar.refresh()
     shown = sys.stderr.getvalue()
     assert max(len(part.rstrip()) for part in shown.split("\r")) <= 80 and "<1:01:01, loss 12.346, KL 123.46" in shown
-    assert "-1.000" not in shown and ", AUC 0.750]" in shown.split("\r")[-1]
+    assert "-1.000" not in shown and ", best 0.750]" in shown.split("\r")[-1]
 
 
 def test_a_log_gets_a_line_a_minute_with_what_is_done_and_what_is_left(monkeypatch, capsys):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from objectives import make_objective
+from objectives.by_name import make_objective
 from tensors import trainable_parameters
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,6 @@ sys.path.insert(0, str(ROOT))
 
 import audit
 import eval as eval_verb
-import objectives
 import predict
 import train
 from cli.data import load_data
@@ -36,6 +35,7 @@ from errors import FlagError, RunError
 from lora.inject import add_lora, lora_layers
 from machine import ranks
 from machine.sharding import equal_forward_passes, shard
+from objectives import paper
 from run import outcome
 from run.base import load_base
 from scoring import splits as evaluation
@@ -295,7 +295,7 @@ def computed(fsdp):
     with equal_forward_passes(model), torch.inference_mode():
         for _ in range(1 + 2 * ranks.index()):  # rank 1 makes two more passes
             found["scores hidden"] = model.model(torch.tensor([pairs[0].positive.prompt]))
-    found["scores auc"] = torch.tensor(evaluation.positive_auc(model, valid))
+    found["scores auc"] = torch.tensor(list(evaluation.validation_measures(model, valid).values()))
     return found
 
 
@@ -325,9 +325,9 @@ def kill_rank_1(real, args):
 
 
 def poison_rank_1(real, args):
-    terms_of = objectives.answer_terms
+    terms_of = paper.answer_terms
     if ranks.index() == 1:
-        objectives.answer_terms = lambda *a, **k: (terms := terms_of(*a, **k))._replace(kl=terms.kl + float("inf"))
+        paper.answer_terms = lambda *a, **k: (terms := terms_of(*a, **k))._replace(kl=terms.kl + float("inf"))
     return real(*args)
 
 

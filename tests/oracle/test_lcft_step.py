@@ -6,7 +6,7 @@ import torch
 import train
 from cli.train import TrainFlags
 from data.splits import Split
-from objectives import make_objective
+from objectives.by_name import make_objective
 from run.folder import RunFolder
 from tests.oracle import lcft
 from tests.oracle.twins import ALL_LINEAR, adapter_record, random_pairs, relative_difference, trained, twins
@@ -93,7 +93,7 @@ def test_a_and_b_after_the_step(make_checkpoint, tmp_path, monkeypatch, name, dt
     ours, theirs = twins(make_checkpoint(tie_word_embeddings=True), ALL_LINEAR, dtype=dtype)
     before = {name: other.detach().clone() for name, (_, other) in trained(ours, theirs).items()}
     flags, run = flags_for(name, clip=clip), RunFolder(tmp_path / "run", False, adapter_record(ALL_LINEAR))
-    monkeypatch.setattr(train, "positive_auc", lambda model, split: 0.5)
+    monkeypatch.setattr(train, "validation_measures", lambda model, split: {"valid_auc": 0.5})
     train.fine_tune(ours, PAIRS, NOTHING, make_objective(vars(flags)), run, flags)
     (expected,) = lcft.train_by_hand(theirs, PAIRS, flags, [flags.lr])
     (logged,) = run.history()

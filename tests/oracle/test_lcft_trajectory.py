@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 import train
 from cli.train import TrainFlags
 from data.splits import Split
-from objectives import make_objective
+from objectives.by_name import make_objective
 from run.folder import RunFolder
 from tests.oracle import lcft
 from tests.oracle.twins import ALL_LINEAR, adapter_record, random_pairs, trained, twins
@@ -48,7 +48,7 @@ def test_ten_steps(make_checkpoint, tmp_path, monkeypatch, name, dtype):
     before = {name: other.detach().clone() for name, (_, other) in trained(ours, theirs).items()}
     pairs, run = random_pairs(7), RunFolder(tmp_path / "run", False, adapter_record(targets))
     flags = TrainFlags(**SHAPE | OBJECTIVES[name])
-    monkeypatch.setattr(train, "positive_auc", lambda model, split: 0.5)
+    monkeypatch.setattr(train, "validation_measures", lambda model, split: {"valid_auc": 0.5})
     train.fine_tune(ours, pairs, Split([], [], 0, {}), make_objective(vars(flags)), run, flags)
     expected = lcft.train_by_hand(theirs, pairs, flags, RATES)
 

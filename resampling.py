@@ -1,0 +1,37 @@
+"""The bootstrap behind every interval: users are drawn again, and all their rows come with them.
+
+Rows of one user are alike, so that resampling rows would give intervals that are too narrow. Shape letters: N rows,
+U users, S draws.
+"""
+
+import numpy as np
+
+BOOTSTRAP_DRAWS = 1000
+
+
+def user_resamples(users: list, seed: int) -> tuple[np.ndarray, dict]:
+    """How often each draw contains each row and each user: (S, N) and {user: (S,)}.
+
+    Each row of an unknown user (None) counts as a separate user.
+    """
+    clusters = [("row", i) if user is None else ("user", user) for i, user in enumerate(users)]
+    index = {cluster: u for u, cluster in enumerate(dict.fromkeys(clusters))}
+    drawn = np.random.default_rng(seed).multinomial(
+        len(index), np.full(len(index), 1 / len(index)), size=BOOTSTRAP_DRAWS
+    )  # (S, U)
+    weights = drawn[:, [index[cluster] for cluster in clusters]].astype(np.float64)  # (S, N)
+    return weights, {name: drawn[:, u] for (kind, name), u in index.items() if kind == "user"}
+
+
+def with_intervals(values: dict[str, float], draws: dict[str, np.ndarray]) -> dict:
+    """The values and, under "interval_95", the 2.5 and 97.5 percentiles of their draws without NaN.
+
+    A value of NaN becomes None and has no interval.
+    """
+    result: dict = {name: None if np.isnan(value) else value for name, value in values.items()}
+    result["interval_95"] = {}
+    for name, value in result.items():
+        if name != "interval_95" and value is not None:
+            present = draws[name][~np.isnan(draws[name])]
+            result["interval_95"][name] = [float(bound) for bound in np.percentile(present, (2.5, 97.5))]
+    return result
