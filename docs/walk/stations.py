@@ -118,10 +118,11 @@ STATIONS = (
         ),
     ),
     Station(
-        "model/prefix_tree.py: prefix_tree",
+        "model/prefix_tree.py: PrefixTree",
         "What rows share is computed once",
-        "Both prompts of a pair begin alike, up to the word that differs, and so do targets of the same user. The tokens of that beginning are one "
-        "branch of a tree: one state each, whose gradients from all rows are added.",
+        "Both prompts of a pair begin alike, up to the word that differs, and so do targets of the same user. The "
+        "tokens of that beginning are one branch of a tree: one state each, whose gradients from all rows are "
+        "added.",
         shapes=(("input_ids", "(B, T)", "rows"), ("tree", "N tokens", "N < B · T: as many as differ")),
         picture=(
             (("… will", 1.8, "grey"), ("like the target …", 5, "blue")),
