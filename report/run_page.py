@@ -29,6 +29,7 @@ LONGEST_PROMPT, LONGEST_TEXT = 6000, 300  # letters that the page shows of a pro
 MOST_DOTS = 4000  # rows in a scatter
 COLUMNS = {"before": "base", "after": "tuned", "change": "change", "value": "this model"}
 UNIT = (0.0, 1.0)
+KL_TITLE = "KL between the two prompts' answers"
 FORGOT = "This run recorded these for the base and the best state alone."
 
 
@@ -179,10 +180,12 @@ def _losses(history: list[dict], last: int) -> str:
 
 
 def _kl(history: list[dict], last: int) -> str:
-    points = thinned(_points(history, "kl"))
+    """The KL of the training pairs, or the term that an objective has in its place."""
+    name, title = ("contrast", "Term in the place of the KL") if "contrast" in history[-1] else ("kl", KL_TITLE)
+    points = thinned(_points(history, name))
     area = Area((0, last), span([y for _, y in points], 0))
-    image = chart(area, [curve(area, points, "violet")], "KL over the steps", "optimizer step", "nats per pair")
-    return figure("KL between the two prompts' answers", {"violet": "KL of the training pairs"}, image)
+    image = chart(area, [curve(area, points, "violet")], title, "optimizer step", "nats per pair")
+    return figure(title, {"violet": "mean of the training pairs"}, image)
 
 
 def _contradictions(results: dict, history: list[dict], last: int) -> str:
@@ -221,7 +224,7 @@ def _auc(results: dict, history: list[dict], last: int) -> str:
 
 def _scatters(shown: Shown, split: dict) -> list[str]:
     """Nothing of rows that were asked one question only."""
-    scored = {name: answers for name, answers in shown.scored.items() if answers.log_yes_neg is not None}
+    scored = {name: answers for name, answers in shown.scored.items() if answers.has_both}
     if not scored:
         return []
     plots = (_scatter(COLUMNS[name], of, split.get(name, split)) for name, of in scored.items())

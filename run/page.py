@@ -24,7 +24,7 @@ def shown_answers(scored: dict[str, Scored]) -> dict:
 
 def contradictory_rows(split: Split, data: Dataset, tokenizer: Tokenizer, scored: Scored) -> list[Row]:
     """The rows with the same answer to both questions that are surest of it, at most MOST_ROWS, surest first."""
-    if scored.log_yes_neg is None:
+    if not scored.has_both:
         return []
     same = (scored.p_pos > 0.5) == (scored.p_neg > 0.5)
     order = np.argsort(-np.abs(scored.p_pos + scored.p_neg - 1), kind="stable")
