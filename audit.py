@@ -22,9 +22,10 @@ from pathlib import Path
 import torch
 
 from auditing.checks import figure_checks, gradient_checks, tolerances, value_checks
-from auditing.figures import answer_figures, reading_figures, released_figures, row_figures
+from auditing.figures import answer_figures, contrast_figures, reading_figures, released_figures, row_figures
 from auditing.naive import naive_terms
-from auditing.terms import READINGS, gradients, rows_of, terms_of
+from auditing.naive_contrasts import with_contrast
+from auditing.terms import Contrast, gradients, readings, rows_of, terms_of
 from cli.data import data_problems, load_data
 from cli.flags import Resolved, flag, parse_flags
 from cli.model import RunDataFlags, model_problems
@@ -34,6 +35,7 @@ from data.splits import encode_split
 from errors import DataError, FlagError, RunError, answer, notice
 from files import write_text
 from lora.inject import add_lora
+from loss import CONTRASTS
 from machine import ranks
 from machine.bar import at_work
 from model.demo import base_in_results
@@ -42,6 +44,7 @@ from protocols import Tokenizer
 from report.audit_page import LONGEST_STYLE, PAGE_HEADING, audit_page
 from report.audit_text import audit_text
 from run.restore import resolve_settings, restore_model
+from run.wording import in_words_of
 from tensors import trainable_parameters
 
 
@@ -51,7 +54,7 @@ class AuditFlags(RunDataFlags):
 
     split: str = flag("test", "which rows", choices=("train", "valid", "test"))
     sample: int = flag(0, "which row of the split, from 0", low=0)
-    kl_weight: float = flag(None, "lambda of Eq. 3; default: the run's, or 1e-4", low=0)
+    kl_weight: float = flag(None, "lambda; default: the run's, or 1e-4", low=0)
     html: str = flag(None, "also write the report as one HTML page, without external resources", metavar="FILE")
 
 
@@ -82,7 +85,7 @@ def main(argv: list[str]) -> None:
     """Audit one row and report it; raises SystemExit(1) if a check disagrees."""
     flags, resolved = parse_flags(AuditFlags, argv, __doc__, check=check_flags)
     settings, config = resolve_settings(flags, resolved)
-    data = load_data(vars(settings))
+    data = in_words_of(load_data(vars(settings)), settings.wordings_file, config)
     rows = getattr(data, flags.split)
     if flags.sample >= len(rows):
         raise DataError(
@@ -99,7 +102,7 @@ def main(argv: list[str]) -> None:
     if kl_weight is None:
         kl_weight = config["flags"].get("kl_weight", {"value": 1e-4})["value"]
     with at_work("computing every value a second time"):
-        figures = audit_pair(model.eval(), tokenizer, pair, kl_weight, settings.precision)
+        figures = audit_pair(model.eval(), tokenizer, pair, kl_weight, settings.precision, trained_contrast(config))
     report = {
         "run": flags.run,
         **base_in_results(settings.model),
@@ -133,10 +136,24 @@ def show(report: dict, flags: AuditFlags) -> None:
         print(json.dumps(report, allow_nan=False))
 
 
-def audit_pair(model: Llama, tokenizer: Tokenizer, pair: EncodedPair, kl_weight: float, precision: str) -> dict:
+def trained_contrast(config: dict) -> Contrast | None:
+    """The term in the place of the KL that the run was trained with, if there is one. config: the run's config.json."""
+    flags = {name: entry["value"] for name, entry in config["flags"].items()}
+    return Contrast(flags["objective"], flags["kl_cap"] or 0.0) if flags.get("objective") in CONTRASTS else None
+
+
+def audit_pair(
+    model: Llama,
+    tokenizer: Tokenizer,
+    pair: EncodedPair,
+    kl_weight: float,
+    precision: str,
+    contrast: Contrast | None = None,
+) -> dict:
     """Every figure about one pair; "ok" says whether all checks agree.
 
-    model: in evaluation mode, so that LoRA's dropout is off. precision: of the base, bf16 or fp32.
+    model: in evaluation mode, so that LoRA's dropout is off. precision: of the base, bf16 or fp32. contrast: the term
+    that the run was trained with, if it is none of Eq. 2 and the published code.
     Raises RunError if a logit is not finite.
     """
     # Recompute every layer: time does not matter for one pair, and a 7B base takes most of the memory.
@@ -146,21 +163,22 @@ def audit_pair(model: Llama, tokenizer: Tokenizer, pair: EncodedPair, kl_weight:
     if not torch.isfinite(logits).all():
         raise RunError(f"logits of {pair.name} are not finite; the adapter or the base is damaged")
     notice("Computing every value and some gradients a second time, in another way ...")
-    terms = terms_of(logits, batch)
+    terms = terms_of(logits, batch, contrast)
     grads = gradients(terms, trainable_parameters(model))
     terms, logits64 = terms.detached(), logits.detach().double()
-    naive = naive_terms(pair, logits64.cpu())
-    terms64 = terms_of(logits64, batch)
+    naive = with_contrast(naive_terms(pair, logits64.cpu()), pair, contrast)
+    terms64 = terms_of(logits64, batch, contrast)
     answers = answer_figures(tokenizer, pair, terms64, logits64)
     released = released_figures(tokenizer, pair, terms64)
     values = value_checks(terms, terms64, naive, kl_weight)
     values += figure_checks(pair, logits64.cpu(), naive, answers, released)
-    differences = gradient_checks(model, pair, grads, precision)
+    differences = gradient_checks(model, pair, grads, precision, contrast)
     return {
         "rows": row_figures(tokenizer, pair),
         "answer_tokens": answers,
         "released": released,
-        "readings": {name: reading_figures(name, terms, naive, grads[name], kl_weight) for name in READINGS},
+        "contrast": contrast_figures(pair, contrast, terms, logits64),
+        "readings": {name: reading_figures(name, terms, naive, grads[name], kl_weight) for name in readings(contrast)},
         "tolerance": tolerances(precision),
         "value_checks": values,
         "gradient_checks": differences,

@@ -5,7 +5,8 @@
     python eval.py --run runs/NAME --data movie        another data set, or the real one
     python eval.py --model DIR --data movie            the base alone, without any adapter
     python eval.py --model DIR --adapter DIR           the base with an adapter of PEFT's
-    python eval.py --run runs/NAME --negations         asked in words that training never used
+    python eval.py --run runs/NAME --negations         asked in six other wordings
+    python eval.py --run runs/NAME --wordings          asked in all wordings, those that training held out apart
     python eval.py --run runs/NAME --merge-out DIR     and write base and adapter as one plain checkpoint
     python eval.py --predictions consistency.json      measure the answers of any model: docs/consistency-format.md
 
@@ -28,24 +29,24 @@ from cli.flags import Resolved, flag, flag_name, flag_of_run, parse_flags
 from cli.model import RunDataFlags, model_problems
 from cli.train import TrainFlags
 from cli.verb import run_verb
-from consistency import bundle_metrics
 from data.interactions import Dataset
-from data.prompts import WORDINGS, Wording
+from data.prompts import Wording, wording_of
 from data.splits import Split, Wanted, chosen_rows, encode_split, encode_wanted
 from errors import DataError, FlagError, answer, notice
 from files import write_json
 from machine import ranks
 from metrics import Scored, evaluate
 from model.demo import base_in_results, model_folder
-from report.answers import answers_table, bundle_in_words
+from report.answers import answers_table
 from report.tables import adapter_in_words, model_in_words, score_table, wording_table
-from report.wrap import wrapped
+from report.wordings import wording_matrix_table
 from run.answers import Answers, measure_answers, read_answers, write_answers
 from run.merge import refuse_merging_twice, refuse_unusable_output
 from run.outcome import write_merged_on_request
 from run.predictions import write_predictions
 from run.restore import resolve_settings, restore_model
-from scoring.splits import odds_of_wording, score_split, trained_wording, without_learning, wording_row
+from run.wording import in_words_of, seen_in_training
+from scoring.splits import log_odds_of_question, score_split, without_learning, wording_matrix
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class EvalFlags(RunDataFlags):
     split: str = flag("test", "which rows", choices=("test", "valid"))
     rows: int = flag(None, "score a seeded subset of this many rows of the split", low=1)
     drop_long: bool = flag_of_run(TrainFlags, "drop_long")
-    negations: bool = flag(False, "ask in words that training never used, too: negations, and paraphrases as a control")
+    negations: bool = flag(False, "ask in six other words, too: negations, and paraphrases as a control")
+    wordings: bool = flag(False, "ask in all words that are known: how each answer agrees, and all of them together")
     predictions: str = flag(None, "measure this consistency.json of any model, and ask none", metavar="FILE")
     predictions_out: str = flag(None, "also write every answer into this consistency.json", metavar="FILE")
     merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base", metavar="DIR")
@@ -107,14 +109,15 @@ def score_model(flags: EvalFlags, resolved: Resolved) -> None:
     if flags.merge_out:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out")
         refuse_merging_twice(base, Path(adapter))
-    data = load_data(vars(settings))
+    data = in_words_of(load_data(vars(settings)), settings.wordings_file, config)
     if flags.run and not flags.data and data.source != config.get("data_source"):
         raise DataError(
             f"--run {flags.run}: was trained on {config.get('data_source')}, which is not here ({data.source} is); "
             "name the folder with --data-dir, or name other data to score with --data"
         )
     model, tokenizer = restore_model(flags, settings)
-    questions = tuple(WORDINGS[data.wording].held_out) if flags.negations else ()
+    words = wording_of(data.wording)
+    questions = tuple(words.questions.kinds) if flags.wordings else tuple(words.held_out) if flags.negations else ()
     wanted = Wanted(
         flags.split, settings.template, settings.max_len, settings.drop_long, flags.rows, questions=questions
     )
@@ -132,18 +135,16 @@ def score_model(flags: EvalFlags, resolved: Resolved) -> None:
         **without_learning(data.train, split.rows),
     } | chosen_rows(split)
     answer(score_table(results), aside=flags.json)
-    words = WORDINGS[data.wording]
-    asked = {words.like: (True, scored.z_pos), words.dislike: (False, scored.z_neg)}  # is the same answer right, odds
-    if flags.negations:
-        for question, same in words.held_out.items():
-            other = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
-            asked[question] = same, odds_of_wording(model, other, question)
-        add_wordings(results, scored, asked, words)
-        bundle = wrapped(bundle_in_words(results["bundle"], len(asked)))
-        answer("\n".join([wording_table(results["negations"]), "", *bundle]), aside=flags.json)
+    z = {words.like: scored.z_pos, words.dislike: scored.z_neg}
+    for question in questions:
+        if question not in z:
+            asked = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
+            z[question] = log_odds_of_question(model, asked, question)
+    if questions:
+        show_wordings(flags, results, scored, z, words, seen_in_training(data, config))
     if ranks.is_first():
         if flags.predictions_out:
-            write_answers(Path(flags.predictions_out), answers_of(results, data, split, asked))
+            write_answers(Path(flags.predictions_out), answers_of(results, data, split, z))
         write_outcome(flags, results, split, scored)
         write_merged_on_request(model, settings.model, Path(adapter or ""), flags.merge_out)
         if flags.json:
@@ -162,26 +163,28 @@ def measure_predictions(flags: EvalFlags) -> None:
         print(json.dumps(results, allow_nan=False))
 
 
-def add_wordings(results: dict, scored: Scored, asked: dict[str, tuple], words: Wording) -> None:
-    """Add "negations", a row for each wording but the question itself, and "bundle", all of them at once.
+def show_wordings(
+    flags: EvalFlags, results: dict, scored: Scored, z: dict[str, np.ndarray], words: Wording, trained: set[str]
+) -> None:
+    """Add what --wordings and --negations ask for to the results, and show it. z, trained: see wording_matrix."""
+    ordered = {question: z[question] for question in words.questions.kinds if question in z}
+    matrix = wording_matrix(scored, ordered, words.questions, trained)
+    if flags.wordings:
+        results["wordings"] = matrix
+        answer(wording_matrix_table(matrix), aside=flags.json)
+    if flags.negations:
+        by_question = {row["asks"]: row for row in matrix["rows"]}
+        results["negations"] = [by_question[question] for question in (words.dislike, *words.held_out)]
+        answer(wording_table(results["negations"]), aside=flags.json)
 
-    asked: {question: (is the same answer right, log-odds)}, first the question and its trained opposite.
-    """
-    same, odds = (np.array(values) for values in zip(*asked.values()))
-    results["negations"] = [trained_wording(scored, words.dislike)]
-    results["negations"] += [
-        wording_row(scored, asked[other][1], other, same) for other, same in words.held_out.items()
-    ]
-    results["bundle"] = bundle_metrics(odds.T, scored.labels, same, scored.users)
 
-
-def answers_of(results: dict, data: Dataset, split: Split, asked: dict[str, tuple]) -> Answers:
-    """What consistency.json holds of this evaluation. asked: {question: (is the same answer right, log-odds)}."""
+def answers_of(results: dict, data: Dataset, split: Split, z: dict[str, np.ndarray]) -> Answers:
+    """What consistency.json holds. z: {question: log-odds of Yes, (N,)}, "will like" and "will dislike" first."""
     rows = [(None if row.user is None else str(row.user), str(row.target), bool(row.label)) for row in split.rows]
-    same, odds = (np.array(values) for values in zip(*asked.values()))
+    same = np.array([wording_of(data.wording).questions.same_answer(question) for question in z])
     name = f"{model_in_words(results)}; {adapter_in_words(results)}"
-    rules = all_rules(data.train, split.rows)
-    return Answers(name, data.name, results["split"], list(asked), same, rows, odds.T, rules)
+    rules, odds = all_rules(data.train, split.rows), np.stack(list(z.values()), axis=1)
+    return Answers(name, data.name, results["split"], list(z), same, rows, odds, rules)
 
 
 def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored) -> None:

@@ -1,4 +1,4 @@
-"""The equations: the LCFT objective (Eq. 1-3), and what the authors' published code computes instead.
+"""The equations: the LCFT objective (Eq. 1-3), terms in the place of its KL, and what the published code computes.
 
 Pure functions of logits: no model, no data, no ranks. Everything is in nats.
 For a pair i: positive prompt X+ ("will like") with answer Y+, negative prompt X- ("will dislike")
@@ -8,6 +8,7 @@ Which rows are fed for these logits, and how the terms are put together: objecti
 Shape letters: P pairs, A answer positions, N positions of all rows in line, V vocabulary.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -54,6 +55,13 @@ def token_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (p * log_ratio).sum(-1)
 
 
+def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2, at most log 2. Both (..., V); returns (...)."""
+    # Clamped, as the gradient of logaddexp(-inf, -inf) is NaN.
+    log_m = torch.logaddexp(log_p.clamp(min=-1e30), log_q.clamp(min=-1e30)) - math.log(2)
+    return (token_kl(log_p, log_m) + token_kl(log_q, log_m)) / 2
+
+
 # ---- --objective paper and tallrec --------------------------------------------------------------
 
 
@@ -96,6 +104,49 @@ def paper_loss(terms: PairTerms, kl_weight: float, pairs_in_step: int) -> Tensor
     however it is cut. `tallrec` is this with no KL and no negative rows.
     """
     return (terms.ce_pos + terms.ce_neg - kl_weight * terms.kl).sum() / pairs_in_step  # Eq. 3
+
+
+# ---- terms in the place of the KL: --objective js, jeffreys, ... --------------------------------
+
+
+class FirstToken(NamedTuple):
+    """(P, V) after X+ and X-; (P,), the first tokens of Y+ and Y-, one of them Yes and the other No; nats."""
+
+    log_p: Tensor
+    log_q: Tensor
+    y_pos: Tensor
+    y_neg: Tensor
+    margin: float = 0.0
+
+    def log_odds(self) -> tuple[Tensor, Tensor]:
+        """(z+, z-) of Y+ against Y-: of Yes against No, or both with the other sign, which changes no term below."""
+        return tuple(token_cross_entropy(log, self.y_neg) - token_cross_entropy(log, self.y_pos) for log in self[:2])
+
+
+def opposite(z_pos: Tensor, z_neg: Tensor, share: float = 1.0) -> Tensor:
+    """log [(p+ (1 - p-))^share + ((1 - p+) p-)^share] with p = sigmoid(z); all (P,)."""
+    one, other = (F.logsigmoid(sign * z_pos) + F.logsigmoid(-sign * z_neg) for sign in (1, -1))
+    return torch.logaddexp(share * one, share * other)
+
+
+def log_of_others(log_p: Tensor, targets: Tensor) -> Tensor:
+    """log(1 - p(Y)) from the other entries, so that it is finite where p(Y) rounds to 1. (P, V), (P,) to (P,)."""
+    return log_p.scatter(-1, targets.unsqueeze(-1), -math.inf).logsumexp(-1)
+
+
+CONTRASTS: dict[str, Callable[[FirstToken], Tensor]] = {  # (P,) each, minimised; docs/method.md has the equations
+    "js": lambda at: -jensen_shannon(at.log_p, at.log_q),
+    "jeffreys": lambda at: -(token_kl(at.log_p, at.log_q) + token_kl(at.log_q, at.log_p)),
+    "margin": lambda at: (at.margin - token_kl(at.log_p, at.log_q)).clamp(min=0),
+    "complement": lambda at: (torch.sigmoid(at.log_odds()[0]) - torch.sigmoid(-at.log_odds()[1])).square(),
+    "xor": lambda at: -opposite(*at.log_odds()),
+    "arbitrage": lambda at: -2 * opposite(*at.log_odds(), share=0.5),
+    "bundle": lambda at: (
+        F.softplus(token_cross_entropy(at.log_p - at.log_q, at.y_pos))
+        + F.softplus(token_cross_entropy(at.log_q - at.log_p, at.y_neg))
+    ),
+    "unlikelihood": lambda at: -(log_of_others(at.log_q, at.y_pos) + log_of_others(at.log_p, at.y_neg)),
+}
 
 
 # ---- --objective released -----------------------------------------------------------------------

@@ -330,13 +330,16 @@ def agreement(scored: Scored, z_other: np.ndarray, same_wanted: bool, seed: int 
 
     same_wanted: True if the other wording is a paraphrase, False if it is a negation.
     same_answer_rate: share of rows with the same answer. inconsistent_rate: share of rows with the same
-    answer to a negation, or another answer to a paraphrase. auc: of the ranking by the other wording, with
-    the sign reversed for a negation. All with intervals.
+    answer to a negation, or another answer to a paraphrase. right_rate: share of rows with the right answer.
+    arbitrage: mean over rows, nats. auc: of the ranking by the other wording, with the sign reversed for a negation.
+    All with intervals.
     """
     same = (scored.z_pos > 0) == (z_other > 0)
     columns = {
         "same_answer_rate": same.astype(np.float64),
         "inconsistent_rate": (same != same_wanted).astype(np.float64),
+        "right_rate": ((z_other > 0) == (scored.labels == same_wanted)).astype(np.float64),
+        "arbitrage": arbitrage(scored.z_pos, -z_other if same_wanted else z_other),
     }
     ranking = z_other if same_wanted else -z_other
     weights, _ = user_resamples(scored.users, seed)  # (S, N)

@@ -145,7 +145,7 @@ def accumulate_gradients(
     model: nn.Module, batch: list[EncodedPair], objective: Objective, micro_batch_size: int
 ) -> StepSums:
     """Forward and backward over the micro-batches of one step, on all ranks; returns what they add up to."""
-    sums, even = StepSums(len(batch), model.lm_head.weight.device), ranks.is_sharded(model)
+    sums, even = StepSums(len(batch), objective.terms, model.lm_head.weight.device), ranks.is_sharded(model)
     for pairs, weight in ranks.rank_micro_batches(batch, micro_batch_size, objective.any_micro_batch, even):
         loss, terms, tokens = objective.loss(model, pairs, len(batch))
         (weight * loss).backward()

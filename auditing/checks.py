@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from auditing.naive import TERMS, naive_contributions, naive_log_softmax, naive_terms
+from auditing.naive_contrasts import with_contrast
 from auditing.tail import Tail
-from auditing.terms import READINGS, Terms, gradients, rows_of, terms_of
+from auditing.terms import READINGS, Contrast, Terms, gradients, rows_of, sign, terms_of
 from data.pairs import EncodedPair
 from model.llama import Llama
 
@@ -53,6 +54,11 @@ def close(value: float, exact: float, absolute: float, relative: float = 0.0) ->
     return bool(abs(value - exact) <= absolute + relative * abs(exact))
 
 
+def named(term: str, reading: str) -> str:
+    """What a check calls the CE, or the KL or the term in its place."""
+    return f"{term}, {reading}" if reading in READINGS or term != "KL" else f"term of {reading}"
+
+
 # ---- values -------------------------------------------------------------------------------------
 
 
@@ -63,9 +69,9 @@ def value_checks(terms: Terms, terms64: Terms, naive: dict, kl_weight: float) ->
     """
     ours, ours64 = named_values(terms, kl_weight), named_values(terms64, kl_weight)
     exact = {f"{name}, answer token {t + 1}": value for name in TERMS for t, value in enumerate(naive[name])}
-    for name in READINGS:
+    for name in (*READINGS, *terms.contrast):
         ce, kl = naive["CE"][name], naive["KL"][name]
-        exact |= {f"CE, {name}": ce, f"KL, {name}": kl, f"L, {name}": ce - kl_weight * kl}
+        exact |= {f"CE, {name}": ce, named("KL", name): kl, f"L, {name}": ce + sign(name) * kl_weight * kl}
     return [
         {
             "what": what,
@@ -87,9 +93,9 @@ def named_values(terms: Terms, kl_weight: float) -> dict[str, float]:
         for name, tensor in per_token.items()
         for t, value in enumerate(tensor[0].tolist())
     }
-    for name in READINGS:
+    for name in (*READINGS, *terms.contrast):
         values[f"CE, {name}"] = float(terms.cross_entropy(name))
-        values[f"KL, {name}"] = float(terms.divergence(name))
+        values[named("KL", name)] = float(terms.divergence(name))
         values[f"L, {name}"] = float(terms.loss(name, kl_weight))
     return values
 
@@ -159,23 +165,28 @@ def _worst(pairs_of_values: list[tuple[float, float]]) -> tuple[float, float]:
 # ---- gradients ----------------------------------------------------------------------------------
 
 
-def gradient_checks(model: Llama, pair: EncodedPair, trained: dict, precision: str) -> list[dict]:
+def gradient_checks(
+    model: Llama, pair: EncodedPair, trained: dict, precision: str, contrast: Contrast | None = None
+) -> list[dict]:
     """Autograd through loss.py compared with central differences of naive_terms, at the largest entry of a few tensors.
 
     Both are float64. trained: gradients() of the whole model in its own precision, compared with those of
-    float64 less strictly, and not at all if precision is bf16.
+    float64 less strictly, and not at all if precision is bf16. contrast: the term that the run was trained with.
     """
     batch = rows_of(pair)
     tail = Tail(model, batch.input_ids.to(model.lm_head.weight.device))
     logits = tail.logits()  # (3, T, V)
     detached = logits[1].detach().cpu()
-    exact = gradients(terms_of(logits, batch), tail.parameters)
+    exact = gradients(terms_of(logits, batch, contrast), tail.parameters)
     checks = []
     for name in list(tail.parameters)[-CHECKED_TENSORS:]:
         sizes_of_ce = exact["own"]["CE"][name].abs()
         index = int(sizes_of_ce.argmax())
-        above, below = (naive_terms(pair, tail.nudged(name, index, by).cpu(), detached) for by in (STEP, -STEP))
-        for term, reading in CHECKED_TERMS:
+        above, below = (
+            with_contrast(naive_terms(pair, tail.nudged(name, index, by).cpu(), detached), pair, contrast)
+            for by in (STEP, -STEP)
+        )
+        for term, reading in (*CHECKED_TERMS, *(("KL", c.name) for c in (contrast,) if c)):
             quotient = (above[term][reading] - below[term][reading]) / (2 * STEP)
             gradient, as_trained = (float(grads[reading][term][name].flatten()[index]) for grads in (exact, trained))
             largest = float(exact[reading][term][name].abs().max())
@@ -183,7 +194,7 @@ def gradient_checks(model: Llama, pair: EncodedPair, trained: dict, precision: s
             checks.append(
                 {
                     "entry": f"{name}[{index}]",
-                    "what": f"{term}, {reading}",
+                    "what": named(term, reading),
                     "autograd": gradient,
                     "central_difference": quotient,
                     "trained": as_trained,

@@ -8,7 +8,7 @@ import difflib
 import torch
 from torch import Tensor
 
-from auditing.terms import Terms
+from auditing.terms import Contrast, Terms, sign
 from data.pairs import EncodedPair
 from loss import log_probabilities
 from protocols import Tokenizer
@@ -121,7 +121,7 @@ def reading_figures(
 
     naive: of naive_terms. grads: {"CE" or "KL": {parameter's name: gradient}}.
     cosine: between the gradients of CE and KL, None where one of them is zero. L subtracts the KL, so a positive
-    cosine means that the two terms pull in opposite directions.
+    cosine means that the two terms pull in opposite directions; a term in the place of the KL is added.
     """
     ce, kl = (torch.cat([grad.double().flatten() for grad in grads[term].values()]) for term in ("CE", "KL"))
     norm_ce, norm_kl = float(ce.norm()), float(kl.norm())
@@ -131,11 +131,25 @@ def reading_figures(
         "kl": divergence,
         "weighted_kl": kl_weight * divergence,
         "loss": float(terms.loss(name, kl_weight)),
-        "loss_naive": naive["CE"][name] - kl_weight * naive["KL"][name],
+        "loss_naive": naive["CE"][name] + sign(name) * kl_weight * naive["KL"][name],
         "grad_ce": norm_ce,
         "grad_weighted_kl": kl_weight * norm_kl,
         "cosine": float(ce @ kl) / (norm_ce * norm_kl) if norm_ce and norm_kl else None,
     }
+
+
+def contrast_figures(pair: EncodedPair, contrast: Contrast | None, terms: Terms, logits: Tensor) -> dict | None:
+    """The term in the place of the KL that was trained: its name, its value, and what it is made of.
+
+    logits: (3, T, V). z_*: the log-odds of Y+ against Y- at the first answer token, after X+ and X-.
+    """
+    if contrast is None:
+        return None
+    log_p = log_probabilities(logits[0, len(pair.positive.prompt) - 1])  # (V,)
+    log_q = log_probabilities(logits[1, len(pair.negative.prompt) - 1])
+    y, n = pair.positive.answer[0], pair.negative.answer[0]
+    z = {"z_pos": float(log_p[y] - log_p[n]), "z_neg": float(log_q[y] - log_q[n])}
+    return {**contrast._asdict(), "term": float(terms.divergence(contrast.name)), **z}
 
 
 def _token(tokenizer: Tokenizer, token_id: int) -> dict:

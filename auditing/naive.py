@@ -48,11 +48,12 @@ def naive_kl(log_a: Sequence[float], log_b: Sequence[float]) -> float:
 
 
 def naive_terms(pair: EncodedPair, logits: Tensor, detached: Tensor | None = None) -> dict:
-    """Every term of the pair: lists over the answer tokens (TERMS and "kl_released"), "CE" and "KL" by reading.
+    """Every term of the pair: lists over the answer tokens (TERMS, "kl_released"), "CE" and "KL" by reading, "first".
 
     logits: (3, T, V) of the rows (X+, Y+), (X-, Y-), (X-, Y+), float64 on the CPU; the logits at one token
     predict the next token. detached: (T, V), the negative row that `released` detaches from the graph, which
-    a central difference must therefore keep fixed; None stands for logits[1].
+    a central difference must therefore keep fixed; None stands for logits[1]. "first": log-probabilities at the first
+    answer token, after X+ and X-.
     """
     positive, negative = pair.positive, pair.negative
     n_pos, n_neg = len(positive.prompt), len(negative.prompt)
@@ -74,6 +75,7 @@ def naive_terms(pair: EncodedPair, logits: Tensor, detached: Tensor | None = Non
         "first": terms["kl_own"][0],
         "released": min(sum(terms["kl_released"]), RELEASED_KL_CAP),
     }
+    terms["first"] = tuple(naive_log_softmax(row.tolist()) for row in (logits[0, n_pos - 1], logits[1, n_neg - 1]))
     return terms
 
 

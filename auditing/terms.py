@@ -3,21 +3,48 @@
 audit.py compares these values with a second implementation (auditing/naive.py). A reading is an answer to
 "which KL?". Eq. 2 allows three: each side is forced on its own answer (own), both sides are forced on one
 answer (shared), or only the first token counts (first). The fourth is what the authors' published code
-computes (released).
+computes (released). A run that was trained with another term in the place of the KL has a fifth: that objective.
 
 Shape letters: T tokens, A answer positions, N positions of the positive row, V vocabulary.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from data.pairs import EncodedPair, PairBatch, aligned_positions, collate, next_tokens
-from loss import PairTerms, answer_terms, paper_loss, released_loss, sequence_terms
+from loss import (
+    CONTRASTS,
+    FirstToken,
+    PairTerms,
+    answer_terms,
+    log_probabilities,
+    paper_loss,
+    released_loss,
+    sequence_terms,
+)
 
 READINGS = ("own", "shared", "first", "released")
+
+
+class Contrast(NamedTuple):
+    """A term of loss.CONTRASTS that a run was trained with. margin: nats; it counts for `margin` alone."""
+
+    name: str
+    margin: float
+
+
+def readings(contrast: Contrast | None) -> tuple[str, ...]:
+    """All readings of a pair of a run that was trained with this term, or with none of them."""
+    return READINGS + ((contrast.name,) if contrast else ())
+
+
+def sign(reading: str) -> int:
+    """L subtracts lambda times a KL, and adds lambda times another term."""
+    return -1 if reading in READINGS else 1
 
 
 def rows_of(pair: EncodedPair) -> PairBatch:
@@ -30,23 +57,27 @@ class Terms:
     """Every term of one pair, in nats.
 
     paper: the terms of the readings own, shared and first, (1, A) each.
-    ce, kl: (N,), the terms of the reading released; next_ids: (N,) int64, its targets.
+    ce, kl: (N,), the terms of the reading released; next_ids: (N,) int64, its targets. contrast: {its name: (1,)}.
     """
 
     paper: dict[str, PairTerms]
     ce: Tensor
     kl: Tensor
     next_ids: Tensor
+    contrast: dict[str, Tensor]
 
     def detached(self) -> "Terms":
         """The same terms without their graph."""
         paper = {name: PairTerms(*(term.detach() for term in terms)) for name, terms in self.paper.items()}
-        return Terms(paper, self.ce.detach(), self.kl.detach(), self.next_ids)
+        contrast = {name: term.detach() for name, term in self.contrast.items()}
+        return Terms(paper, self.ce.detach(), self.kl.detach(), self.next_ids, contrast)
 
     def loss(self, reading: str, kl_weight: float) -> Tensor:
         """L of this pair alone, a scalar."""
         if reading == "released":
             return released_loss(self.ce, self.kl, self.next_ids, kl_weight, pairs=1, accumulation_steps=1)
+        if reading in self.contrast:
+            return paper_loss(self.paper["own"], 0.0, pairs_in_step=1) + kl_weight * self.contrast[reading].sum()
         return paper_loss(self.paper[reading], kl_weight, pairs_in_step=1)
 
     def cross_entropy(self, reading: str) -> Tensor:
@@ -54,13 +85,13 @@ class Terms:
         return self.loss(reading, 0.0)
 
     def divergence(self, reading: str) -> Tensor:
-        """KL as L contains it before the factor lambda, a scalar; for released after the bound of that code."""
+        """KL or the term in its place, before the factor lambda, a scalar; of released after the bound of that code."""
         if reading == "released":
             return -released_loss(self.ce * 0, self.kl, self.next_ids, 1.0, pairs=1, accumulation_steps=1)
-        return self.paper[reading].kl.sum()
+        return (self.contrast[reading] if reading in self.contrast else self.paper[reading].kl).sum()
 
 
-def terms_of(logits: Tensor, batch: PairBatch) -> Terms:
+def terms_of(logits: Tensor, batch: PairBatch, contrast: Contrast | None = None) -> Terms:
     """Every term by loss.py, with its graph. logits: (3, T, V), all positions of batch = rows_of(pair)."""
     device = logits.device
     positions, targets = batch.positions.to(device), batch.targets.to(device)
@@ -75,13 +106,15 @@ def terms_of(logits: Tensor, batch: PairBatch) -> Terms:
     next_ids = next_tokens(input_ids[0:1], lengths[0:1])[0, column]
     # These are logits already, so nothing is left for lm_head to do.
     ce, kl = sequence_terms(lambda rows: rows, logits[0, column], logits[1, column_neg], next_ids)
-    return Terms(paper, ce, kl.masked_fill(~has_partner, 0.0), next_ids)
+    first = log_probabilities(at[:2, 0]).split(1), targets[:2, 0].split(1)  # (1, V) and (1,) each
+    trained = {c.name: CONTRASTS[c.name](FirstToken(*first[0], *first[1], c.margin)) for c in (contrast,) if c}
+    return Terms(paper, ce, kl.masked_fill(~has_partner, 0.0), next_ids, trained)
 
 
 def gradients(terms: Terms, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:
     """{reading: {"CE" or "KL": {parameter's name: gradient}}}, before the factor lambda."""
     by_reading: dict = {}
-    for reading in READINGS:
+    for reading in (*READINGS, *terms.contrast):
         by_reading[reading] = {}
         for term, value in (("CE", terms.cross_entropy(reading)), ("KL", terms.divergence(reading))):
             grads = torch.autograd.grad(value, list(parameters.values()), retain_graph=True)

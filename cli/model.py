@@ -19,6 +19,9 @@ class ModelFlags:
     model: str = flag(None, "checkpoint folder, or demo; default: the run's", metavar="DIR")
     adapter: str = flag(None, "folder with an adapter in PEFT's layout, for --model without --run", metavar="DIR")
     template: str = flag_of_run(TrainFlags, "template")
+    wordings_file: str = flag(
+        None, "prompt, answers and questions of your own, JSON; default: the run's", metavar="FILE"
+    )
     max_len: int = flag_of_run(TrainFlags, "max_len")
     precision: str = flag_of_run(TrainFlags, "precision")
     base_dtype: str = flag_of_run(TrainFlags, "base_dtype")

@@ -22,6 +22,9 @@ class PairFlags(DataFlags):
 
     shots: str = flag("64", "training pairs drawn from the training split: a number, or all")
     template: str = flag("tallrec", "wording of the prompts, see docs/method.md", choices=TEMPLATES, renamed=RENAMED)
+    wordings_file: str = flag(None, "prompt, answers and questions of your own, JSON; docs/wordings.md", metavar="FILE")
+    train_negatives: int = flag(1, "negative questions that training draws from, one for each pair", low=1, high=1000)
+    train_paraphrases: int = flag(1, "positive questions that training draws from, likewise", low=1, high=1000)
     max_len: int = flag(512, "tokens; longer prompts lose their oldest history items", low=8)
     drop_long: bool = flag(False, "leave out rows whose prompt is longer than --max-len even without any history")
     valid_rows: int = flag(None, "choose the best state on a seeded subset of this many validation rows", low=2)
@@ -40,13 +43,17 @@ class BaseFlags:
 class ObjectiveFlags:
     """Objective."""
 
-    objective: str = flag("paper", "which loss, see docs/method.md", choices=tuple(OBJECTIVES))
-    kl_weight: float = flag(Paper.kl_weight, "lambda of Eq. 3", low=0)
+    objective: str = flag(
+        "paper", f"{', '.join(OBJECTIVES)}; see docs/method.md", choices=tuple(OBJECTIVES), metavar="NAME"
+    )
+    kl_weight: float = flag(Paper.kl_weight, "lambda: of the KL of Eq. 3, or of the term in its place", low=0)
     kl_forcing: str = flag(
         Paper.kl_forcing, "answer that the negative side of the KL is given", choices=("own", "shared")
     )
     kl_tokens: str = flag(Paper.kl_tokens, "answer tokens that the KL sums over", choices=("all", "first"))
-    kl_cap: float = flag(Paper.kl_cap, "nats; a pair whose KL is above sends no KL gradient", low=0)
+    kl_cap: float = flag(
+        Paper.kl_cap, "nats; a pair whose KL is above sends no KL gradient; margin: 1 by default", low=0
+    )
     train_on_prompt: bool = flag(False, "tallrec: cross-entropy over prompt and answer, as TALLRec's script")
 
 
@@ -189,6 +196,7 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
     ]
     if flags.kl_forcing == "shared" and flags.kl_tokens == "first":
         problems.append("--kl-forcing shared: has no effect with --kl-tokens first, where both forcings are the same")
+    problems += _question_problems(flags)
     if flags.fsdp and flags.base_dtype == "int8":
         problems.append("--fsdp: does not cut an int8 base; leave --base-dtype out")
     problems += data_problems(flags.data, resolved)
@@ -210,6 +218,18 @@ def check_flags(flags: TrainFlags, resolved: Resolved) -> None:
         problems.append(str(error))
     if problems:
         raise FlagError("\n".join(problems))
+
+
+def _question_problems(flags: TrainFlags) -> list[str]:
+    """A line for every flag of the questions that has no effect."""
+    problems = []
+    if flags.train_negatives > 1 and make_objective(vars(flags)).rows_per_pair == 1:
+        problems.append(f"--train-negatives: has no effect with --objective {flags.objective}; leave it out")
+    return problems + [
+        f"{flag_name(name)}: --template released is the text of published prompts; leave one of them out"
+        for name in ("train_negatives", "train_paraphrases")
+        if getattr(flags, name) > 1 and flags.template == "released"
+    ]
 
 
 def shot_count(text: str) -> int | None:

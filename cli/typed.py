@@ -8,7 +8,7 @@ from pathlib import Path
 from cli.flags import flag_name
 from cli.train import ObjectiveFlags, OutputFlags, TrainFlags, presets
 from machine import ranks
-from objectives.by_name import flags_of
+from objectives.by_name import flags_of, make_objective
 
 FROM_ADAPTER = ("lora_r", "lora_alpha", "lora_targets")  # --init-adapter brings them
 ALWAYS = ("data", "shots")
@@ -35,6 +35,7 @@ def train_command(flags: TrainFlags, **changes: object) -> str:
     left_out = {field.name for field in fields(OutputFlags)} | {"plan"}
     left_out |= set(FROM_ADAPTER if wanted.init_adapter else ())
     left_out |= {field.name for field in fields(ObjectiveFlags)} - {"objective", *flags_of(wanted.objective)}
+    left_out |= {"train_negatives"} if make_objective(vars(wanted)).rows_per_pair == 1 else set()
     plain = {field.name: field.default for field in fields(TrainFlags)}
     chosen = {name: getattr(wanted, name) for name in ("data", "model", "objective", "device")}
     plain |= {name: value for name, (value, _) in presets(plain | chosen).items()}

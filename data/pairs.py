@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from data.interactions import DEFAULT_WORDING, Dataset, Interaction
-from data.prompts import WORDINGS, PromptPair, as_shown, prompt_pair
+from data.prompts import PromptPair, as_shown, prompt_pair, wording_of
 from errors import DataError
 from protocols import Tokenizer
 
@@ -78,7 +78,7 @@ def answer_ids(tokenizer: Tokenizer, prompt: str, wording: str = DEFAULT_WORDING
     end of the prompt and the start of an answer, or if both answers begin with the same token: one position could then
     not tell them apart.
     """
-    answers = WORDINGS[wording].answers
+    answers = wording_of(wording).answers
     ids = {liked: _answer_in_context(tokenizer, prompt, answer) for liked, answer in answers.items()}
     if ids[True][0] == ids[False][0]:
         yes, no = (answer.strip() for answer in answers.values())
@@ -105,22 +105,23 @@ def encode_pairs(
     tokenizer: Tokenizer,
     template: str,
     max_len: int,
-    question: str | None = None,
+    question: str | Sequence[tuple[str, str]] | None = None,
 ) -> tuple[list[EncodedPair], int]:
     """Every interaction as a pair of at most max_len tokens a row, and how many of them lost history to fit.
 
-    question: see data.prompts.prompt_pair. Truncation drops the oldest items of the history, never the target or the
-    answer. Raises DataError if a row is too long even without history.
+    question: see data.prompts.prompt_pair; or both questions of each row. Truncation drops the oldest items of the
+    history, never the target or the answer. Raises DataError if a row is too long even without history.
     """
     answers: dict[str, list[int]] = {}  # filled by _encode
 
-    def encode(shown: list[Interaction], names: list[str]) -> list[EncodedPair]:
-        pairs = [prompt_pair(row, data, template, question) for row in shown]
+    def encode(shown: list[Interaction], names: list[str], asked: Sequence) -> list[EncodedPair]:
+        pairs = [prompt_pair(row, data, template, words) for row, words in zip(shown, asked, strict=True)]
         return _encode(pairs, names, tokenizer, answers)
 
     names = [f"row {number} (target {data.catalogue[row.target].title[:80]!r})" for number, row in enumerate(rows)]
     shown = [as_shown(row, data.wording) for row in rows]
-    encoded, truncated = encode(shown, names), 0
+    asked = [question] * len(rows) if question is None or isinstance(question, str) else question
+    encoded, truncated = encode(shown, names, asked), 0
     for i, name in enumerate(names):
         if encoded[i].length > max_len:
             truncated += 1
@@ -136,7 +137,7 @@ def encode_pairs(
                     f"--max-len {max_len}: the prompt of {name} has {least} tokens without any history; {advice}"
                 )
             shown[i] = replace(shown[i], history=shown[i].history[1:])
-            encoded[i : i + 1] = encode([shown[i]], [name])
+            encoded[i : i + 1] = encode([shown[i]], [name], [asked[i]])
     return encoded, truncated
 
 

@@ -1,4 +1,4 @@
-"""From an interaction to text: two prompts and two answers. The only file that knows the wording.
+"""From an interaction to text: two prompts and two answers. Only this file and questions.py know the wording.
 
 LCFT asks every question twice: whether the user will *like* the target (positive prompt), and whether
 the user will *dislike* it (negative prompt). The right answer to the second is the opposite of the first.
@@ -15,9 +15,11 @@ Templates (`--template`):
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
+from data import questions
 from data.interactions import Dataset, Interaction, Item
+from data.own_wording import filled, parse_own_wording
 from errors import FlagError
 
 
@@ -35,36 +37,61 @@ class PromptPair:
 class Wording:
     """A family of prompts.
 
-    like, dislike: the words that training asks with
+    questions: the words that training asks with, and those that it never does
     answers: the texts that say yes (True) and no (False)
-    held_out: questions that training never asks (`eval.py --negations`); True: a paraphrase of `like`, with the
-        same right answer; False: a negation of it, with the opposite one
     latest_likes: show only so many liked items, the latest, and no disliked ones; None: show the whole history
     templates: by name, (row, data, question) -> the prompt, up to where the answer begins
     """
 
-    like: str
-    dislike: str
+    questions: questions.Questions
     answers: dict[bool, str]
-    held_out: dict[str, bool]
     latest_likes: int | None
     templates: dict[str, Callable[[Interaction, Dataset, str], str]]
 
+    @property
+    def like(self) -> str:
+        """The positive question."""
+        return next(iter(self.questions.positives))
 
-def prompt_pair(row: Interaction, data: Dataset, template: str = "tallrec", question: str | None = None) -> PromptPair:
+    @property
+    def dislike(self) -> str:
+        """The negative question."""
+        return next(iter(self.questions.negatives))
+
+    @property
+    def held_out(self) -> dict[str, bool]:
+        """{what `eval.py --negations` asks: whether the same answer as to `like` is right}."""
+        return {words: self.questions.same_answer(words) for words in self.questions.negations}
+
+
+@cache
+def wording_of(text: str) -> Wording:
+    """The wording that a data set's text stands for: a key of WORDINGS, or the JSON of an own one.
+
+    Raises ValueError if it is neither.
+    """
+    if text in WORDINGS:
+        return WORDINGS[text]
+    own = parse_own_wording(text)
+    return Wording(own.questions, own.answers, None, {"tallrec": partial(_own, prompt=own.prompt)})
+
+
+def prompt_pair(
+    row: Interaction, data: Dataset, template: str = "tallrec", question: str | tuple[str, str] | None = None
+) -> PromptPair:
     """Both prompts of an interaction and the right answer to each.
 
-    question: the words of the negative prompt, `dislike` or one of `held_out`; None: `dislike`.
+    question: the words of the negative prompt, or of the positive and the negative one; None: `like` and `dislike`.
     Raises FlagError if the wording has no such template.
     """
-    wording = WORDINGS[data.wording]
-    row, question = as_shown(row, data.wording), question or wording.dislike
+    wording, row = wording_of(data.wording), as_shown(row, data.wording)
+    asked, question = question if isinstance(question, tuple) else (wording.like, question or wording.dislike)
     if template not in wording.templates:
         raise FlagError(f"--template {template}: not for --data {data.name}; choose {' or '.join(wording.templates)}")
     write = wording.templates[template]
-    same_answer = wording.held_out.get(question, False)  # as to `like`
+    same_answer = wording.questions.same_answer(question)
     return PromptPair(
-        positive=write(row, data, wording.like),
+        positive=write(row, data, asked),
         negative=write(row, data, question),
         answer_positive=wording.answers[row.label],
         answer_negative=wording.answers[row.label == same_answer],
@@ -73,7 +100,7 @@ def prompt_pair(row: Interaction, data: Dataset, template: str = "tallrec", ques
 
 def as_shown(row: Interaction, wording: str) -> Interaction:
     """The row with only that part of its history which prompts of this wording show."""
-    latest = WORDINGS[wording].latest_likes
+    latest = wording_of(wording).latest_likes
     return row if latest is None else replace(row, history=tuple(entry for entry in row.history if entry[1])[-latest:])
 
 
@@ -141,20 +168,18 @@ def _with_author(item: Item) -> str:
 
 
 TALLREC = Wording(
-    like="will like",
-    dislike="will dislike",
+    questions.TALLREC,
     answers={True: "Yes.", False: "No."},
-    held_out={
-        "will not like": False,
-        "will not enjoy": False,
-        "will hate": False,
-        "will be unlikely to like": False,
-        "will enjoy": True,
-        "is going to like": True,
-    },
     latest_likes=None,
     templates={"tallrec": _tallrec, "printed": partial(_tallrec, form=PRINTED), "released": _tallrec_released},
 )
+
+# ---- a wording of one's own ---------------------------------------------------------------------
+
+
+def _own(row: Interaction, data: Dataset, question: str, prompt: str) -> str:
+    return filled(prompt, _fields(row, data, question))
+
 
 # ---- CoLLM, its text-only prompt ----------------------------------------------------------------
 
@@ -175,17 +200,8 @@ def _collm(row: Interaction, data: Dataset, question: str, line_break: str = "\n
 
 
 COLLM = Wording(
-    like="would enjoy",
-    dislike="would dislike",
+    questions.COLLM,
     answers={True: " Yes", False: " No"},
-    held_out={
-        "would not enjoy": False,
-        "would not like": False,
-        "would hate": False,
-        "would be unlikely to enjoy": False,
-        "would like": True,
-        "is going to enjoy": True,
-    },
     latest_likes=10,
     # In the published text the line break is the two characters `\n`, and no history is `unkow`.
     templates={"tallrec": _collm, "released": partial(_collm, line_break="\\n", no_history="unkow")},

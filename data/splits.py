@@ -35,7 +35,7 @@ class Wanted:
     """What to take of a split, and how.
 
     split: what messages call it; count: rows of a seeded subset, None for all; flag: which flag says so; drop_long:
-    leave out rows that are too long even without history; questions: held-out questions that must fit, too.
+    leave out rows that are too long even without history; questions: others than `dislike` that must fit, too.
     """
 
     split: str
@@ -44,7 +44,7 @@ class Wanted:
     drop_long: bool = False
     count: int | None = None
     flag: str = "--rows"
-    questions: tuple[str, ...] = ()
+    questions: tuple[str | tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def encode_split(
     template: str,
     max_len: int,
     *,
-    question: str | None = None,
+    question: str | Sequence[tuple[str, str]] | None = None,
 ) -> Split:
-    """The rows as token ids. question: see prompt_pair.
+    """The rows as token ids. question: see encode_pairs.
 
     A notice says how many prompts lost history to fit max_len, or are longer than what the model was made for.
     """
@@ -134,7 +134,8 @@ def rows_that_fit(rows: list[Interaction], data: Dataset, tokenizer: Tokenizer, 
     bare = {(row.target, row.label): replace(row, history=()) for row in rows}
     fits = dict.fromkeys(bare, True)
     for question in (None, *wanted.questions):
-        pairs, _ = encode_pairs(list(bare.values()), data, tokenizer, wanted.template, 2**62, question)
+        asked = [question] * len(bare) if isinstance(question, tuple) else question
+        pairs, _ = encode_pairs(list(bare.values()), data, tokenizer, wanted.template, 2**62, asked)
         fits |= {key: fits[key] and pair.length <= wanted.max_len for key, pair in zip(bare, pairs)}
     found = [fits[row.target, row.label] for row in rows]
     if not all(found):

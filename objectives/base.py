@@ -17,7 +17,7 @@ from model.llama import Llama
 from model.prefix_tree import prefix_tree
 from tensors import on_device
 
-TERMS = ("ce_pos", "ce_neg", "kl")  # recorded of every step, 0 where an objective has no such term
+TERMS = ("ce_pos", "ce_neg", "kl")  # recorded of every step of every run, 0 where an objective has no such term
 
 
 class PairLoss(NamedTuple):
@@ -32,6 +32,10 @@ class Objective(ABC):
     """What the loop, the plan, the tables and resuming may ask of any objective."""
 
     about: ClassVar[str]  # a few words for tables
+    published: ClassVar[bool] = (
+        False  # whether it is a paper's on recommendation; every run suggests the others of these
+    )
+    terms: ClassVar[tuple[str, ...]] = TERMS  # what is recorded of a step
     rows_per_pair: ClassVar[int]  # rows that one pair feeds to the model
     whole_rows: ClassVar[bool] = False  # whether the loss looks at every token of a row, not at the answer alone
     any_micro_batch: ClassVar[bool] = True  # whether every way of cutting a step gives the same gradient

@@ -4,11 +4,17 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from objectives.base import Objective
+from objectives.contrasts import CONTRAST_OBJECTIVES
 from objectives.paper import Paper
 from objectives.released import Released
 from objectives.tallrec import TALLRec
 
-OBJECTIVES: dict[str, type[Objective]] = {"paper": Paper, "released": Released, "tallrec": TALLRec}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "paper": Paper,
+    "released": Released,
+    "tallrec": TALLRec,
+    **CONTRAST_OBJECTIVES,
+}
 
 
 def make_objective(flags: Mapping) -> Objective:

@@ -16,7 +16,7 @@ class Paper(Objective):
     kl_forcing: str = "own"
     kl_tokens: str = "all"
     kl_cap: float | None = None
-    about = "Eq. 1-3"
+    about, published = "Eq. 1-3", True
 
     @classmethod
     def presets(cls, data: str) -> dict[str, tuple]:

@@ -25,7 +25,11 @@ class Released(Objective):
     batch_size: int
     micro_batch_size: int
     about = "the loss of the published code, with the wording and settings of this run"
-    rows_per_pair, rows_with_gradient = 2, 1  # (X+, Y+) and (X-, Y-), of which the published code detaches the second
+    published, rows_per_pair, rows_with_gradient = (
+        True,
+        2,
+        1,
+    )  # (X+, Y+) and (X-, Y-), of which the published code detaches the second
     whole_rows, any_micro_batch = True, False  # it looks at prompt, answer and after, and divides by the micro-batch
 
     @classmethod

@@ -20,7 +20,7 @@ class TALLRec(Objective):
     batch_size: int
     micro_batch_size: int
     about = "the baseline: positive prompts only"
-    rows_per_pair = 1  # (X+, Y+)
+    published, rows_per_pair = True, 1  # (X+, Y+)
 
     @classmethod
     def presets(cls, data: str) -> dict[str, tuple]:

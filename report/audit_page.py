@@ -221,7 +221,7 @@ def _vocabulary(report: dict) -> str:
 
 def _readings(report: dict) -> str:
     return _table(
-        ["", *(READING_LABELS[name] for name in report["readings"])],
+        ["", *(READING_LABELS.get(name, name) for name in report["readings"])],
         [[label, *cells] for label, cells in reading_rows(report)],
     )
 

@@ -45,6 +45,19 @@ def heading(report: dict) -> list[str]:
         f'Row {report["sample"]} of {report["split"]}: {user}target "{report["target"]}", {label}',
         f"Template {report['template']}; base in {precision}, dropout off; "
         f"lambda {report['kl_weight']:g}; everything in nats",
+        *_trained_term(report),
+    ]
+
+
+def _trained_term(report: dict) -> list[str]:
+    """The term in the place of the KL, if the run was trained with one."""
+    if not (trained := report["contrast"]):
+        return []
+    margin = f" with a margin of {trained['margin']:g}" if trained["name"] == "margin" else ""
+    return [
+        f"Trained with --objective {trained['name']}{margin}: L = CE+ + CE- + lambda times its term, which is "
+        f"{trained['term']:.6f}; the log-odds of Y+ against Y- at the first answer token are {trained['z_pos']:+.4f} "
+        f"after X+ and {trained['z_neg']:+.4f} after X-"
     ]
 
 
@@ -124,11 +137,12 @@ def vocabulary_tables(report: dict) -> list[str]:
 
 def reading_rows(report: dict) -> list[tuple[str, list[str]]]:
     """(label, one cell per reading): L, its parts and its gradients."""
+    kl, loss = ("KL or term", "L") if report["contrast"] else ("KL", "L = CE - lambda KL")
     rows = (
         ("CE", "ce", ".6f"),
-        ("KL", "kl", ".6f"),
-        ("lambda KL", "weighted_kl", ".3e"),
-        ("L = CE - lambda KL", "loss", ".6f"),
+        (kl, "kl", ".6f"),
+        (f"lambda {kl}", "weighted_kl", ".3e"),
+        (loss, "loss", ".6f"),
         ("L by nested loops", "loss_naive", ".6f"),
         ("|gradient of CE|", "grad_ce", ".3e"),
         ("|gradient of lambda KL|", "grad_weighted_kl", ".3e"),
@@ -144,10 +158,15 @@ def reading_rows(report: dict) -> list[tuple[str, list[str]]]:
 def reading_table(report: dict) -> list[str]:
     """L under every reading, in columns."""
     lines = ["L of this pair alone, and its gradients over all LoRA parameters"]
-    lines.append(f"{'':24}" + "".join(f"{READING_LABELS[name]:>14}" for name in report["readings"]))
-    lines += [f"{label:24}" + "".join(f"{cell:>14}" for cell in cells) for label, cells in reading_rows(report)]
+    trained = report["contrast"] and report["contrast"]["name"]
+    # Four columns fit; at the first answer token, that of another term, `shared` is `own`.
+    shown = [i for i, name in enumerate(report["readings"]) if not (trained and name == "shared")]
+    names = [READING_LABELS.get(name, name) for name in report["readings"]]
+    for label, cells in [("", names), *reading_rows(report)]:
+        lines.append(f"{label:24}" + "".join(f"{cells[i]:>14}" for i in shown))
     return [
         *lines,
+        *([f"  {trained}: CE+ + CE- as in paper, plus lambda times its term."] if trained else []),
         "  paper: CE+ + CE- summed over the answer tokens, and KL(p || q).",
         "  released: CE+ only, the mean over all tokens of the row, and KL(q || p) summed",
         "  over positions, q detached. L subtracts the KL, so a cosine above 0 means that",

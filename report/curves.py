@@ -34,9 +34,11 @@ def _draw_cross_entropy(axes: Axes, history: list[dict]) -> None:
 
 def _draw_kl(axes: Axes, history: list[dict]) -> None:
     steps = [record["step"] for record in history]
-    axes.plot(steps, [record["kl"] for record in history], color="tab:green", linewidth=1)
-    title = "KL between the two prompts' answers"
-    axes.set(title=title, xlabel="optimizer step", ylabel="nats per pair", ylim=(0, None))
+    other = any("contrast" in record for record in history)  # a term in the place of the KL, which may be below 0
+    axes.plot(steps, [record["contrast" if other else "kl"] for record in history], color="tab:green", linewidth=1)
+    title = "The term of this objective, as minimised" if other else "KL between the two prompts' answers"
+    axes.set(title=title, xlabel="optimizer step", ylabel="per pair" if other else "nats per pair")
+    axes.set(ylim=None if other else (0, None))
 
 
 def _draw_auc(axes: Axes, history: list[dict], results: dict) -> None:

@@ -195,9 +195,11 @@ def next_commands(run: Path, flags: TrainFlags) -> str:
     lines.append(f"  {verb_as_typed('eval.py')} --run {shlex.quote(str(run))} --split valid")
     if flags.kl_weight > 0:
         lines += ["  # the control: both prompts, no KL", f"  {train_command(flags, kl_weight=0.0)}"]
+    # A run without the KL says nothing about lambda, nor does one with another term in its place.
+    known = flags.kl_weight and OBJECTIVES[flags.objective].published
+    changes = {} if known else {"kl_weight": TrainFlags.kl_weight, "kl_cap": TrainFlags.kl_cap}
     for name, objective in OBJECTIVES.items():
-        if name != flags.objective:
-            # A run without the KL says nothing about lambda.
-            weight = {} if flags.kl_weight else {"kl_weight": TrainFlags.kl_weight}
-            lines += [f"  # {objective.about}", f"  {train_command(flags, objective=name, **weight)}"]
+        if name != flags.objective and objective.published:
+            lines += [f"  # {objective.about}", f"  {train_command(flags, objective=name, **changes)}"]
+    lines += ["  # other terms in the place of the KL: docs/method.md, --objective js, jeffreys, ..."]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from pathlib import Path
 from cli.predict import THE_RUNS, PredictFlags, user_of_flags
 from cli.train import TrainFlags
 from data.interactions import DEFAULT_WORDING, Dataset, Interaction, Item
+from data.own_wording import parse_own_wording, read_own_wording
 from data.sources.own_files import read_catalogue
 from data.user_files import UserFile, read_users
 from data.users import BadRow, Known, User, conflicts, rows_of_user, typed, with_authors, without_doubles
@@ -54,6 +55,9 @@ def what_is_asked(flags: PredictFlags, settings: TrainFlags, config: dict) -> As
     _refuse_bad(flags, found)
     longest = known.history[1] if known and flags.history is None else flags.history
     noun, wording = _noun(flags, config), config.get("wording", DEFAULT_WORDING)
+    if settings.wordings_file:
+        wording = read_own_wording(Path(settings.wordings_file))
+        noun = flags.noun or parse_own_wording(wording).noun or noun
     items = {typed(item): item for user in found.users for item in (*user.history, *user.target)}
     items |= {typed(item): item for item in catalogue or []}
     data = Dataset("titles", "given by the user", noun, items, [], [], [], wording)

@@ -13,7 +13,7 @@ from machine import ranks
 from machine.bar import at_work
 from machine.memory import IN_TRAINING, memory_line
 from model.llama import Llama
-from objectives.base import TERMS, Objective
+from objectives.base import Objective
 from tensors import all_finite, trainable_parameters
 
 ADVICE = (
@@ -42,15 +42,13 @@ def error_context(doing: str, planned: str = "") -> Iterator[None]:
 class StepSums:
     """What the micro-batches of a step add up to. It stays on the device: to read a number, a GPU is waited for.
 
-    totals: float64, one of each of NAMES: the loss, its terms in nats per pair, and the tokens of all rows.
+    totals: float64, one of each of `names`: the loss, its terms in nats per pair, and the tokens of all rows.
     """
 
-    NAMES = ("loss", *TERMS, "tokens")
-
-    def __init__(self, pairs: int, device: torch.device):
-        """pairs: of the step, over all micro-batches and ranks."""
-        self.pairs = pairs
-        self.totals = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
+    def __init__(self, pairs: int, terms: tuple[str, ...], device: torch.device):
+        """pairs: of the step, over all micro-batches and ranks; terms: what the objective records."""
+        self.pairs, self.terms, self.names = pairs, terms, ("loss", *terms, "tokens")
+        self.totals = torch.zeros(len(self.names), dtype=torch.float64, device=device)
         self.parts: list[tuple[list[EncodedPair], dict[str, Tensor]]] = []  # to name who is at fault
 
     def add(self, pairs: list[EncodedPair], weight: float, loss: Tensor, terms: dict[str, Tensor], tokens: int) -> None:
@@ -59,7 +57,7 @@ class StepSums:
         self.parts.append((pairs, terms))
         means = {name: values.sum().double() / self.pairs for name, values in terms.items()}
         zero = self.totals.new_zeros(())
-        numbers = [loss.detach().double(), *(means.get(name, zero) for name in TERMS), zero + tokens]
+        numbers = [loss.detach().double(), *(means.get(name, zero) for name in self.terms), zero + tokens]
         self.totals += weight * torch.stack(numbers)
 
     def read(self, norm: Tensor | None = None, trained: dict[str, Tensor] | None = None) -> dict[str, float]:
@@ -69,8 +67,8 @@ class StepSums:
         finite, or the tensor of `trained` that an earlier update made so.
         """
         numbers = self.totals if norm is None else torch.cat((self.totals, norm.detach().double().view(1)))
-        record = dict(zip((*self.NAMES, "grad_norm"), numbers.tolist()))
-        if not all(math.isfinite(record[name]) for name in self.NAMES):
+        record = dict(zip((*self.names, "grad_norm"), numbers.tolist()))
+        if not all(math.isfinite(record[name]) for name in self.names):
             refuse_non_finite_weights(trained or {})
             culprit = ranks.first_word(next(self._culprits(), ""))
             _refuse(culprit or f"the loss is {record['loss']}", "before the update")

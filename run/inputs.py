@@ -9,6 +9,8 @@ from cli.data import load_data
 from cli.flags import flag_name
 from cli.train import TrainFlags, shot_count
 from data.interactions import Dataset, Interaction, select_shots
+from data.prompts import wording_of
+from data.questions import possible_questions
 from data.splits import Split, Wanted, encode_split, encode_wanted, refuse_more_than, rows_that_fit
 from errors import DataError
 from lora.adapter import load_adapter, read_adapter_config, targets_named_in
@@ -19,6 +21,7 @@ from machine.device import compile_layers, pick_device
 from model.llama import Llama
 from protocols import Tokenizer
 from run.base import base_identity, existing_folder, load_base, warn_of_misfit
+from run.wording import in_words_of, training_questions
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,23 @@ class Inputs:
         return self.model.lm_head.weight.device
 
 
-def load_inputs(flags: TrainFlags) -> Inputs:
-    """Load the data and the base, add the adapter, and encode the splits; whatever is unusable is refused first."""
+def load_inputs(flags: TrainFlags, resumed: dict | None = None) -> Inputs:
+    """Load the data and the base, add the adapter, and encode the splits; whatever is unusable is refused first.
+
+    resumed: config.json of the run that is resumed, which asks in the words that it holds.
+    """
     device = pick_device(flags.device, flags.deterministic)
     existing_folder(flags.model)
     if flags.init_adapter:
         read_adapter_config(Path(flags.init_adapter))
-    data = load_data(vars(flags))
+    data = in_words_of(load_data(vars(flags)), None if resumed else flags.wordings_file, resumed or {})
+    training_questions(data, 0, flags)
     refuse_one_label(data.selection_rows(), f"--data {flags.data}")
     refuse_too_many(flags, data)
     model, tokenizer = load_base(flags.model, flags.precision, device, flags.base_dtype, flags.fsdp)
-    train = encode_split(draw_shots(flags, data, tokenizer), data, tokenizer, flags.template, flags.max_len)
+    shots = draw_shots(flags, data, tokenizer)
+    asked = training_questions(data, len(shots), flags)
+    train = encode_split(shots, data, tokenizer, flags.template, flags.max_len, question=asked)
     valid, test = (
         encode_wanted(rows, data, tokenizer, Wanted(split, flags.template, flags.max_len, flags.drop_long, count, flag))
         for rows, split, count, flag in (
@@ -85,7 +94,10 @@ def draw_shots(flags: TrainFlags, data: Dataset, tokenizer: Tokenizer) -> list[I
     if not flags.drop_long:
         return select_shots(data.train, count, flags.seed)
     order = select_shots(data.train, None, flags.seed)
-    fits = rows_that_fit(order, data, tokenizer, Wanted("training", flags.template, flags.max_len, True))
+    words = wording_of(data.wording).questions
+    asked = possible_questions(words, flags.train_paraphrases, flags.train_negatives)  # whichever a row gets must fit
+    wanted = Wanted("training", flags.template, flags.max_len, True, questions=asked[1:])
+    fits = rows_that_fit(order, data, tokenizer, wanted)
     usable = [row for row, fit in zip(order, fits) if fit]
     if len(usable) < (count or 1):
         raise DataError(f"--shots {flags.shots}: with --drop-long {len(usable):,} training rows are left; choose fewer")

@@ -72,7 +72,8 @@ def show_step(bar: Bar, progress: Progress, record: dict[str, float], left: floa
     if "valid_auc" in record and bar.is_log:
         shown = [f"{label} {record[name]:.3f}" for name, label in OF_A_LOG.items() if name in record]
         notice(f"step {progress.step}: {', '.join(shown)}")
-    note = f"loss {record['loss']:.3f}, KL {record['kl']:.2f}"
+    term = f"contrast {record['contrast']:.3f}" if "contrast" in record else f"KL {record['kl']:.2f}"
+    note = f"loss {record['loss']:.3f}, {term}"
     bar.update(1, note + (f", best {progress.best_value:.3f}" if progress.best_step else ""), left)
 
 

@@ -16,7 +16,7 @@ from run.elsewhere import refuse_missing
 from run.folder import read_run_config
 from run.validate import recorded_flags
 
-OF_A_RUN_ALONE = {"shots", "valid_rows", "test_rows"}
+OF_A_RUN_ALONE = {"shots", "valid_rows", "test_rows", "train_negatives", "train_paraphrases"}
 SHARED = frozenset(field.name for part in (PairFlags, BaseFlags, MachineFlags) for field in fields(part))
 
 
@@ -30,6 +30,8 @@ def resolve_settings(flags: ModelFlags, resolved: Resolved) -> tuple[TrainFlags,
     recorded = recorded_flags(TrainFlags, config, Path(flags.run or "") / "config.json")
     given = {name: value for name, value in resolved.values.items() if resolved.sources[name] == "flag"}
     chosen = {name: value for name, value in (recorded | given).items() if name in SHARED - OF_A_RUN_ALONE}
+    if "wordings_file" not in given:
+        chosen.pop("wordings_file", None)  # config.json has the words themselves
     settings = TrainFlags(**chosen)
     if flags.run:
         needed = {"data", "data_dir", "model"} & resolved.values.keys() - given.keys()

@@ -22,6 +22,7 @@ NEVER_TAKEN = (*FOR_ONE_CALL, "config", "tensorboard")  # by --config
 SINCE_0_1 = (
     *("drop_long", "valid_rows", "test_rows", "config", "zeros", "skip_bad"),
     *("tensorboard", "base_scores", "deterministic", "select"),
+    *("wordings_file", "train_negatives", "train_paraphrases"),
 )
 AS_IN_0_1 = {"select": "auc"}  # what such a run did, whatever the default is today
 _LONGER = "the learning rate now falls to 0 at the new last step, unlike in a run that was longer from the start"

@@ -20,7 +20,7 @@ from run.catalogue import write_catalogue
 from run.config import chosen_flags, fingerprints, run_config
 from run.elsewhere import refuse_missing
 from run.events import Events, tensorboard_module
-from run.folder import RunFolder, fresh_name, refuse_unusable
+from run.folder import RunFolder, fresh_name, read_run_config, refuse_unusable
 from run.inputs import Inputs, load_inputs
 from run.merge import refuse_unusable_output
 from run.plan import Plan, longest_pairs, make_plan
@@ -61,7 +61,8 @@ def start_run(argv: list[str], description: str) -> Start | None:
     if flags.merge_out:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out")
     tensorboard = tensorboard_module(flags.tensorboard)
-    inputs, objective = load_inputs(flags), make_objective(vars(flags))
+    resumed = read_run_config(out, "--resume --out") if flags.resume else None
+    inputs, objective = load_inputs(flags, resumed), make_objective(vars(flags))
 
     train, total_steps = inputs.train.pairs, count_steps(len(inputs.train.pairs), flags)[1]
     with at_work("planning memory and time"):

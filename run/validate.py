@@ -8,7 +8,7 @@ import torch
 
 from cli.flags import of_today, parse_value
 from data.interactions import DEFAULT_WORDING
-from data.prompts import WORDINGS
+from data.prompts import wording_of
 from errors import FlagError, RunError, quoted
 from files import read_whole
 from run.progress import Progress
@@ -24,12 +24,10 @@ def refuse_config(config: object, path: Path) -> None:
         for entry in config["flags"].values():
             entry["value"], entry["source"]
         texts = [config[name] for name in TEXTS if name in config]
-    except (KeyError, TypeError, AttributeError):
+        wording_of(config.get("wording", DEFAULT_WORDING))
+    except (KeyError, TypeError, AttributeError, ValueError):
         texts = [None]
-    if (
-        not all(isinstance(text, str) and text.isprintable() for text in texts)
-        or config.get("wording", DEFAULT_WORDING) not in WORDINGS
-    ):
+    if not all(isinstance(text, str) and text.isprintable() for text in texts):
         raise RunError(f"{path}: not the config.json of a run; give the folder that train.py wrote")
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from data.pairs import EncodedPair, pad_right
 from data.splits import Split
 from errors import RunError
-from loss import log_probabilities, token_kl
+from loss import jensen_shannon, log_probabilities, token_kl
 from machine.bar import Bar
 from metrics import Scored
 from model.llama import Llama
@@ -116,9 +116,3 @@ def refuse_non_finite(columns: dict[str, np.ndarray], pairs: list[EncodedPair]) 
     for name, values in columns.items():
         for i in np.flatnonzero(~np.isfinite(values))[:1]:
             raise RunError(f"{name} of {pairs[i].name} is {values[i]}; the adapter or the base is damaged")
-
-
-def jensen_shannon(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2, in nats; (B, V) each to (B,)."""
-    log_m = torch.logaddexp(log_p, log_q) - np.log(2.0)
-    return 0.5 * (token_kl(log_p, log_m) + token_kl(log_q, log_m))

@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 from baselines.rules import all_rules
+from consistency import bundle_metrics
 from data.interactions import Interaction
+from data.questions import Questions
 from data.splits import Split
 from machine import ranks
 from machine.sharding import equal_forward_passes
@@ -24,44 +26,59 @@ def validation_measures(model: Llama, split: Split) -> dict[str, float]:
 
     Only the two answers are looked at, so that nothing that needs the whole vocabulary, as the KL, is among them.
     """
-    both = (split, _negatives(split))
-    sides = [_score_on_all_ranks(model, side, negatives=False, progress="validation") for side in both]
+    negative = replace(split, pairs=[replace(pair, positive=pair.negative) for pair in split.pairs])
+    sides = [_score_on_all_ranks(model, side, negatives=False, progress="validation") for side in (split, negative)]
     odds = np.stack([side.z_pos for side in sides], axis=1)  # (N, 2)
     values = metric_values(Scored(sides[0].users, sides[0].labels, odds=odds))
     return {f"valid_{name}": value for name, value in values.items() if not np.isnan(value)}
 
 
-def trained_wording(scored: Scored, question: str) -> dict:
-    """How the answers to the negative question of training agree with those to "will like". scored: both."""
-    return {
-        "asks": question,
-        "trained_on": True,
-        "same_answer_is_right": False,
-        **agreement(scored, scored.z_neg, False),
-    }
+def log_odds_of_question(model: Llama, split: Split, question: str) -> np.ndarray:
+    """Log-odds of Yes to another question, (N,). split: the rows with `question` in the place of "will dislike"."""
+    swapped = [replace(pair, positive=pair.negative) for pair in split.pairs]
+    return _score_on_all_ranks(model, replace(split, pairs=swapped), negatives=False, progress=f'"{question}"').z_pos
 
 
-def odds_of_wording(model: Llama, split: Split, question: str) -> np.ndarray:
-    """Log-odds of Yes to another wording of the question, (N,). split: `question` is in the place of "will dislike"."""
-    return _score_on_all_ranks(model, _negatives(split), negatives=False, progress=f'"{question}"').z_pos
+def wording_matrix(scored: Scored, z: dict[str, np.ndarray], questions: Questions, trained: set[str]) -> dict:
+    """How the answers to every question agree with those to the first positive, and what is right over all of them.
 
-
-def _negatives(split: Split) -> Split:
-    """The split with the negative prompts in the place of the positive ones."""
-    return replace(split, pairs=[replace(pair, positive=pair.negative) for pair in split.pairs])
-
-
-def wording_row(scored: Scored, odds: np.ndarray, question: str, same_answer_is_right: bool) -> dict:
-    """How the answers to another wording, log-odds (N,), agree with those to "will like". scored: the same rows.
-
-    An answer is inconsistent if it is the same to a negation, or another to a paraphrase.
+    scored: both answers of training's wording; z: {question: log-odds of Yes, (N,)}; trained: the questions that
+    training asked. Returns "rows", one for each question; "bundles": of all, of those that training asked and of those
+    that it did not, the share of rows with every answer right, and with answers that say one thing; "constant": of the
+    best answer that is the same whoever is asked, and is never inconsistent. All with intervals.
     """
-    return {
-        "asks": question,
-        "trained_on": False,
-        "same_answer_is_right": same_answer_is_right,
-        **agreement(scored, odds, same_answer_is_right),
+    rows = [
+        {
+            "asks": question,
+            "kind": questions.kinds[question],
+            "trained_on": question in trained,
+            "same_answer_is_right": questions.same_answer(question),
+            **agreement(scored, odds, questions.same_answer(question)),
+        }
+        for question, odds in z.items()
+    ]
+    members = {
+        "all": list(z),
+        "asked in training": [question for question in z if question in trained],
+        "held out": [question for question in z if question not in trained],
     }
+    right = max((float(np.mean(scored.labels == liked)) for liked in (True, False)), default=0.0)
+    return {
+        "rows": rows,
+        "bundles": {
+            name: {"asks": words, **_bundle(scored, np.stack([z[q] for q in words], 1), questions, words)}
+            for name, words in members.items()
+            if len(words) > 1
+        },
+        "constant": {"inconsistent_rate": 0.0, "right_rate": right, "auc": 0.5, "all_right": right},
+    }
+
+
+def _bundle(scored: Scored, z: np.ndarray, questions: Questions, words: list[str]) -> dict:
+    """bundle_metrics without the rates of single questions, which the rows of the matrix have. z: (N, W)."""
+    found = bundle_metrics(z, scored.labels, np.array([questions.same_answer(q) for q in words]), scored.users)
+    kept = {name: value for name, value in found.items() if not name.startswith("right_")}
+    return kept | {"interval_95": {name: bounds for name, bounds in found["interval_95"].items() if name in kept}}
 
 
 def without_learning(train: list[Interaction], rows: list[Interaction]) -> dict[str, dict]:

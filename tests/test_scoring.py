@@ -10,10 +10,11 @@ import scoring.forward as scoring
 from data.interactions import Interaction
 from data.pairs import EncodedPair, Row
 from data.splits import Split
+from loss import jensen_shannon
 from metrics import Scored
 from run import base_scores
 from run.folder import RunFolder
-from scoring.forward import jensen_shannon, score
+from scoring.forward import score
 from tensors import trainable_parameters
 
 

@@ -1,0 +1,45 @@
+"""Which words a run asks in: a wording of the user's own, and what each training pair is asked."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from cli.train import TrainFlags
+from data.interactions import Dataset
+from data.own_wording import parse_own_wording, read_own_wording
+from data.prompts import WORDINGS, wording_of
+from data.questions import drawn_questions
+from errors import FlagError
+
+
+def in_words_of(data: Dataset, file: str | None, config: dict) -> Dataset:
+    """The data set with the wording of --wordings-file, or else with the own one that a run's config.json holds.
+
+    Raises DataError with a line for every fault of the file.
+    """
+    text = read_own_wording(Path(file)) if file else config.get("wording")
+    if text is None or text in WORDINGS:  # the data set's own
+        return data
+    return replace(data, wording=text, noun=parse_own_wording(text).noun or data.noun)
+
+
+def training_questions(data: Dataset, pairs: int, flags: TrainFlags) -> list[tuple[str, str]]:
+    """The positive and the negative words of each training pair. Raises FlagError if there are not so many wordings."""
+    questions, problems = wording_of(data.wording).questions, []
+    for name, pool in (("paraphrases", questions.positives), ("negatives", questions.negatives)):
+        count = getattr(flags, f"train_{name}")
+        if count > len(pool):
+            problems.append(f"--train-{name} {count}: the wording has {len(pool)} of them; choose 1 to {len(pool)}")
+    if problems:
+        raise FlagError("\n".join(problems))
+    return drawn_questions(questions, flags.train_paraphrases, flags.train_negatives, pairs, flags.seed)
+
+
+def seen_in_training(data: Dataset, config: dict) -> set[str]:
+    """The words that the run of this config.json was trained to answer; none of a base alone, whose flags are {}."""
+    if not config["flags"]:
+        return set()
+    questions = wording_of(data.wording).questions
+    counts = {name: config["flags"].get(name, {}).get("value", 1) for name in ("train_paraphrases", "train_negatives")}
+    positives, negatives = (list(words) for words in (questions.positives, questions.negatives))
+    tallrec = config["flags"].get("objective", {}).get("value") == "tallrec"
+    return {*positives[: counts["train_paraphrases"]], *negatives[: 0 if tallrec else counts["train_negatives"]]}
