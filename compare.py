@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cli.flags import Resolved, flag, flag_name, parse_flags
 from cli.verb import run_verb
-from consistency import bundle_metrics
+from consistency import bundle_change, bundle_metrics
 from errors import DataError, FlagError, RunError, notice
 from files import missing_advice, read_whole, refuse_unwritable, write_text
 from metrics import constants, evaluate, mcnemar, paired_change, ranking_metrics, row_metrics
@@ -136,6 +136,7 @@ def comparison(names: list[str], found: list[Predictions], rows: int) -> dict:
             "run": name,
             "against": names[0],
             **paired_change(first.scored, other.scored),
+            "bundle": _bundle_change(first, other),
             "mcnemar": _mcnemar(first, other),
             "rows": disagreements(first, other, rows),
         }
@@ -159,6 +160,16 @@ def _bundle(one: Predictions) -> dict | None:
     if one.answers is None or len(one.answers.questions) < 3:
         return None
     return bundle_metrics(one.answers.odds, one.scored.labels, one.answers.same, one.scored.users)
+
+
+def _bundle_change(first: Predictions, other: Predictions) -> dict | None:
+    """The paired difference of all wordings at once, if both were asked the same ones, more than two."""
+    if _bundle(first) is None or other.answers is None or first.answers.questions != other.answers.questions:
+        return None
+    if (first.answers.same != other.answers.same).any():
+        return None
+    scored = first.scored
+    return bundle_change(first.answers.odds, other.answers.odds, scored.labels, first.answers.same, scored.users)
 
 
 def _mcnemar(first: Predictions, other: Predictions) -> dict:

@@ -29,7 +29,6 @@ from cli.flags import Resolved, flag, flag_name, flag_of_run, parse_flags
 from cli.model import RunDataFlags, model_problems
 from cli.train import TrainFlags
 from cli.verb import run_verb
-from consistency import bundle_metrics
 from data.examples import with_examples
 from data.interactions import Dataset
 from data.prompts import Wording, wording_of
@@ -40,11 +39,10 @@ from machine import ranks
 from metrics import Scored, evaluate
 from model.demo import base_in_results, model_folder
 from objectives.by_name import make_objective
-from report.answers import answers_table, bundle_in_words
+from report.answers import answers_table
 from report.run_page import score_page
 from report.tables import score_table, wording_table
 from report.wordings import wording_matrix_table
-from report.wrap import wrapped
 from run.answers import answers_of, measure_answers, read_answers, write_answers
 from run.merge import refuse_merging_twice, refuse_unusable_output
 from run.outcome import write_merged_on_request
@@ -198,13 +196,8 @@ def agreement_of_all(
         answer(wording_matrix_table(matrix), aside=flags.json)
     if flags.negations:
         by_question = {row["asks"]: row for row in matrix["rows"]}
-        chosen = (words.like, words.dislike, *words.held_out)
-        same = np.array([words.questions.same_answer(question) for question in chosen])
-        odds = np.stack([asked[question] for question in chosen], axis=1)  # (N, W)
-        found["negations"] = [by_question[question] for question in chosen[1:]]
-        found["bundle"] = bundle_metrics(odds, scored.labels, same, scored.users)
-        bundle = wrapped(bundle_in_words(found["bundle"], len(chosen)))
-        answer("\n".join([wording_table(found["negations"]), "", *bundle]), aside=flags.json)
+        found["negations"] = [by_question[question] for question in (words.dislike, *words.held_out)]
+        answer(wording_table(found["negations"]), aside=flags.json)
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from baselines.rules import all_rules
 from data.interactions import Dataset, Interaction
-from data.prompts import WORDINGS, prompt_pair
+from data.prompts import prompt_pair, wording_of
 from run.answers import read_answers
 
 
@@ -19,7 +19,7 @@ def fill(path: Path, model: str, data: Dataset, ask: Callable[[str], float], row
     model: its name, for tables. ask: (prompt) -> probability of Yes among Yes and No, for the answer that follows it.
     Raises DataError, with a line for each fault, if what was written is not as the format wants it.
     """
-    words, chosen = WORDINGS[data.wording], data.test[:rows]
+    words, chosen = wording_of(data.wording), data.test[:rows]
     right = {words.like: "same", words.dislike: "opposite"}
     right |= {question: "same" if same else "opposite" for question, same in words.held_out.items()}
     answered = [
@@ -46,6 +46,6 @@ def fill(path: Path, model: str, data: Dataset, ask: Callable[[str], float], row
 
 def prompt_of(row: Interaction, data: Dataset, question: str) -> str:
     """The prompt that asks this question about the row, up to where the answer begins."""
-    if question == WORDINGS[data.wording].like:
+    if question == wording_of(data.wording).like:
         return prompt_pair(row, data).positive
     return prompt_pair(row, data, question=question).negative

@@ -26,8 +26,8 @@ def validation_measures(model: Llama, split: Split) -> dict[str, float]:
 
     Only the two answers are looked at, so that nothing that needs the whole vocabulary, as the KL, is among them.
     """
-    both = (split, _negatives(split))
-    sides = [_score_on_all_ranks(model, side, negatives=False, progress="validation") for side in both]
+    negative = replace(split, pairs=[replace(pair, positive=pair.negative) for pair in split.pairs])
+    sides = [_score_on_all_ranks(model, side, negatives=False, progress="validation") for side in (split, negative)]
     odds = np.stack([side.z_pos for side in sides], axis=1)  # (N, 2)
     values = metric_values(Scored(sides[0].users, sides[0].labels, odds=odds))
     return {f"valid_{name}": value for name, value in values.items() if not np.isnan(value)}

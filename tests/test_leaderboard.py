@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import compare
+from consistency import bundle_change
 from errors import FlagError
+from resampling import user_resamples
 from run.answers import Answers, measure_answers, write_answers
 
 LIKED = np.tile([True, True, False], 10)
@@ -58,6 +60,27 @@ def test_figures_are_those_of_the_file_and_bundles_need_three_wordings(files, ca
     run = found["runs"][2]
     assert run["bundle"] == measured["bundle"] and run["arbitrage"] == measured["arbitrage"]
     assert found["runs"][1]["bundle"] is None and found["rules"] == measured["rules"]
+    assert [change["bundle"] is None for change in found["differences"]] == [True, False]
+
+
+def test_bundles_of_two_files_are_compared_on_the_same_resamples(files, capsys):
+    compare.main([files[0], files[2]])
+    table = capsys.readouterr().out
+    assert max(map(len, table.splitlines())) <= 80
+    (line,) = [line for line in table.splitlines() if line.startswith("B - A   ")]
+    change = bundle_change(
+        answers("yes", np.ones(30, dtype=bool)).odds,
+        answers("knows", LIKED ^ (np.arange(30) == 10)).odds,
+        LIKED,
+        THREE[1],
+        [user for user, _, _ in ROWS],
+    )
+    low, high = change["interval_95"]["all_right"]
+    assert f"{change['all_right']:+.3f} [{low:+.3f}, {high:+.3f}]" in line
+    weights, _ = user_resamples([user for user, _, _ in ROWS], 0)
+    gained = (~LIKED).astype(float) - (np.arange(30) == 10)  # what "knows" has right and "yes" has not, less the other
+    assert change["all_right"] == pytest.approx(gained.mean())
+    assert [low, high] == pytest.approx(np.percentile(weights @ gained / weights.sum(1), (2.5, 97.5)))
 
 
 def test_the_page_needs_no_other_file_and_shows_names_as_text(files, tmp_path):
