@@ -104,9 +104,11 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("by_runs", [False, True])
-@pytest.mark.parametrize("checkpointed", [0, 1, 2])
-@pytest.mark.parametrize("kind", MODELS)
+WAYS = [(kind, layers, False) for kind in MODELS for layers in (0, 1, 2)]
+WAYS += [("plain", 0, True), ("grouped-query", 1, True), ("dynamic rope", 2, True)]
+
+
+@pytest.mark.parametrize("kind, checkpointed, by_runs", WAYS)
 def test_asked_positions_and_all_gradients_are_those_of_the_plain_path(model, stand_in, kind, checkpointed, by_runs):
     model = model(**MODELS[kind])
     model.model.checkpointed_layers = checkpointed
