@@ -9,11 +9,11 @@ def answers_table(results: dict) -> str:
     """What eval.py --predictions found, within 80 columns. results: of run.answers.measure_answers."""
     lines = ["", *wrapped(score_in_words(results)), "", *wrapped(f"{results['model']}; {results['data']}")]
     lines += metrics_table(results["split"], {"value": results}, results)
-    lines += ["", f"{'the user ... the target':30}{'right is':>9}{'answers right':>14}{'inconsistent':>27}"]
+    lines += ["", f"{'the user ... the target':24}{'right is':>10}{'answers right':>23}{'inconsistent':>23}"]
     for row in results["questions"]:
-        cell = interval_cell(row, "inconsistent_rate")
+        cells = [interval_cell(row, name) for name in ("right_rate", "inconsistent_rate")]
         right = "the same" if row["same_answer_is_right"] else "opposite"
-        lines.append(f"{_short(row['asks']):30}{right:>9}{row['right']:14.3f}{cell:>27}")
+        lines.append(f"{_short(row['asks']):24}{right:>10}" + "".join(f"{cell:>23}" for cell in cells))
     lines += ["", *wrapped(bundle_in_words(results["bundle"], len(results["questions"])))]
     return "\n".join(lines + no_interval(lines))
 
@@ -28,4 +28,4 @@ def bundle_in_words(bundle: dict, questions: int) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 29 else text[:28] + "…"
+    return text if len(text) <= 23 else text[:22] + "…"

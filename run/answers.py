@@ -83,12 +83,7 @@ def measure_answers(answers: Answers) -> dict:
     scored, same = answers.scored, answers.same.tolist()
     bundle = bundle_metrics(answers.odds, scored.labels, answers.same, scored.users)
     asked = [
-        {
-            "asks": question,
-            "same_answer_is_right": same[k],
-            **agreement(scored, answers.odds[:, k], same[k]),
-            "right": bundle[f"right_{k}"],
-        }
+        {"asks": question, "same_answer_is_right": same[k], **agreement(scored, answers.odds[:, k], same[k])}
         for k, question in enumerate(answers.questions)
     ]
     return {

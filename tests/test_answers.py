@@ -67,6 +67,7 @@ def test_a_file_is_measured_as_a_model_is_and_its_bundle_beside(tmp_path):
     assert found["bundle"] == bundle_metrics(answers.odds, scored.labels, answers.same, scored.users)
     last = (answers.odds[:, 3] > 0) == (answers.odds[:, 0] > 0)  # "will not dislike": the same answer is right
     assert found["questions"][3]["inconsistent_rate"] == pytest.approx(1 - last.mean())
+    assert [row["right_rate"] for row in found["questions"]] == [found["bundle"][f"right_{k}"] for k in range(4)]
     assert found["questions"][1]["inconsistent_rate"] == pytest.approx(found["contradiction_rate"])
     table = answers_table(found)
     assert max(map(len, table.splitlines())) <= 80 and "All 4 answers right" in " ".join(table.split())
