@@ -142,6 +142,8 @@ def with_vectors(model: Llama, asked: Asked, flags: PredictFlags) -> Asked:
     """The same with the vectors of the run, if its prompts have any; users and titles are looked up in its data."""
     folder = Path(flags.run or "")
     if not has_vectors(folder):
+        if flags.user is not None:
+            notice("--user: has no effect, since the prompts have no vector of a user")
         return asked
     rows = [row for rows in asked.groups() for row in rows]
     return replace(asked, data=restore_for_titles(model, asked.data, rows, folder, ids_of_titles(folder)))

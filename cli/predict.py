@@ -63,7 +63,7 @@ def check_flags(flags: PredictFlags, resolved: Resolved) -> None:
     if flags.interactive:
         problems += _interactive_problems(flags)
     elif flags.input is not None:
-        given = [f"--{name}" for name in TITLES if getattr(flags, name)]
+        given = [f"--{name}" for name in (*TITLES, "user") if getattr(flags, name)]
         problems += [f"{name}: contradicts --input, whose columns say it; leave one of them out" for name in given]
         problems += [] if flags.show_prompt and not flags.output else _output_problems(flags)
     elif flags.output is not None:

@@ -113,8 +113,8 @@ def restore_vectors(model: Llama, data: Dataset, folder: Path) -> Dataset:
     record = _read_record(folder)
     if record["kind"] == COLLABORATIVE and (record.get("data"), record.get("data_source")) != (data.name, data.source):
         raise RunError(
-            f"--run {folder}: its vectors are of the users and items of {record.get('data')} "
-            f"({record.get('data_source')}), and not of {data.name} ({data.source}); score the data of the run"
+            f"--run {folder}: its vectors are of the users and items of {quoted(record.get('data'))} "
+            f"({quoted(record.get('data_source'))}), and not of {data.name} ({data.source}); score the data of the run"
         )
     return replace(data, vectors=_put_back(model, record, [*data.valid, *data.test], folder))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data.interactions import Dataset, Interaction, Item
-from data.prompts import TEMPLATES
+from data.prompts import TALLREC
 from data.splits import answers_in_context
 from model.byte_bpe import ByteBPE
 from model.convert import convert_checkpoint
@@ -195,7 +195,7 @@ INVENTED = Dataset("movie", "invented", "movie", TITLES, ROWS, ROWS, ROWS)
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", TALLREC.templates)
 @pytest.mark.parametrize("words", [WORDS, []], ids=["answers of one token", "answers of single bytes"])
 def test_both_answers_follow_every_prompt_and_begin_differently(tmp_path, cut, template, words):
     tokenizer = load_tokenizer(write(tmp_path, made_up(cut, words)), None)

@@ -293,7 +293,7 @@ def test_a_record_that_was_changed_and_other_data_are_refused(stage_2, tmp_path)
         ({"kind": "other"}, "does not say what vectors"),
         ({"method": "caser"}, "the method is 'caser'"),
         ({"users": ["a", "a"]}, "users has an id twice"),
-        ({"data": "elsewhere"}, "its vectors are of the users and items of elsewhere"),
+        ({"data": "elsewhere"}, "its vectors are of the users and items of 'elsewhere'"),
         ({"settings": {"dim": 4}}, "has other settings than mf"),
     ):
         record = json.loads((stage_2 / "vectors.json").read_text()) | change

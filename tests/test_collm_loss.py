@@ -18,7 +18,7 @@ from metrics import Scored, auc
 from model.soft_tokens import MappedVectors, add_vectors
 from objectives.collm import CoLLM, LCFTCoLMF, two_answer_cross_entropy, yes_logit_loss
 from run.outcome import collapse_lines, new_prompt_lines
-from scoring.splits import positive_auc, score_split
+from scoring.splits import score_split, validation_measures
 from tensors import trainable_parameters
 from tests.planted import auc_of, data_of, learn, planted
 from tests.test_flags import problems
@@ -163,7 +163,7 @@ def test_a_model_with_vectors_overfits_sixteen_rows(tiny_llama):
         CoLLM().loss(model, pairs, 16).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert positive_auc(model, split) == 1.0
+    assert validation_measures(model, split)["valid_auc"] == 1.0
 
 
 def test_planted_interaction_is_learnt_from_the_vectors_and_not_from_the_text(tiny_llama):
@@ -198,7 +198,7 @@ def test_planted_interaction_is_learnt_from_the_vectors_and_not_from_the_text(ti
             optimizer.step()
             optimizer.zero_grad()
         split = Split(test_rows, list(pairs(test_rows, soft)), 0, {True: [8], False: [7]}, reading="sigmoid")
-        found[soft] = positive_auc(model, split)
+        found[soft] = validation_measures(model, split)["valid_auc"]
     assert found[True] > 0.95 and abs(found[False] - 0.5) < 0.15, found
 
 
@@ -239,7 +239,7 @@ def test_with_the_reading_sigmoid_the_log_odds_are_the_raw_logit_of_yes(model):
         np.testing.assert_allclose(getattr(scored["softmax"], log_odds), difference, atol=1e-5)
     assert np.array_equal(scored["sigmoid"].kl, scored["softmax"].kl)
     for reading, split in splits.items():
-        from_both = positive_auc(model, split)
+        from_both = validation_measures(model, split)["valid_auc"]
         order = np.argsort(scored[reading].z_pos)
         labels = np.array(LIKED)[order]
         wins = sum(labels[j] for i in range(4) for j in range(i + 1, 4) if not labels[i])
