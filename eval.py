@@ -17,15 +17,18 @@ One forward pass per prompt: the logits of "Yes" and "No" are read at the prompt
 import installed  # noqa: F401
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from cli.data import data_problems, load_data
 from cli.flags import Resolved, flag, flag_of_run, parse_flags
 from cli.model import RunDataFlags, model_problems
 from cli.train import TrainFlags
 from cli.verb import run_verb
-from data.prompts import wording_of
+from data.prompts import Wording, wording_of
 from data.splits import Split, Wanted, chosen_rows, encode_split, encode_wanted
 from errors import DataError, FlagError, answer, notice
 from files import write_json
@@ -107,27 +110,40 @@ def main(argv: list[str]) -> None:
     } | chosen_rows(split)
     answer(score_table(results), aside=flags.json)
     if questions:
-        z = {words.like: scored.z_pos, words.dislike: scored.z_neg}
-        for question in questions:
-            if question not in z:
-                asked = encode_split(
-                    split.rows, data, tokenizer, settings.template, settings.max_len, question=question
-                )
-                z[question] = log_odds_of_question(model, asked, question)
-        z = {question: z[question] for question in words.questions.kinds if question in z}
-        matrix = wording_matrix(scored, z, words.questions, seen_in_training(data, config))
-        if flags.wordings:
-            results["wordings"] = matrix
-            answer(wording_matrix_table(matrix), aside=flags.json)
-        if flags.negations:
-            by_question = {row["asks"]: row for row in matrix["rows"]}
-            results["negations"] = [by_question[question] for question in (words.dislike, *words.held_out)]
-            answer(wording_table(results["negations"]), aside=flags.json)
+
+        def ask(question: str) -> np.ndarray:
+            asked = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
+            return log_odds_of_question(model, asked, question)
+
+        matrix = ask_all(words, questions, scored, ask, seen_in_training(data, config))
+        results |= show_wordings(flags, words, matrix)
     if ranks.is_first():
         write_outcome(flags, results, split, scored)
         write_merged_on_request(model, settings.model, Path(adapter or ""), flags.merge_out)
         if flags.json:
             print(json.dumps(results, allow_nan=False))
+
+
+def ask_all(
+    words: Wording, questions: tuple[str, ...], scored: Scored, ask: Callable[[str], np.ndarray], trained: set[str]
+) -> dict:
+    """wording_matrix of these questions and the two that are answered already. ask: log-odds of Yes to a question."""
+    z = {words.like: scored.z_pos, words.dislike: scored.z_neg}
+    z |= {question: ask(question) for question in questions if question not in z}
+    return wording_matrix(scored, {q: z[q] for q in words.questions.kinds if q in z}, words.questions, trained)
+
+
+def show_wordings(flags: EvalFlags, words: Wording, matrix: dict) -> dict:
+    """The tables of --wordings and --negations; returns what results.json has of them."""
+    found = {}
+    if flags.wordings:
+        found["wordings"] = matrix
+        answer(wording_matrix_table(matrix), aside=flags.json)
+    if flags.negations:
+        by_question = {row["asks"]: row for row in matrix["rows"]}
+        found["negations"] = [by_question[question] for question in (words.dislike, *words.held_out)]
+        answer(wording_table(found["negations"]), aside=flags.json)
+    return found
 
 
 def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored) -> None:
