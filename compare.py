@@ -3,9 +3,11 @@
     python compare.py runs/A runs/B                      metrics side by side, B against A with intervals
     python compare.py runs/A runs/B runs/C --rows 20     each against the first, and 20 rows on which they disagree most
     python compare.py runs/A/eval-movie-valid runs/B/eval-movie-valid --json
+    python compare.py A.json B.json --page board.html    the leaderboard of consistency; board.md writes Markdown
 
-A RUN is a folder that train.py, baseline.py or eval.py wrote, or a predictions.csv. Intervals of differences come from
-the same resamples of the users for both runs; McNemar's exact test says whether one contradicts itself on more rows.
+A RUN is a folder that train.py, baseline.py or eval.py wrote, a predictions.csv, or a consistency.json. Intervals of
+differences come from the same resamples of the users for both runs; McNemar's exact test says whether one contradicts
+itself on more rows.
 docs/compare.md explains every figure.
 """
 
@@ -13,16 +15,20 @@ import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from cli.flags import flag, flag_name, parse_flags
+from cli.flags import Resolved, flag, flag_name, parse_flags
 from cli.verb import run_verb
+from consistency import bundle_change, bundle_metrics
 from errors import DataError, FlagError, RunError, notice
-from files import missing_advice, read_whole
-from metrics import constants, evaluate, mcnemar, paired_change, row_metrics
+from files import missing_advice, read_whole, refuse_unwritable, write_text
+from metrics import constants, evaluate, mcnemar, paired_change, ranking_metrics, row_metrics
 from report.cells import ANSWERS
 from report.comparison import about, comparison_text
-from run.predictions import Predictions, read_predictions
+from report.leaderboard import leaderboard
+from run.answers import read_answers
+from run.predictions import Predictions, as_predictions, read_predictions
 
 LARGEST_RESULTS = 2**26  # bytes
+PAGES = (".html", ".md")
 
 
 @dataclass(frozen=True)
@@ -30,14 +36,23 @@ class CompareFlags:
     """Output."""
 
     rows: int = flag(5, "rows to list on which a run disagrees most with the first", low=0, high=10**6)
+    page: str = flag(None, "also write a leaderboard of consistency, as .html or .md", metavar="FILE")
     json: bool = flag(False, "print the results as one JSON line on standard output, and the tables on standard error")
+
+
+def check_flags(flags: CompareFlags, resolved: Resolved) -> None:
+    """Raises FlagError if --page cannot be written."""
+    if flags.page and Path(flags.page).suffix not in PAGES:
+        raise FlagError(f"--page {flags.page}: name a file that ends with {' or '.join(PAGES)}")
+    if flags.page:
+        refuse_unwritable(Path(flags.page).absolute().parent, "--page", FlagError)
 
 
 def main(argv: list[str]) -> None:
     """Compare the runs and print the result."""
     folders, rest = split_arguments(argv)
-    flags, _ = parse_flags(CompareFlags, rest, __doc__, command="RUN RUN ...")
-    if len(folders) < 2:
+    flags, _ = parse_flags(CompareFlags, rest, __doc__, check=check_flags, command="RUN RUN ...")
+    if len(folders) < (1 if flags.page else 2):
         raise FlagError("compare.py: say which runs, two or more: python compare.py RUN RUN ...")
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise FlagError(f"{twice}: is given twice; name each run once")
@@ -45,6 +60,10 @@ def main(argv: list[str]) -> None:
     for predictions in found[1:]:
         refuse_other_rows(found[0], predictions)
     results = comparison(folders, found, flags.rows)
+    if flags.page:
+        Path(flags.page).parent.mkdir(parents=True, exist_ok=True)
+        write_text(Path(flags.page), leaderboard(results, Path(flags.page).suffix))
+        notice(f"Written to {flags.page}")
     text = comparison_text(results)
     if flags.json:
         notice(text)
@@ -80,6 +99,8 @@ def find_predictions(folder: str) -> Predictions:
             f"{folder}: no such folder or file; give a folder that train.py, baseline.py or eval.py wrote"
             + missing_advice(folder)
         )
+    if path.suffix == ".json":
+        return as_predictions(path, read_answers(path))
     predictions = read_predictions(path)
     if not predictions.exact:
         notice(f"{path}: is of version 0.1.0, with 6 digits; its last digits may differ from those of its results.json")
@@ -107,7 +128,7 @@ def comparison(names: list[str], found: list[Predictions], rows: int) -> dict:
     """All figures: of each run, of each run against the first, and of constants on these rows."""
     first = found[0]
     runs = [
-        {"run": name, "exact": one.exact, **about(_results_beside(one.path)), **evaluate(one.scored)}
+        {"run": name, "exact": one.exact, **_about(one), **evaluate(one.scored), "bundle": _bundle(one)}
         for name, one in zip(names, found)
     ]
     differences = [
@@ -115,13 +136,40 @@ def comparison(names: list[str], found: list[Predictions], rows: int) -> dict:
             "run": name,
             "against": names[0],
             **paired_change(first.scored, other.scored),
+            "bundle": _bundle_change(first, other),
             "mcnemar": _mcnemar(first, other),
             "rows": disagreements(first, other, rows),
         }
         for name, other in zip(names[1:], found[1:])
     ]
-    whoever = constants(first.scored.labels, first.scored.users)
-    return {"runs": runs, "differences": differences, "constants": whoever}
+    labels, users = first.scored.labels, first.scored.users
+    rules = {name: scores for one in reversed(found) if one.answers for name, scores in one.answers.rules.items()}
+    ranked = {name: ranking_metrics(labels, scores, users) for name, scores in rules.items()}
+    return {"runs": runs, "differences": differences, "constants": constants(labels, users), "rules": ranked}
+
+
+def _about(one: Predictions) -> dict:
+    """What is known of the model, from the file itself or from the results beside it."""
+    if one.answers is None:
+        return about(_results_beside(one.path))
+    return {"about": {"answered_by": one.answers.model, "data": one.answers.data}, "chosen": None}
+
+
+def _bundle(one: Predictions) -> dict | None:
+    """The figures of all wordings at once, if there are more than two."""
+    if one.answers is None or len(one.answers.questions) < 3:
+        return None
+    return bundle_metrics(one.answers.odds, one.scored.labels, one.answers.same, one.scored.users)
+
+
+def _bundle_change(first: Predictions, other: Predictions) -> dict | None:
+    """The paired difference of all wordings at once, if both were asked the same ones, more than two."""
+    if _bundle(first) is None or other.answers is None or first.answers.questions != other.answers.questions:
+        return None
+    if (first.answers.same != other.answers.same).any():
+        return None
+    scored = first.scored
+    return bundle_change(first.answers.odds, other.answers.odds, scored.labels, first.answers.same, scored.users)
 
 
 def _mcnemar(first: Predictions, other: Predictions) -> dict:

@@ -94,11 +94,26 @@ def bundle_metrics(z: np.ndarray, labels: np.ndarray, same: np.ndarray, users: l
     informative_all_right: share of rows with every answer right, less that of the best constant, in the same resample.
     The best constant answers each wording as if everybody liked the target, or as if nobody did.
     """
-    liked = np.asarray(labels, dtype=np.float64)
+    values, draws = _bundle_values(z, labels, same, user_resamples(users, seed)[0])
+    return with_intervals(values, draws)
+
+
+def bundle_change(before: np.ndarray, after: np.ndarray, labels: np.ndarray, same: np.ndarray, users: list) -> dict:
+    """after - before of bundle_metrics, (N, W) each, with intervals from the same resamples of the users."""
+    weights, _ = user_resamples(users, 0)
+    (first, of_first), (last, of_last) = (_bundle_values(z, labels, same, weights) for z in (before, after))
+    changes = {name: last[name] - first[name] for name in first}
+    return with_intervals(changes, {name: of_last[name] - of_first[name] for name in changes})
+
+
+def _bundle_values(
+    z: np.ndarray, labels: np.ndarray, same: np.ndarray, weights: np.ndarray
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """(value, (S,) draws) of every figure of a bundle. weights: (S, N)."""
+    liked, total = np.asarray(labels, dtype=np.float64), weights.sum(1)
     columns = {name: column.astype(np.float64) for name, column in bundle_columns(z, labels, same).items()}
-    weights, _ = user_resamples(users, seed)  # (S, N)
-    values = {name: column.mean() for name, column in columns.items()}
-    draws = {name: weights @ column / weights.sum(1) for name, column in columns.items()}
-    values["informative_all_right"] = values["all_right"] - constant_share(liked.mean())
-    draws["informative_all_right"] = draws["all_right"] - constant_share(weights @ liked / weights.sum(1))
-    return with_intervals({name: float(value) for name, value in values.items()}, draws)
+    values = {name: float(column.mean()) for name, column in columns.items()}
+    draws = {name: weights @ column / total for name, column in columns.items()}
+    values["informative_all_right"] = values["all_right"] - float(constant_share(liked.mean()))
+    draws["informative_all_right"] = draws["all_right"] - constant_share(weights @ liked / total)
+    return values, draws

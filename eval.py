@@ -8,6 +8,7 @@
     python eval.py --run runs/NAME --negations         asked in six other wordings
     python eval.py --run runs/NAME --wordings          asked in all wordings, those that training held out apart
     python eval.py --run runs/NAME --merge-out DIR     and write base and adapter as one plain checkpoint
+    python eval.py --predictions consistency.json      measure the answers of any model: docs/consistency-format.md
 
 The results go to standard output, everything else to standard error.
 
@@ -17,17 +18,18 @@ One forward pass per prompt: the logits of "Yes" and "No" are read at the prompt
 import installed  # noqa: F401
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from baselines.rules import all_rules
 from cli.data import data_problems, load_data
-from cli.flags import Resolved, flag, flag_of_run, parse_flags
+from cli.flags import Resolved, flag, flag_name, flag_of_run, parse_flags
 from cli.model import RunDataFlags, model_problems
 from cli.train import TrainFlags
 from cli.verb import run_verb
+from data.interactions import Dataset
 from data.prompts import Wording, wording_of
 from data.splits import Split, Wanted, chosen_rows, encode_split, encode_wanted
 from errors import DataError, FlagError, answer, notice
@@ -35,8 +37,10 @@ from files import write_json
 from machine import ranks
 from metrics import Scored, evaluate
 from model.demo import base_in_results, model_folder
-from report.tables import score_table, wording_table
+from report.answers import answers_table
+from report.tables import adapter_in_words, model_in_words, score_table, wording_table
 from report.wordings import wording_matrix_table
+from run.answers import Answers, measure_answers, read_answers, write_answers
 from run.merge import refuse_merging_twice, refuse_unusable_output
 from run.outcome import write_merged_on_request
 from run.predictions import write_predictions
@@ -54,6 +58,8 @@ class EvalFlags(RunDataFlags):
     drop_long: bool = flag_of_run(TrainFlags, "drop_long")
     negations: bool = flag(False, "ask in six other words, too: negations, and paraphrases as a control")
     wordings: bool = flag(False, "ask in all words that are known: how each answer agrees, and all of them together")
+    predictions: str = flag(None, "measure this consistency.json of any model, and ask none", metavar="FILE")
+    predictions_out: str = flag(None, "also write every answer into this consistency.json", metavar="FILE")
     merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base", metavar="DIR")
     out: str = flag(
         None,
@@ -64,7 +70,19 @@ class EvalFlags(RunDataFlags):
 
 def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is missing, unused or would overwrite something."""
+    if flags.predictions:
+        given = [name for name, source in resolved.sources.items() if source == "flag"]
+        asking = [flag_name(name) for name in given if name not in ("predictions", "json", "out")]
+        if asking:
+            raise FlagError(
+                "\n".join(f"{name}: has no effect with --predictions, which asks no model" for name in asking)
+            )
+        return
     problems = model_problems(flags) + data_problems(flags.data, resolved)
+    if flags.predictions_out and not Path(flags.predictions_out).absolute().parent.is_dir():
+        problems.append(f"--predictions-out {flags.predictions_out}: no such folder; make it first")
+    if flags.predictions_out and Path(flags.predictions_out).exists():
+        problems.append(f"--predictions-out {flags.predictions_out}: already exists; name another file")
     if flags.out and (Path(flags.out) / "config.json").exists():
         problems.append(f"--out {flags.out}: is a run folder, whose results.json this would replace; choose another")
     if flags.out and Path(flags.out).exists() and not Path(flags.out).is_dir():
@@ -76,8 +94,16 @@ def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Score one split, show it, and write what was asked for."""
+    """Measure what a model answers, or what a file says that it answered."""
     flags, resolved = parse_flags(EvalFlags, argv, __doc__, check=check_flags)
+    if flags.predictions:
+        measure_predictions(flags)
+    else:
+        score_model(flags, resolved)
+
+
+def score_model(flags: EvalFlags, resolved: Resolved) -> None:
+    """Score one split, show it, and write what was asked for."""
     settings, config = resolve_settings(flags, resolved)
     base, adapter = model_folder(settings.model), flags.run or flags.adapter
     if flags.merge_out:
@@ -109,41 +135,56 @@ def main(argv: list[str]) -> None:
         **without_learning(data.train, split.rows),
     } | chosen_rows(split)
     answer(score_table(results), aside=flags.json)
-    if questions:
-
-        def ask(question: str) -> np.ndarray:
+    z = {words.like: scored.z_pos, words.dislike: scored.z_neg}
+    for question in questions:
+        if question not in z:
             asked = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
-            return log_odds_of_question(model, asked, question)
-
-        matrix = ask_all(words, questions, scored, ask, seen_in_training(data, config))
-        results |= show_wordings(flags, words, matrix)
+            z[question] = log_odds_of_question(model, asked, question)
+    if questions:
+        show_wordings(flags, results, scored, z, words, seen_in_training(data, config))
     if ranks.is_first():
+        if flags.predictions_out:
+            write_answers(Path(flags.predictions_out), answers_of(results, data, split, z))
         write_outcome(flags, results, split, scored)
         write_merged_on_request(model, settings.model, Path(adapter or ""), flags.merge_out)
         if flags.json:
             print(json.dumps(results, allow_nan=False))
 
 
-def ask_all(
-    words: Wording, questions: tuple[str, ...], scored: Scored, ask: Callable[[str], np.ndarray], trained: set[str]
-) -> dict:
-    """wording_matrix of these questions and the two that are answered already. ask: log-odds of Yes to a question."""
-    z = {words.like: scored.z_pos, words.dislike: scored.z_neg}
-    z |= {question: ask(question) for question in questions if question not in z}
-    return wording_matrix(scored, {q: z[q] for q in words.questions.kinds if q in z}, words.questions, trained)
+def measure_predictions(flags: EvalFlags) -> None:
+    """Measure a consistency.json, show the results, and write them if asked."""
+    results = measure_answers(read_answers(Path(flags.predictions)))
+    answer(answers_table(results), aside=flags.json)
+    if flags.out:
+        Path(flags.out).mkdir(parents=True, exist_ok=True)
+        write_json(Path(flags.out) / "results.json", results)
+        notice(f"\nWritten to {flags.out}: results.json")
+    if flags.json:
+        print(json.dumps(results, allow_nan=False))
 
 
-def show_wordings(flags: EvalFlags, words: Wording, matrix: dict) -> dict:
-    """The tables of --wordings and --negations; returns what results.json has of them."""
-    found = {}
+def show_wordings(
+    flags: EvalFlags, results: dict, scored: Scored, z: dict[str, np.ndarray], words: Wording, trained: set[str]
+) -> None:
+    """Add what --wordings and --negations ask for to the results, and show it. z, trained: see wording_matrix."""
+    ordered = {question: z[question] for question in words.questions.kinds if question in z}
+    matrix = wording_matrix(scored, ordered, words.questions, trained)
     if flags.wordings:
-        found["wordings"] = matrix
+        results["wordings"] = matrix
         answer(wording_matrix_table(matrix), aside=flags.json)
     if flags.negations:
         by_question = {row["asks"]: row for row in matrix["rows"]}
-        found["negations"] = [by_question[question] for question in (words.dislike, *words.held_out)]
-        answer(wording_table(found["negations"]), aside=flags.json)
-    return found
+        results["negations"] = [by_question[question] for question in (words.dislike, *words.held_out)]
+        answer(wording_table(results["negations"]), aside=flags.json)
+
+
+def answers_of(results: dict, data: Dataset, split: Split, z: dict[str, np.ndarray]) -> Answers:
+    """What consistency.json holds. z: {question: log-odds of Yes, (N,)}, "will like" and "will dislike" first."""
+    rows = [(None if row.user is None else str(row.user), str(row.target), bool(row.label)) for row in split.rows]
+    same = np.array([wording_of(data.wording).questions.same_answer(question) for question in z])
+    name = f"{model_in_words(results)}; {adapter_in_words(results)}"
+    rules, odds = all_rules(data.train, split.rows), np.stack(list(z.values()), axis=1)
+    return Answers(name, data.name, results["split"], list(z), same, rows, odds, rules)
 
 
 def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored) -> None:

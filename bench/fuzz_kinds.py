@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+import eval
 import predict
 from baselines.rules import all_rules
 from bench import fuzz_bert as made_bert
@@ -209,6 +210,10 @@ def read_wordings(folder: Path, out: Path) -> None:
         predict.main([*model, "--liked", "A", "--target", "B", "--max-len", "2048", "--precision", "fp32"])
 
 
+def measure_file(folder: Path, out: Path) -> None:
+    eval.main(["--predictions", str(folder / "consistency.json"), "--out", str(out / "measured"), "--json"])
+
+
 # ---- the list -----------------------------------------------------------------------------------
 
 
@@ -306,6 +311,9 @@ def run_kinds() -> dict[str, Kind]:
     def predict_users(folder: Path, out: Path) -> list:
         return ["predict.py", "--input", folder / "users.csv", "--output", out / "scores.csv"]
 
+    def measure(folder: Path, out: Path) -> list:
+        return ["eval.py", "--predictions", folder / "consistency.json", "--json"]
+
     return {
         "resume state": Kind(made.make_run, "last/*/*", *resumed),
         "resume state, signed": Kind(made.make_run, "last/*/*", *resumed, repair_state),
@@ -314,6 +322,7 @@ def run_kinds() -> dict[str, Kind]:
         "metrics.jsonl": Kind(made.make_run, "metrics.jsonl", *resumed),
         "wordings.json": Kind(made_data.make_wordings, "*", read_wordings, show_wordings, lines=0),
         "users.csv": Kind(made_data.make_users, "*", score_users, predict_users, lines=0),
+        "consistency.json": Kind(made_data.make_answers, "*", measure_file, measure, lines=0),
     }
 
 

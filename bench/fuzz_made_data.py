@@ -15,6 +15,8 @@ from data.interactions import Dataset, Interaction, Item
 from data.sources import amazon_book, collm, tallrec
 from errors import notice
 
+ASKED = (("like", "same"), ("dislike", "opposite"), ("not like", "opposite"), ("enjoy", "same"))
+
 
 def invented(users: int = 12, rows: int = 6) -> Dataset:
     rng = random.Random(0)
@@ -49,6 +51,20 @@ def make_prepared(folder: Path) -> None:
 def make_tallrec(folder: Path) -> None:
     folder.mkdir()
     tallrec.write_folder(invented(), folder)
+
+
+def make_answers(folder: Path) -> None:
+    """A consistency.json of four questions, with probabilities, rules and a comment."""
+    folder.mkdir()
+    rng = random.Random(0)
+    questions = [{"words": f"will {words}", "right": right} for words, right in ASKED]
+    rows = [
+        {"user": f"u{i % 4}", "item": i, "label": i % 2, "p_yes": [round(rng.random(), 3) for _ in ASKED]}
+        for i in range(12)
+    ]
+    content = {"format": "consistency", "version": 1, "model": "invented", "comment": "made for the fuzzer"}
+    content |= {"data": {"name": "invented", "split": "test"}, "questions": questions, "rows": rows}
+    (folder / "consistency.json").write_text(json.dumps(content | {"rules": {"a rule": [i / 3 for i in range(12)]}}))
 
 
 def make_collm(folder: Path) -> None:

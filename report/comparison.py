@@ -41,6 +41,7 @@ def comparison_text(results: dict) -> str:
     lines += _blocks(shown, changes, "+")
     if any(run.get("contradiction_rate") is not None for run in runs):
         lines += ["", *_answers_table(names, runs, results["constants"])]
+    lines += _bundles(dict(zip(names, runs)) | changes)
     lines += no_interval(lines, _unit(runs[0]))
     if any(change["mcnemar"] for change in differences):
         lines += ["", *_mcnemar_table(names, differences)]
@@ -76,7 +77,8 @@ def _described(run: dict) -> str:
     data = "SIMULATED stand-in data" if known.get("data_source") == STAND_IN else known.get("data_source")
     model = "built-in demo model" if known.get("demo_model") is True else known.get("model")
     model = f"{known['model_label']} ({model})" if "model_label" in known else model
-    parts = [f"{known['data']} ({data})" if "data" in known else "data unknown", model]
+    source = f" ({data})" if data else ""
+    parts = [f"{known['data']}{source}" if "data" in known else "data unknown", model, known.get("answered_by")]
     if "objective" in known:
         weighs = known["objective"] in OBJECTIVES and "kl_weight" in flags_of(known["objective"])
         parts.append(f"objective {known['objective']}" + (f", lambda {known.get('kl_weight')}" if weighs else ""))
@@ -119,6 +121,20 @@ def _answers_table(names: list[str], runs: list[dict], constants: dict[str, dict
     rows += [("whoever is asked:", "", ""), *constant_rows(constants)]
     lines = [f"{label:32}{first:>24}{second:>24}".rstrip() for label, first, second in rows]
     return lines + [NO_ANSWERS] * any(values.get("contradiction_rate") is None for values in runs)
+
+
+def _bundles(columns: dict[str, dict]) -> list[str]:
+    """All wordings of a consistency.json at once: of each run that was asked more than two, and of differences."""
+    found = {name: values["bundle"] for name, values in columns.items() if values.get("bundle")}
+    if not found:
+        return []
+    heads = ("all right", "all of one mind", "less a constant's")
+    lines = ["", "all wordings" + f"{heads[0]:>20}" + "".join(f"{head:>24}" for head in heads[1:])]
+    for name, bundle in found.items():
+        sign = "+" if " - " in name else ""
+        cells = [interval_cell(bundle, key, sign) for key in ("all_right", "all_consistent", "informative_all_right")]
+        lines.append(f"{name:8}" + "".join(f"{cell:>24}" for cell in cells))
+    return lines
 
 
 def _mcnemar_table(names: list[str], differences: list[dict]) -> list[str]:

@@ -58,13 +58,15 @@ def result_table(results: dict, split: str) -> str:
     """Before, after and change with 95 % intervals over users; below, the rows without learning."""
     columns = {key: results[split][key] for key in ("before", "after", "change")}
     head = [*wrapped(change_in_words(results, split)), "", *wrapped(f"{provenance(results)}; {tuning(results)}")]
-    return "\n".join(["", *head, *_table(split, columns, results[split]), *selection_table(results), *caution(results)])
+    return "\n".join(
+        ["", *head, *metrics_table(split, columns, results[split]), *selection_table(results), *caution(results)]
+    )
 
 
 def score_table(results: dict) -> str:
     """The metrics of eval.py with 95 % intervals over users; below, the rows without learning."""
     head = [*wrapped(score_in_words(results)), "", *wrapped(f"{provenance(results)}; {adapter_in_words(results)}")]
-    return "\n".join(["", *head, *_table(results["split"], {"value": results}, results), *caution(results)])
+    return "\n".join(["", *head, *metrics_table(results["split"], {"value": results}, results), *caution(results)])
 
 
 def change_in_words(results: dict, split: str) -> str:
@@ -143,8 +145,11 @@ def adapter_in_words(results: dict) -> str:
     return f"adapter of {folder}" if folder else "no adapter"
 
 
-def _table(split: str, columns: dict[str, dict], results: dict) -> list[str]:
-    """results: of the split; its "rules", its "constants" and, if it is part of a split, "chosen"."""
+def metrics_table(split: str, columns: dict[str, dict], results: dict) -> list[str]:
+    """METRICS by column, then what needs no learning.
+
+    results: of the split; its "rules", its "constants" and, if it is part of a split, "chosen".
+    """
     last = columns.get("after") or columns["value"]
     counts = last["counts"]
     users = (

@@ -12,6 +12,7 @@ from data.splits import Split
 from errors import DataError, quoted
 from files import read_whole, write_file
 from metrics import Scored
+from run.answers import Answers
 
 FIRST_COLUMNS = ("user", "item", "label", "p_yes_positive", "p_yes_negative", "contradiction")  # all, in version 0.1.0
 LOGS = {  # column: field of Scored
@@ -33,7 +34,8 @@ class Predictions:
     """What a predictions.csv holds.
 
     rows: (user, item, label) of each line; numbers: their numbers in the whole split, and timestamps, both as text;
-    None in a file of version 0.1.0. exact: whether the scores are those of the model to the last digit.
+    None in a file of version 0.1.0. exact: whether the scores are those of the model to the last digit. answers: all of
+    a consistency.json.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class Predictions:
     timestamps: list[str] | None
     scored: Scored
     exact: bool
+    answers: Answers | None = None
 
 
 def write_predictions(path: Path, split: Split, scored: Scored) -> None:
@@ -105,6 +108,12 @@ def read_predictions(path: Path) -> Predictions:
         Scored(users, column["label"] == 1, **values),
         exact,
     )
+
+
+def as_predictions(path: Path, answers: Answers) -> Predictions:
+    """A consistency.json as what compare.py compares: its first two questions."""
+    rows = [(user or "", item, str(int(liked))) for user, item, liked in answers.rows]
+    return Predictions(path, rows, None, None, answers.scored, True, answers)
 
 
 def _figures(path: Path, header: list[str], lines: list[list[str]]) -> np.ndarray:

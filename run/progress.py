@@ -12,6 +12,13 @@ from errors import notice
 from machine.bar import Bar
 from machine.device import peak_memory
 
+OF_A_LOG = {  # name in metrics.jsonl: label
+    "loss": "loss",
+    "valid_auc": "validation AUC",
+    "valid_contradiction_rate": "contradiction",
+    "valid_group_accuracy": "both right",
+}
+
 
 @dataclass
 class Progress:
@@ -63,10 +70,8 @@ def training_bar(total_steps: int, progress: Progress) -> Bar:
 def show_step(bar: Bar, progress: Progress, record: dict[str, float], left: float | None) -> None:
     """Move the progress bar; in a log print a line per validation too. left: seconds, None if nothing is known."""
     if "valid_auc" in record and bar.is_log:
-        notice(
-            f"step {progress.step}: loss {record['loss']:.3f}, validation AUC {record['valid_auc']:.3f}, "
-            f"contradiction {record['valid_contradiction_rate']:.3f}, both right {record['valid_group_accuracy']:.3f}"
-        )
+        shown = [f"{label} {record[name]:.3f}" for name, label in OF_A_LOG.items() if name in record]
+        notice(f"step {progress.step}: {', '.join(shown)}")
     term = f"contrast {record['contrast']:.3f}" if "contrast" in record else f"KL {record['kl']:.2f}"
     note = f"loss {record['loss']:.3f}, {term}"
     bar.update(1, note + (f", best {progress.best_value:.3f}" if progress.best_step else ""), left)

@@ -97,7 +97,7 @@ def step_lines(path: Path, terms: tuple[str, ...]) -> list[tuple[dict, bytes]]:
 
 def read_progress(content: dict) -> Progress:
     """What step.json holds. Raises ValueError if it holds anything else."""
-    if "best_auc" in content:  # its name when nothing but the AUC could choose
+    if "best_auc" in content and "best_value" not in content:  # its name when nothing but the AUC could choose
         content = {"best_value" if name == "best_auc" else name: value for name, value in content.items()}
     if set(content) != {field.name for field in fields(Progress)}:
         raise ValueError("step.json does not say how far the run had come")

@@ -1,0 +1,179 @@
+"""consistency.json: what is written is read again to the last digit, and everything else is refused in a line."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import eval as eval_verb
+from consistency import bundle_metrics
+from errors import DataError, FlagError
+from metrics import evaluate
+from report.answers import answers_table
+from run.answers import Answers, measure_answers, read_answers, write_answers
+
+RNG = np.random.default_rng(5)
+WORDS = ["will like", "will dislike", "will not like", "will not dislike"]
+
+
+def some_answers(rows=40):
+    known = [(f"u{i % 7}", f"i{i}", bool(RNG.random() < 0.6)) for i in range(rows)]
+    same, odds = np.array([True, False, False, True]), RNG.normal(size=(rows, 4)) * 4
+    return Answers("a model", "invented", "test", WORDS, same, known, odds, {"rule": RNG.normal(size=rows)})
+
+
+def written(tmp_path, **changes):
+    """A small valid file as an object; changes: of its fields."""
+    content = {
+        "format": "consistency",
+        "version": 1,
+        "model": "anybody's",
+        "data": {"name": "mine", "split": "test"},
+        "questions": [{"words": "will like", "right": "same"}, {"words": "will dislike", "right": "opposite"}],
+        "rows": [
+            {"user": "a", "item": 1, "label": 1, "p_yes": [0.9, 0.25]},
+            {"user": None, "item": "x", "label": 0, "p_yes": [0.5, 1]},
+        ],
+    } | changes
+    path = tmp_path / "consistency.json"
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+    return path
+
+
+def test_what_is_written_is_read_again_to_the_last_digit(tmp_path):
+    first = some_answers()
+    first = replace(first, rows=[(None, "ü", True), *first.rows[1:]])
+    write_answers(tmp_path / "a.json", first)
+    again = read_answers(tmp_path / "a.json")
+    assert (again.odds == first.odds).all() and (again.same == first.same).all() and again.rows == first.rows
+    assert (again.model, again.data, again.split, again.questions) == ("a model", "invented", "test", WORDS)
+    assert (again.rules["rule"] == first.rules["rule"]).all() and again.fingerprint() == first.fingerprint()
+    write_answers(tmp_path / "b.json", again)
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_probabilities_become_log_odds_and_none_is_infinite(tmp_path, capsys):
+    found = read_answers(written(tmp_path))
+    np.testing.assert_allclose(found.odds, [[np.log(9), -np.log(3)], [0, 53 * np.log(2)]])
+    assert found.rows == [("a", "1", True), (None, "x", False)]
+    assert "1 of 4 probabilities are 0 or 1" in capsys.readouterr().err
+
+
+def test_a_file_is_measured_as_a_model_is_and_its_bundle_beside(tmp_path):
+    answers = some_answers()
+    found, scored = measure_answers(answers), answers.scored
+    assert {name: found[name] for name in evaluate(scored)} == evaluate(scored)
+    assert found["bundle"] == bundle_metrics(answers.odds, scored.labels, answers.same, scored.users)
+    last = (answers.odds[:, 3] > 0) == (answers.odds[:, 0] > 0)  # "will not dislike": the same answer is right
+    assert found["questions"][3]["inconsistent_rate"] == pytest.approx(1 - last.mean())
+    assert found["questions"][1]["inconsistent_rate"] == pytest.approx(found["contradiction_rate"])
+    table = answers_table(found)
+    assert max(map(len, table.splitlines())) <= 80 and "All 4 answers right" in " ".join(table.split())
+    assert 'Yes to "like", No to "dislike"' in table and "rule" in table
+
+
+FAULTS = {
+    "no object": ([], "holds no JSON object"),
+    "another format": ({"format": "x"}, '"format" must be "consistency"'),
+    "a later version": ({"version": 2}, '"version" is 2, this program reads 1'),
+    "a version that is true": ({"version": True}, '"format" must be'),
+    "nothing but a format": ({"model": None}, '"model" is missing'),
+    "a field too many": ({"modle": "x"}, "'modle' is no field"),
+    "a model with a bell": ({"model": "\a"}, '"model" is'),
+    "no name of the data": ({"data": {"split": "test"}}, '"data" must have'),
+    "data that are a text": ({"data": "mine"}, '"data" must have'),
+    "one question": ({"questions": [{"words": "w", "right": "same"}]}, '"questions" must be a list of 2'),
+    "opposite first": ({"questions": [{"words": "w", "right": "opposite"}] * 2}, "question 1"),
+    "a question without words": ({"questions": [{"right": "same"}] * 2}, 'question 1: "words"'),
+    "no rows": ({"rows": []}, '"rows" must be a list of 1'),
+    "a row that is a list": ({"rows": [[]]}, "row 1: must be an object"),
+    "rules of another length": ({"rules": {"r": [1]}}, "rule 'r': must be a list of 2"),
+    "an infinite rule": ({"rules": {"r": [1, 1e300]}}, "finite"),
+    "rules that are a list": ({"rules": []}, '"rules" must be'),
+    "another fingerprint": ({"data": {"name": "m", "split": "t", "rows_sha256": "0"}}, '"rows_sha256" is'),
+}
+ROWS = {
+    "no user": ({"item": 1, "label": 1, "p_yes": [0, 0]}, '"user" must be'),
+    "a user that is a number with a comma": ({"user": 1.5, "item": 1, "label": 1, "p_yes": [0, 0]}, '"user" must be'),
+    "no item": ({"user": 1, "item": None, "label": 1, "p_yes": [0, 0]}, '"item" must be'),
+    "a label that is true": ({"user": 1, "item": 1, "label": True, "p_yes": [0, 0]}, '"label" is True'),
+    "too few answers": ({"user": 1, "item": 1, "label": 1, "p_yes": [0]}, "must be a list of 2 numbers"),
+    "a probability above 1": ({"user": 1, "item": 1, "label": 1, "p_yes": [0, 1.01]}, "from 0 to 1"),
+    "an answer that is a text": ({"user": 1, "item": 1, "label": 1, "p_yes": [0, "1"]}, "from 0 to 1"),
+    "huge log-odds": ({"user": 1, "item": 1, "label": 1, "z": [0, 10**400]}, "from -1e+300 to 1e+300"),
+    "both": ({"user": 1, "item": 1, "label": 1, "z": [0, 0], "p_yes": [0, 0]}, "'p_yes' is no field"),
+}
+
+
+@pytest.mark.parametrize("change, message", FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_named_in_a_line(change, message, tmp_path):
+    path = written(tmp_path, **change) if isinstance(change, dict) else tmp_path / "list.json"
+    if isinstance(change, list):
+        path.write_text(json.dumps(change))
+    one_line_each(path, message)
+
+
+@pytest.mark.parametrize("row, message", ROWS.values(), ids=ROWS)
+def test_a_fault_of_a_row_is_named_with_its_number(row, message, tmp_path):
+    assert one_line_each(written(tmp_path, rows=[row]), message).startswith("row 1: ")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff", b"{", b"[" * 10**5, b'{"a": NaN}', b'{"a": ' + b"9" * 5000 + b"}", b'"\\ud800"', b"null"],
+    ids=["empty", "no text", "cut off", "deep", "NaN", "a long number", "half a letter", "null"],
+)
+def test_what_is_not_json_or_means_harm_is_refused(content, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    one_line_each(tmp_path / "a.json", "")
+
+
+def one_line_each(path, message):
+    with pytest.raises(DataError) as refusal:
+        read_answers(path)
+    lines = str(refusal.value).split("\n")
+    assert all(line.isprintable() and line.startswith(f"{path}: ") and len(line) < 500 for line in lines)
+    assert message in str(refusal.value)
+    return lines[0].removeprefix(f"{path}: ")
+
+
+def test_many_faults_are_told_of_in_ten_lines(tmp_path):
+    rows = [{"user": 1, "item": 1, "label": 2, "p_yes": [0, 0]}] * 50
+    with pytest.raises(DataError) as refusal:
+        read_answers(written(tmp_path, rows=rows))
+    assert len(str(refusal.value).split("\n")) == 11
+
+
+# ---- the command line ---------------------------------------------------------------------------
+
+
+def test_eval_measures_a_file_and_asks_no_model(tmp_path, capsys):
+    write_answers(tmp_path / "a.json", some_answers())
+    eval_verb.main(["--predictions", str(tmp_path / "a.json"), "--out", str(tmp_path / "out"), "--json"])
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == json.loads((tmp_path / "out" / "results.json").read_text())
+    assert json.loads(shown.out)["questions"][2]["asks"] == "will not like" and "All 4 answers right" in shown.err
+
+
+def test_flags_of_a_model_are_refused_with_a_file(tmp_path):
+    with pytest.raises(FlagError) as refusal:
+        eval_verb.main(["--predictions", str(written(tmp_path)), "--model", "demo", "--negations"])
+    assert str(refusal.value).split("\n") == [
+        f"{name}: has no effect with --predictions, which asks no model" for name in ("--model", "--negations")
+    ]
+    with pytest.raises(FlagError, match="already exists"):
+        eval_verb.main(["--model", "demo", "--predictions-out", str(written(tmp_path))])
+
+
+def test_what_eval_writes_gives_what_eval_measured(tmp_path, capsys):
+    file = tmp_path / "consistency.json"
+    eval_verb.main(["--model", "demo", "--data", "demo", "--rows", "12", "--predictions-out", str(file), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    eval_verb.main(["--predictions", str(file), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    of_vocabulary = {"auc_published_score", "answer_mass", "kl", "js"}
+    for name in ("auc", "auc_combined", "contradiction_rate", "arbitrage", "informative_consistency", "uauc"):
+        assert found[name] == told[name] and name not in of_vocabulary
+    assert found["constants"] == told["constants"] and found["rules"] == told["rules"]
+    assert not of_vocabulary & set(found) and found["counts"] == told["counts"]
