@@ -47,7 +47,7 @@ class Dataset:
     """A catalogue and three splits.
 
     source: where the rows come from; printed with every figure that is computed on them
-    noun: what the prompts call an item; wording: which prompts they are, a key of data.prompts.WORDINGS
+    noun: what the prompts call an item; wording: which prompts they are, see data.prompts.wording_of
     selection: the validation rows that choose the best state in training; all of `valid` if None
     vectors: of a row the ids that stand at the placeholders of its prompt, {placeholder: id}; None: without vectors
     examples: of a row the training rows that its prompt begins with, answered; None: without
