@@ -141,7 +141,9 @@ def score_model(flags: EvalFlags, resolved: Resolved) -> None:
             asked = encode_split(split.rows, data, tokenizer, settings.template, settings.max_len, question=question)
             z[question] = log_odds_of_question(model, asked, question)
     if questions:
-        show_wordings(flags, results, scored, z, words, seen_in_training(data, config))
+        ordered = {question: z[question] for question in words.questions.kinds if question in z}
+        matrix = wording_matrix(scored, ordered, words.questions, seen_in_training(data, config))
+        results |= show_wordings(flags, words, matrix)
     if ranks.is_first():
         if flags.predictions_out:
             write_answers(Path(flags.predictions_out), answers_of(results, data, split, z))
@@ -163,19 +165,17 @@ def measure_predictions(flags: EvalFlags) -> None:
         print(json.dumps(results, allow_nan=False))
 
 
-def show_wordings(
-    flags: EvalFlags, results: dict, scored: Scored, z: dict[str, np.ndarray], words: Wording, trained: set[str]
-) -> None:
-    """Add what --wordings and --negations ask for to the results, and show it. z, trained: see wording_matrix."""
-    ordered = {question: z[question] for question in words.questions.kinds if question in z}
-    matrix = wording_matrix(scored, ordered, words.questions, trained)
+def show_wordings(flags: EvalFlags, words: Wording, matrix: dict) -> dict:
+    """The tables of --wordings and --negations; returns what results.json has of them."""
+    found = {}
     if flags.wordings:
-        results["wordings"] = matrix
+        found["wordings"] = matrix
         answer(wording_matrix_table(matrix), aside=flags.json)
     if flags.negations:
         by_question = {row["asks"]: row for row in matrix["rows"]}
-        results["negations"] = [by_question[question] for question in (words.dislike, *words.held_out)]
-        answer(wording_table(results["negations"]), aside=flags.json)
+        found["negations"] = [by_question[question] for question in (words.dislike, *words.held_out)]
+        answer(wording_table(found["negations"]), aside=flags.json)
+    return found
 
 
 def answers_of(results: dict, data: Dataset, split: Split, z: dict[str, np.ndarray]) -> Answers:

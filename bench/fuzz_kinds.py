@@ -1,8 +1,10 @@
 """How bench/fuzz.py reads every kind of file that it damages: as the program does, here and on the command line."""
 
 import hashlib
+import io
 import json
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -206,6 +208,12 @@ def measure_file(folder: Path, out: Path) -> None:
     eval.main(["--predictions", str(folder / "consistency.json"), "--out", str(out / "measured"), "--json"])
 
 
+def read_wordings(folder: Path, out: Path) -> None:
+    model = ["--model", str(World.folder / "base"), "--wordings-file", str(folder / "wordings.json")]
+    with redirect_stdout(io.StringIO()):
+        predict.main([*model, "--liked", "A", "--target", "B", "--max-len", "2048", "--precision", "fp32"])
+
+
 # ---- the list -----------------------------------------------------------------------------------
 
 
@@ -296,6 +304,10 @@ def run_kinds() -> dict[str, Kind]:
     def score(folder: Path, out: Path) -> list:
         return ["eval.py", "--run", folder, "--out", out / "scored"]
 
+    def show_wordings(folder: Path, out: Path) -> list:
+        model = ["--model", World.folder / "base", "--wordings-file", folder / "wordings.json"]
+        return ["predict.py", *model, "--liked", "A", "--target", "B", *CPU_FLAGS]
+
     def predict_users(folder: Path, out: Path) -> list:
         return ["predict.py", "--input", folder / "users.csv", "--output", out / "scores.csv"]
 
@@ -308,6 +320,7 @@ def run_kinds() -> dict[str, Kind]:
         "run config.json (resume)": Kind(made.make_run, "config.json", *resumed, lines=0),
         "run config.json (score)": Kind(made.make_run, "config.json", score_run, score),
         "metrics.jsonl": Kind(made.make_run, "metrics.jsonl", *resumed),
+        "wordings.json": Kind(made_data.make_wordings, "*", read_wordings, show_wordings, lines=0),
         "users.csv": Kind(made_data.make_users, "*", score_users, predict_users, lines=0),
         "consistency.json": Kind(made_data.make_answers, "*", measure_file, measure, lines=0),
     }

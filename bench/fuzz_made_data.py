@@ -31,6 +31,18 @@ def invented(users: int = 12, rows: int = 6) -> Dataset:
     return Dataset("movie", "invented", "movie", catalogue, **splits, selection=splits["valid"][:5])
 
 
+def make_wordings(folder: Path) -> None:
+    folder.mkdir()
+    content = {
+        "prompt": "Liked: {liked}. Does this reader {question} {target}?\nAnswer:\n",
+        "answers": {"yes": "Yes.", "no": "No."},
+        "positives": {"love": "paraphrase", "adore": "paraphrase"},
+        "negatives": {"loathe": "antonym", "not love": "negated verb"},
+        "held_out": {"not loathe": "double negation"},
+    }
+    (folder / "wordings.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
 def make_prepared(folder: Path) -> None:
     folder.mkdir()
     write_prepared(invented(), folder, {"format": 1, "rule": "movie", "version": 1, "options": {}, "raw": {}})

@@ -46,7 +46,7 @@ class Dataset:
     """A catalogue and three splits.
 
     source: where the rows come from; printed with every figure that is computed on them
-    noun: what the prompts call an item; wording: which prompts they are, a key of data.prompts.WORDINGS
+    noun: what the prompts call an item; wording: which prompts they are, see data.prompts.wording_of
     selection: the validation rows that choose the best state in training; all of `valid` if None
     """
 
