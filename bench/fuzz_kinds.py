@@ -205,7 +205,8 @@ def score_users(folder: Path, out: Path) -> None:
 
 
 def measure_file(folder: Path, out: Path) -> None:
-    eval.main(["--predictions", str(folder / "consistency.json"), "--out", str(out / "measured"), "--json"])
+    with redirect_stdout(io.StringIO()):
+        eval.main(["--predictions", str(folder / "consistency.json"), "--out", str(out / "measured")])
 
 
 def read_wordings(folder: Path, out: Path) -> None:
