@@ -205,14 +205,15 @@ def score_users(folder: Path, out: Path) -> None:
     predict.main([*model, *files, "--device", "cpu", "--json"])
 
 
+def measure_file(folder: Path, out: Path) -> None:
+    with redirect_stdout(io.StringIO()):
+        eval.main(["--predictions", str(folder / "consistency.json"), "--out", str(out / "measured")])
+
+
 def read_wordings(folder: Path, out: Path) -> None:
     model = ["--model", str(World.folder / "base"), "--wordings-file", str(folder / "wordings.json")]
     with redirect_stdout(io.StringIO()):
         predict.main([*model, "--liked", "A", "--target", "B", "--max-len", "2048", "--precision", "fp32"])
-
-
-def measure_file(folder: Path, out: Path) -> None:
-    eval.main(["--predictions", str(folder / "consistency.json"), "--out", str(out / "measured"), "--json"])
 
 
 # ---- the list -----------------------------------------------------------------------------------
