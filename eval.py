@@ -84,11 +84,7 @@ def main(argv: list[str]) -> None:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out")
         refuse_merging_twice(base, Path(adapter))
     data = in_words_of(load_data(vars(settings)), settings.wordings_file, config)
-    if flags.run and not flags.data and data.source != config.get("data_source"):
-        raise DataError(
-            f"--run {flags.run}: was trained on {config.get('data_source')}, which is not here ({data.source} is); "
-            "name the folder with --data-dir, or name other data to score with --data"
-        )
+    refuse_other_data(flags, data.source, config)
     model, tokenizer = restore_model(flags, settings)
     words = wording_of(data.wording)
     questions = tuple(words.questions.kinds) if flags.wordings else tuple(words.held_out) if flags.negations else ()
@@ -133,6 +129,15 @@ def main(argv: list[str]) -> None:
         write_merged_on_request(model, settings.model, Path(adapter or ""), flags.merge_out)
         if flags.json:
             print(json.dumps(results, allow_nan=False))
+
+
+def refuse_other_data(flags: EvalFlags, source: str, config: dict) -> None:
+    """Raises DataError if the run's own data are asked for and are not here; config: of the run."""
+    if flags.run and not flags.data and source != config.get("data_source"):
+        raise DataError(
+            f"--run {flags.run}: was trained on {config.get('data_source')}, which is not here ({source} is); "
+            "name the folder with --data-dir, or name other data to score with --data"
+        )
 
 
 def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored, page: str) -> None:
