@@ -18,21 +18,26 @@ import installed  # noqa: F401
 
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from cli.data import data_problems, load_data
 from cli.flags import Resolved, flag, flag_of_run, parse_flags
 from cli.model import RunDataFlags, model_problems
 from cli.train import TrainFlags
 from cli.verb import run_verb
-from data.prompts import wording_of
+from data.prompts import Wording, wording_of
 from data.splits import Split, Wanted, chosen_rows, encode_split, encode_wanted
 from errors import DataError, FlagError, answer, notice
 from files import write_json, write_text
 from machine import ranks
 from metrics import Scored, evaluate
 from model.demo import base_in_results, model_folder
+from model.llama import Llama
 from report.run_page import score_page
 from report.tables import score_table, wording_table
 from report.wordings import wording_matrix_table
@@ -106,14 +111,8 @@ def main(argv: list[str]) -> None:
     } | chosen_rows(split)
     answer(score_table(results), aside=flags.json)
     if questions:
-        z = {words.like: scored.z_pos, words.dislike: scored.z_neg}
-        for question in questions:
-            if question not in z:
-                asked = encode_split(
-                    split.rows, data, tokenizer, settings.template, settings.max_len, question=question
-                )
-                z[question] = log_odds_of_question(model, asked, question)
-        z = {question: z[question] for question in words.questions.kinds if question in z}
+        encode = partial(encode_split, split.rows, data, tokenizer, settings.template, settings.max_len)
+        z = odds_of_questions(model, scored, words, questions, encode)
         matrix = wording_matrix(scored, z, words.questions, seen_in_training(data, config))
         if flags.wordings:
             results["wordings"] = matrix
@@ -129,6 +128,19 @@ def main(argv: list[str]) -> None:
         write_merged_on_request(model, settings.model, Path(adapter or ""), flags.merge_out)
         if flags.json:
             print(json.dumps(results, allow_nan=False))
+
+
+def odds_of_questions(
+    model: Llama, scored: Scored, words: Wording, questions: tuple[str, ...], encode: Callable[..., Split]
+) -> dict[str, np.ndarray]:
+    """{question: log-odds of Yes, (N,)} of both questions of training and of these. scored: the answers to the former;
+    encode: encode_split but for the question.
+    """
+    z = {words.like: scored.z_pos, words.dislike: scored.z_neg}
+    for question in questions:
+        if question not in z:
+            z[question] = log_odds_of_question(model, encode(question=question), question)
+    return {question: z[question] for question in words.questions.kinds if question in z}
 
 
 def refuse_other_data(flags: EvalFlags, source: str, config: dict) -> None:
