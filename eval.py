@@ -126,11 +126,7 @@ def score_model(flags: EvalFlags, resolved: Resolved, command: str) -> None:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out")
         refuse_merging_twice(base, Path(adapter))
     data = in_words_of(load_data(vars(settings)), settings.wordings_file, config)
-    if flags.run and not flags.data and data.source != config.get("data_source"):
-        raise DataError(
-            f"--run {flags.run}: was trained on {config.get('data_source')}, which is not here ({data.source} is); "
-            "name the folder with --data-dir, or name other data to score with --data"
-        )
+    refuse_other_data(flags, data.source, config)
     model, tokenizer = restore_model(flags, settings)
     words = wording_of(data.wording)
     questions = tuple(words.questions.kinds) if flags.wordings else tuple(words.held_out) if flags.negations else ()
@@ -232,6 +228,28 @@ def measure_predictions(flags: EvalFlags) -> None:
         notice(f"\nWritten to {flags.out}: results.json")
     if flags.json:
         print(json.dumps(results, allow_nan=False))
+
+
+def odds_of_questions(
+    model: Llama, scored: Scored, words: Wording, questions: tuple[str, ...], encode: Callable[..., Split]
+) -> dict[str, np.ndarray]:
+    """{question: log-odds of Yes, (N,)} of both questions of training and of these. scored: the answers to the former;
+    encode: encode_split but for the question.
+    """
+    z = {words.like: scored.z_pos, words.dislike: scored.z_neg}
+    for question in questions:
+        if question not in z:
+            z[question] = log_odds_of_question(model, encode(question=question), question)
+    return {question: z[question] for question in words.questions.kinds if question in z}
+
+
+def refuse_other_data(flags: EvalFlags, source: str, config: dict) -> None:
+    """Raises DataError if the run's own data are asked for and are not here; config: of the run."""
+    if flags.run and not flags.data and source != config.get("data_source"):
+        raise DataError(
+            f"--run {flags.run}: was trained on {config.get('data_source')}, which is not here ({source} is); "
+            "name the folder with --data-dir, or name other data to score with --data"
+        )
 
 
 def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored, page: str) -> None:
