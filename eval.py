@@ -230,19 +230,6 @@ def measure_predictions(flags: EvalFlags) -> None:
         print(json.dumps(results, allow_nan=False))
 
 
-def odds_of_questions(
-    model: Llama, scored: Scored, words: Wording, questions: tuple[str, ...], encode: Callable[..., Split]
-) -> dict[str, np.ndarray]:
-    """{question: log-odds of Yes, (N,)} of both questions of training and of these. scored: the answers to the former;
-    encode: encode_split but for the question.
-    """
-    z = {words.like: scored.z_pos, words.dislike: scored.z_neg}
-    for question in questions:
-        if question not in z:
-            z[question] = log_odds_of_question(model, encode(question=question), question)
-    return {question: z[question] for question in words.questions.kinds if question in z}
-
-
 def refuse_other_data(flags: EvalFlags, source: str, config: dict) -> None:
     """Raises DataError if the run's own data are asked for and are not here; config: of the run."""
     if flags.run and not flags.data and source != config.get("data_source"):
