@@ -15,11 +15,13 @@ import torch
 import train
 from cli.train import TrainFlags
 from data.load import load_dataset
+from data.pairs import pad_right
 from data.splits import Split, encode_split
 from errors import notice
 from lora.inject import add_lora
 from machine.device import BASE_DTYPES, pick_device
 from model.llama import Llama
+from model.prefix_tree import PrefixTree
 from model.varlen import has_varlen
 from objectives.by_name import make_objective
 from run.base import base_tokenizer, load_base
@@ -33,6 +35,7 @@ OBJECTIVES = {
     "released": {"objective": "released"},
 }
 PAIRS, PROMPTS = 4, 32  # of the demo's validation rows
+HEAD_SIZE = 64
 GRADIENT_TOLERANCE = 1e-4  # of the gradient's norm, in fp32
 BF16_TOLERANCE = 3.0  # times the error in bf16 of the CPU, or of masked attention
 RUN = (
@@ -103,15 +106,33 @@ def log_odds(device: torch.device, work: Path) -> dict:
 
 
 def attention(device: torch.device, work: Path) -> dict:
-    """bf16 gradients with varlen_attn and with masked attention: how far each is from fp32 on the CPU, relative."""
-    split, model = demo_split(PAIRS), demo_model(device, "bf16", 0.0)
-    if not has_varlen(torch.bfloat16, device, model.config.head_dim):
+    """varlen_attn and masked attention in bf16, values and gradients of one call with grouped queries: how far each is
+    from masked attention in float64 on the CPU, relative.
+    """
+    if not has_varlen(torch.bfloat16, device, HEAD_SIZE):
         return {"varlen_attn": "not used here"}
-    exact, errors = gradient(demo_model(torch.device("cpu"), "fp32", 0.0), split, {}), {}
-    for name, on in (("varlen_attn", True), ("masked", False)):
-        torch.backends.cuda.enable_flash_sdp(on)
-        errors[name] = float((gradient(model, split, {}) - exact).norm() / exact.norm())
-    torch.backends.cuda.enable_flash_sdp(True)
+    rows = [row.ids for pair in demo_split(PAIRS).pairs for row in (pair.positive, pair.negative)]
+    lengths, generator = torch.tensor([len(row) for row in rows]), torch.Generator().manual_seed(0)
+
+    def tree(like: torch.Tensor, by_runs: bool) -> PrefixTree:
+        return PrefixTree(pad_right(rows), lengths, None, like, by_runs)
+
+    tokens = len(tree(torch.empty(0), False))
+    drawn = [torch.randn(tokens, heads, HEAD_SIZE, generator=generator).bfloat16() for heads in (4, 2, 2, 4)]
+
+    def values(like: torch.Tensor, by_runs: bool) -> torch.Tensor:
+        *parts, weights = (part.to(like.dtype).to(like.device) for part in drawn)
+        parts = [part.requires_grad_() for part in parts]
+        y = tree(like, by_runs).all_tokens.attention.attend(*parts)
+        found = (y, *torch.autograd.grad(y, parts, weights))
+        return torch.cat([tensor.detach().cpu().double().flatten() for tensor in found])
+
+    exact, there = (
+        values(torch.empty(0, dtype=torch.float64), False),
+        torch.empty(0, dtype=torch.bfloat16, device=device),
+    )
+    ways = {"varlen_attn": values(there, True), "masked": values(there, False)}
+    errors = {name: float((found - exact).norm() / exact.norm()) for name, found in ways.items()}
     return {"relative distance": errors, "passed": errors["varlen_attn"] <= BF16_TOLERANCE * errors["masked"]}
 
 
