@@ -289,7 +289,7 @@ def data_kinds() -> dict[str, Kind]:
         "prepared": Kind(made_data.make_prepared, "*", *named("movie"), repair_prepared),
         "TALLRec JSON": Kind(made_data.make_tallrec, "*", *own),
         "CoLLM CSV": Kind(made_data.make_collm, "*", *named("ml-1m")),
-        "own CSV": Kind(made_data.make_custom, "*", *own, lines=0),
+        "own CSV": Kind(made_data.make_custom, "*", *own, lines=0),  # a line for each fault
         "Book-Crossing ;": Kind(made_data.make_book, "*", *named("book")),
         "Book-Crossing ,": Kind(lambda folder: made_data.make_book(folder, False), "*", *named("book")),
         "u.data, u.item": Kind(made_data.make_movie, "*", *named("movie")),
