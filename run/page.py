@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from protocols import Tokenizer
 from report.run_page import Row, Shown
 
 PAGE = "report.html"
-MOST_ROWS = 10
+MOST_ROWS, VECTOR = 10, "<vector>"
 
 
 def shown_answers(scored: dict[str, Scored]) -> dict:
@@ -32,11 +33,18 @@ def contradictory_rows(split: Split, data: Dataset, tokenizer: Tokenizer, scored
     for i in [int(i) for i in order if same[i]][:MOST_ROWS]:
         row, pair = split.rows[i], split.pairs[i]
         user = "unknown" if row.user is None else str(row.user)
-        prompts = tuple(tokenizer.decode(list(side.prompt)) for side in (pair.positive, pair.negative))
+        vectors = set(data.vectors(row).values()) if data.vectors else set()
+        prompts = tuple(_as_read(tokenizer, side.prompt, vectors) for side in (pair.positive, pair.negative))
         answers = (float(scored.p_pos[i]), float(scored.p_neg[i]))
         title = data.catalogue[row.target].title
         rows.append(Row(split.numbers[i], user, title, row.label, answers, prompts))
     return rows
+
+
+def _as_read(tokenizer: Tokenizer, ids: list[int], vectors: set[int]) -> str:
+    """The text of a prompt, with a mark where an id is that of a vector and not of a token."""
+    parts = groupby(ids, vectors.__contains__)
+    return "".join(VECTOR * len(list(part)) if soft else tokenizer.decode(list(part)) for soft, part in parts)
 
 
 def shown_score(

@@ -308,6 +308,7 @@ def test_the_heading_of_results_names_data_model_and_what_happened():
         "objective": "paper",
         "kl_weight": 1e-4,
         "template": "tallrec",
+        "probability": "softmax",
         "shots": "64",
         "seed": 5,
         "steps": 7,
