@@ -5,6 +5,7 @@
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -178,6 +179,7 @@ def at_terminal(run, *keys):
 
 def _control(terminal):
     """Make it the controlling terminal of a new session, so that Ctrl-C becomes SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's job in the background ignores it, and its children do
     import fcntl
     import termios
 
