@@ -122,6 +122,8 @@ def test_published_figures_stand_beside_ours_but_never_beside_stand_in_data(benc
     assert "| GRU-BERT, 16 shots | not run |" in text and "| 0 of 1 | 0.5085 |" in text
     assert len({line.count("|") for line in text.splitlines()}) == 1
     assert "published" not in markdown(measured_rows(STUDY, lines, _Data("stand-in")), [])
+    sweep = measured_rows(STUDIES["figure3"], lines, _Data())
+    assert [row.label for row in sweep if row.published] == ["LCFT, lambda 1e-4, 64 shots"]
     assert "GRU4Rec, 16 shots" in terminal(rows, []) and differences(STUDY, lines, _Data()) == []
 
 
