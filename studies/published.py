@@ -16,6 +16,7 @@ class Published:
     again: tuple[float, float] | None = None
 
 
+WEIGHTS = {"movie": "1e-4", "book": "1e-5", "ml-1m": "1e-4", "amazon-book": "1e-5"}  # lambda of LCFT, Appendix B
 _FEW = {
     "GRU4Rec": ((0.4907, 0.4987, 0.5289), (0.4895, 0.4964, 0.4986)),
     "Caser": ((0.4968, 0.5106, 0.5420), (0.4984, 0.4972, 0.4957)),

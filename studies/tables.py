@@ -16,8 +16,8 @@ from data.sources.stand_in import STAND_IN
 from metrics import Scored, bootstrap_metrics, metric_values
 from resampling import with_intervals
 from scoring.splits import without_learning
-from studies.declared import PAPER_WEIGHT, TRAIN, Study
-from studies.published import PUBLISHED, Published
+from studies.declared import TRAIN, Study
+from studies.published import PUBLISHED, WEIGHTS, Published
 from studies.results import BASE, Line
 
 COLUMNS = (
@@ -74,7 +74,8 @@ def measured_rows(study: Study, lines: dict[str, Line], data: Dataset) -> list[M
     published = {} if data.source == STAND_IN else PUBLISHED.get(data.name, {})
     for setting in study.settings:
         there = [lines[name].scored(data.test, numbers) for name in setting.run_names() if name in lines]
-        of_paper = setting.flags.get("kl-weight", PAPER_WEIGHT) == PAPER_WEIGHT  # not in a row with another lambda
+        weight = setting.flags.get("kl-weight")
+        of_paper = weight in (None, WEIGHTS.get(data.name))  # a row with another lambda is not the paper's
         figures = published.get((setting.method, setting.shots)) if of_paper else None
         row = measure(setting.label, there, setting.seeds, figures)
         made = [lines[name] for name in setting.run_names() if name in lines]

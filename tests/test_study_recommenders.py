@@ -124,6 +124,11 @@ def test_published_figures_stand_beside_ours_but_never_beside_stand_in_data(benc
     assert "published" not in markdown(measured_rows(STUDY, lines, _Data("stand-in")), [])
     sweep = measured_rows(STUDIES["figure3"], lines, _Data())
     assert [row.label for row in sweep if row.published] == ["LCFT, lambda 1e-4, 64 shots"]
+    book = _Data()
+    book.name = "book"
+    assert [row.label for row in measured_rows(STUDIES["figure3"], lines, book) if row.published] == [
+        "LCFT, lambda 1e-5, 64 shots"
+    ]
     assert "GRU4Rec, 16 shots" in terminal(rows, []) and differences(STUDY, lines, _Data()) == []
 
 
