@@ -41,7 +41,7 @@ from studies.archive import (
     read_archive,
     read_study,
 )
-from studies.declared import BASELINE, STUDIES, TRAIN, Study
+from studies.declared import BASELINE, EVAL, STUDIES, TRAIN, Study
 from studies.picture import draw_sweep
 from studies.results import Line, read_lines
 from studies.runs import Bench, expected, known_lines, make_runs, wanted_runs
@@ -57,6 +57,12 @@ from studies.tables import (
 )
 
 HELP = ("-h", "--help")
+# The flags after -- are those of train.py. These verbs have some of them, too: {its name there: its name here}.
+PASSED_ON = {
+    BASELINE: {"--device": "--device"},
+    EVAL: {f"--{name}": f"--{name}" for name in ("device", "precision", "base-dtype", "template", "wordings-file")}
+    | {"--test-rows": "--rows", "--drop-long": "--drop-long"},
+}
 
 
 @dataclass(frozen=True)
@@ -215,6 +221,7 @@ def part_of(study: Study, flags: ReproduceFlags) -> Study:
     """The settings that --shots, --kl-weights and --seeds ask for."""
     if flags.kl_weights:
         study = study.with_kl_weights(flags.kl_weights.split(","))
+    study = study.for_data(flags.data)
     wanted = flags.shots.split(",") if flags.shots else [setting.shots for setting in study.settings]
     settings = tuple(setting for setting in study.settings if setting.shots in wanted)
     if unknown := set(wanted) - {setting.shots for setting in settings}:
@@ -228,7 +235,8 @@ def part_of(study: Study, flags: ReproduceFlags) -> Study:
 def refuse_declared(study: Study, train_flags: list[str]) -> None:
     """Raises FlagError if a flag for train.py is one that the study sets itself."""
     own = {"--out", "--seed", "--shots", "--model", "--data", "--data-dir", "--base-scores", "--resume", "--plan"}
-    own |= {f"--{name}" for setting in study.settings for name in setting.flags}
+    trained = [setting for setting in study.settings if setting.verb == TRAIN]
+    own |= {f"--{name}" for setting in trained for name in (*setting.flags, *setting.needs)}
     if taken := next((word for word in train_flags if word.split("=")[0] in own), None):
         raise FlagError(f"{taken}: is set by the study; leave it out after --")
 
@@ -256,9 +264,24 @@ def make_bench(name: str, flags: ReproduceFlags, train_flags: list[str], data_wo
         "base": base_identity(flags.base)["base_fingerprint"],
         "train_flags": shlex.join(train_flags),
     }
-    words = {TRAIN: (*train_flags, *data_words, "--model", flags.base), BASELINE: tuple(data_words)}
+    words = {verb: (*known_to(verb, train_flags), *data_words) for verb in (TRAIN, BASELINE, EVAL)}
+    words = {verb: words[verb] + (("--model", flags.base) if verb != BASELINE else ()) for verb in words}
     threads = max(1, (os.cpu_count() or 1) // flags.jobs)
     return Bench(out, results, common, words, flags.jobs, threads, flags.bert)
+
+
+def known_to(verb: str, train_flags: list[str]) -> list[str]:
+    """Those of the flags after -- that this verb has, by its own names."""
+    if verb == TRAIN:
+        return train_flags
+    words, taken = [], False
+    for word in train_flags:
+        name, joined, value = word.partition("=")
+        if name.startswith("--"):
+            taken = name in PASSED_ON[verb]
+            word = PASSED_ON[verb].get(name, "") + joined + value
+        words += [word] if taken else []
+    return words
 
 
 def heading_of(data: Dataset, base: dict) -> str:

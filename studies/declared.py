@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass, field, replace
 
-TRAIN, BASELINE = "train.py", "baseline.py"
+TRAIN, BASELINE, EVAL = "train.py", "baseline.py", "eval.py"
+
+
+@dataclass(frozen=True)
+class Need:
+    """A flag whose value names the folder of another run, of the same seed. form: the value, with {} for the folder."""
+
+    setting: "Setting"
+    form: str = "{}"
 
 
 @dataclass(frozen=True)
@@ -11,7 +19,8 @@ class Setting:
 
     method: its name in tables; flags: of its verb, beside --shots, "" for one without a value. trials: of a search that
     the first seed makes, and whose setting the others take; 0: no search. needs_bert: whether it reads titles with the
-    BERT of --bert.
+    BERT of --bert. needs: {flag: the run that it names}. plain: whether its answers before training are those of the
+    untuned base: without vectors in the prompt, with softmax over both answers. of_data: {data set: further flags}.
     """
 
     method: str
@@ -21,31 +30,42 @@ class Setting:
     verb: str = TRAIN
     trials: int = 0
     needs_bert: bool = False
+    needs: dict[str, Need] = field(default_factory=dict)
+    plain: bool = True
+    of_data: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         """What its row is called."""
         weight = f", lambda {self.flags['kl-weight']}" if "kl-weight" in self.flags else ""
-        return f"{self.method}{weight}, {self.shots} shots"
+        return f"{self.method}{weight}" + (f", {self.shots} shots" if self.verb != EVAL else "")
 
     @property
     def is_control(self) -> bool:
-        """Whether it is LCFT without its KL, with which others are compared."""
-        return self.flags == {"kl-weight": "0"}
+        """Whether it is LCFT, or LCFT-CoLMF, without its KL, with which others are compared."""
+        return self.flags in ({"kl-weight": "0"}, {"kl-weight": "0", "objective": COLMF})
 
     def run_names(self) -> list[str]:
-        """The folder of each run, by seed. They follow from the flags alone: equal runs of two studies are one run."""
-        words = [f"{name}={value}" if value else name for name, value in sorted(self.flags.items())]
-        return ["-".join([f"shots={self.shots}", *words, f"seed={seed}"]) for seed in range(self.seeds)]
+        """The folder of each run, by seed."""
+        return [self.run_name(seed) for seed in range(self.seeds)]
+
+    def run_name(self, seed: int) -> str:
+        """The folder of a run. It follows from the flags alone: equal runs of two studies are one run."""
+        needs = [f"{name}={'+'.join(need.setting.words())}" for name, need in sorted(self.needs.items())]
+        return "-".join([f"shots={self.shots}", *self.words(), *needs, f"seed={seed}"])
+
+    def words(self) -> list[str]:
+        """Its flags, as names of folders have them."""
+        return [f"{name}={value}" if value else name for name, value in sorted(self.flags.items())]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a setting. after: the name of a run that must be finished before, None for none."""
+    """A run of a setting. after: the names of the runs that must be finished before."""
 
     setting: Setting
     seed: int
-    after: str | None = None
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,24 +85,40 @@ class Study:
         settings: list[Setting] = []
         for setting in self.settings:
             made = [setting]
-            if setting.method == LCFT:
+            if setting.method in (LCFT, LCFT_COLMF):
                 made = [replace(setting, flags=setting.flags | {"kl-weight": weight}) for weight in weights]
             settings += [one for one in made if one not in settings]
         return replace(self, settings=tuple(settings))
 
+    def for_data(self, data: str) -> "Study":
+        """The study with the flags that its settings have with this data set alone."""
+        return replace(
+            self, settings=tuple(replace(one, flags=one.flags | one.of_data.get(data, {})) for one in self.settings)
+        )
+
     def runs(self) -> dict[str, Run]:
-        """{name: run}: all settings with seed 0, then all with seed 1, ..., so that a part of it is balanced."""
-        made = []
+        """{name: run}: all settings with seed 0, then all with seed 1, ..., so that a part of it is balanced.
+
+        What a run needs is among them, whether it has a row of its own or not.
+        """
+        made: dict[str, Run] = {}
         for setting in self.settings:
-            names = setting.run_names()
-            made += [
-                (name, Run(setting, seed, names[0] if setting.trials and seed else None))
-                for seed, name in enumerate(names)
-            ]
-        return dict(sorted(made, key=lambda one: one[1].seed))
+            for seed in range(setting.seeds):
+                _add_run(made, setting, seed)
+        return dict(sorted(made.items(), key=lambda one: one[1].seed))
 
 
-LCFT = "LCFT"
+def _add_run(made: dict[str, Run], setting: Setting, seed: int) -> None:
+    """Add a run to those that are to be made, after all that it needs."""
+    after = [need.setting.run_name(seed) for need in setting.needs.values()]
+    for need in setting.needs.values():
+        _add_run(made, need.setting, seed)
+    if setting.trials and seed:
+        after.append(setting.run_name(0))
+    made.setdefault(setting.run_name(seed), Run(setting, seed, tuple(after)))
+
+
+LCFT, LCFT_COLMF, COLMF = "LCFT", "LCFT-CoLMF", "lcft-colmf"
 KL_WEIGHTS = ("0", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")  # Figure 3
 # That of --objective paper. The other objectives have another one by default; TALLRec would then differ in two things.
 DROPOUT = {"lora-dropout": "0.005"}
@@ -133,6 +169,37 @@ def _few_shot_recommenders(shots: str, seeds: int) -> tuple[Setting, ...]:
     )
 
 
+MF = _recommender("MF, published setting", "mf", "all", 5, flags={"setting": "published"})
+FULL_DATA_RECOMMENDERS = (
+    MF,
+    _recommender("MF", "mf", "all", 5),
+    _recommender("MF with biases", "mf", "all", 5, flags={"bias": ""}),
+    _recommender("LightGCN, published setting", "lightgcn", "all", 5, flags={"setting": "published"}),
+    _recommender("SASRec, published setting", "sasrec-full", "all", 5, flags={"setting": "published"}),
+    _recommender("logistic regression, user and item", "logreg", "all", 1),
+)
+STAGE_1 = Setting("CoLLM, stage 1", "all", 5, {"objective": "collm"}, plain=False)
+# CoLLM's second stage has these on Amazon-Book: docs/collaborative.md.
+STAGE_2_OF_DATA = {"amazon-book": {"lr": "1e-2", "batch-size": "8", "eval-every": "100"}}
+
+
+def _with_vectors(method: str, flags: dict[str, str]) -> Setting:
+    """A row of CoLLM's second stage: MF's vectors in the prompt, and the adapter of the first."""
+    needs = {"collaborative": Need(MF, "mf:{}"), "init-adapter": Need(STAGE_1)}
+    return Setting(method, "all", 5, flags, needs=needs, plain=False, of_data=STAGE_2_OF_DATA)
+
+
+FULL_DATA_LANGUAGE_MODELS = (
+    Setting("ICL", "all", 1, {"examples": "0"}, EVAL),
+    Setting("ICL, 4 examples", "all", 1, {"examples": "4", "max-len": "1536"}, EVAL),
+    Setting("Prompt4NR-V", "all", 5, {"objective": "collm", "soft-prompt": "uniform"}, plain=False),
+    Setting("TALLRec", "all", 5, {"objective": "tallrec", "eval-every": "50"}),
+    STAGE_1,
+    _with_vectors("CoLLM-MF", {"objective": "collm"}),
+    _with_vectors("control", {"objective": COLMF, "kl-weight": "0"}),
+    _with_vectors(LCFT_COLMF, {"objective": COLMF, "kl-weight": "1e-4"}),
+)
+
 STUDIES = {
     "few-shot": Study(
         "TALLRec, the control and LCFT with 16, 64 and 256 shots, 5 seeds",
@@ -144,14 +211,11 @@ STUDIES = {
     ),
     "table2-recommenders": Study(
         "the rows of Table 2 that are no language model: MF, LightGCN, SASRec on all training rows, 5 seeds",
-        (
-            _recommender("MF, published setting", "mf", "all", 5, flags={"setting": "published"}),
-            _recommender("MF", "mf", "all", 5),
-            _recommender("MF with biases", "mf", "all", 5, flags={"bias": ""}),
-            _recommender("LightGCN, published setting", "lightgcn", "all", 5, flags={"setting": "published"}),
-            _recommender("SASRec, published setting", "sasrec-full", "all", 5, flags={"setting": "published"}),
-            _recommender("logistic regression, user and item", "logreg", "all", 1),
-        ),
+        FULL_DATA_RECOMMENDERS,
+    ),
+    "table2": Study(
+        "Table 2 of the paper for one data set: recommenders, ICL, Prompt4NR-V, CoLLM-MF, LCFT-CoLMF, 5 seeds",
+        (*FULL_DATA_RECOMMENDERS, *FULL_DATA_LANGUAGE_MODELS),
     ),
     "consistency-weights": Study(
         "the terms in the place of the KL with three weights each, one seed, to choose one on validation",

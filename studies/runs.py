@@ -16,10 +16,12 @@ from files import read_whole
 from machine.signals import Stopped, StopRequest
 from run.base_scores import shared_answers
 from run.predictions import read_predictions
-from studies.declared import BASELINE, TRAIN, Run, Setting, Study
+from studies.declared import BASELINE, EVAL, TRAIN, Run, Study
 from studies.results import BASE, Line, read_lines, write_lines
 
-VERBS = {name: Path(__file__).parent.parent / name for name in (TRAIN, BASELINE)}
+VERBS = {name: Path(__file__).parent.parent / name for name in (TRAIN, BASELINE, EVAL)}
+LAST_FILE = {TRAIN: "results.json", BASELINE: "results.json", EVAL: "report.html"}  # that a verb writes
+OTHER_BASES = "other-bases"  # folder of the answers before training that are not those of the table's untuned base
 OF_THE_PLACE = (
     *("data_dir", "model", "out", "base_scores", "resume", "json", "config", "merge_out", "plan", "device"),
     *("setting", "bert", "jobs"),
@@ -28,6 +30,7 @@ OF_A_RUN = (  # of results.json
     *("steps", "best_step", "best_valid_auc", "stopped", "select", "selection"),
     *("setting", "settings", "bert"),
 )
+OF_EVAL = ("run", "adapter", "demo_model", "model_label", "examples", "examples_seed")  # not figures
 POLL = 0.2  # seconds
 
 
@@ -50,10 +53,13 @@ class Bench:
 
 @dataclass(frozen=True)
 class Active:
-    """A process at work. whole: whether it makes the whole run, so that its time is the run's."""
+    """A process at work. whole: whether it makes the whole run, so that its time is the run's.
+
+    scores_base: whether it leaves the answers of the untuned base for other runs.
+    """
 
     run: str
-    verb: str
+    scores_base: bool
     process: subprocess.Popen
     began: float
     whole: bool
@@ -98,22 +104,23 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
     """
     wanted, lines, failed = wanted_runs(study, bench), known_lines(bench), []
     for name, run in wanted.items():  # finished, but ended before its line was written
-        if name not in lines and (bench.out / name / "results.json").exists():
+        if name not in lines and _is_finished(name, run, bench):
             lines = _write_line(name, run, None, bench)
     waiting = {name: run for name, run in wanted.items() if name not in lines}
     notice(f"runs of the study: {len(wanted)}; {expected(list(waiting.values()), lines, bench.jobs)}")
     if left_out := len(study.runs()) - len(wanted):
         notice(f"left out: {left_out} runs that read titles with a BERT; name its folder with --bert DIR")
+    wait_for = {name: study.runs()[name] for run in waiting.values() for name in run.after}
     active: list[Active] = []
     told = False  # whether the processes were asked to save their states and end
     try:
         with StopRequest() as stop:
             while active or (waiting and not stop.signal):
-                if not stop.signal and (name := _next(waiting, active, bench)):
+                if not stop.signal and (name := _next(waiting, wait_for, active, bench)):
                     active.append(_start(name, waiting.pop(name), bench))
                     continue
-                if not active:  # what they wait for has failed
-                    failed += [f"{name}: not run, since {run.after} has failed" for name, run in waiting.items()]
+                if not active:  # what they wait for has failed, or its folder is elsewhere
+                    failed += [_not_run(name, run, lines) for name, run in waiting.items()]
                     break
                 time.sleep(POLL)
                 if stop.signal and not told:
@@ -141,34 +148,43 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
     return lines
 
 
-def _next(waiting: dict[str, Run], active: list[Active], bench: Bench) -> str | None:
-    """The first run that may start now, None for none.
+def _is_finished(name: str, run: Run, bench: Bench) -> bool:
+    return (bench.out / name / LAST_FILE[run.setting.verb]).exists()
 
-    The first run of train.py scores the base, and the others of that verb wait for its answers.
+
+def _next(waiting: dict[str, Run], wait_for: dict[str, Run], active: list[Active], bench: Bench) -> str | None:
+    """The first run that may start now, None for none. wait_for: the runs that others need, by name.
+
+    The first run that scores the untuned base goes ahead, and the others that need its answers wait for them.
     """
     if len(active) >= bench.jobs:
         return None
-    scoring = any(one.verb == TRAIN for one in active) and shared_answers(bench.out / BASE, "test") is None
+    scoring = any(one.scores_base for one in active) and shared_answers(bench.out / BASE, "test") is None
     for name, run in waiting.items():
-        ready = run.after is None or (bench.out / run.after / "results.json").exists()
-        if ready and not (run.setting.verb == TRAIN and scoring):
+        ready = all(_is_finished(other, wait_for[other], bench) for other in run.after)
+        if ready and not (_scores_base(run) and scoring):
             return name
     return None
+
+
+def _scores_base(run: Run) -> bool:
+    return run.setting.verb == TRAIN and run.setting.plain
+
+
+def _not_run(name: str, run: Run, lines: dict[str, Line]) -> str:
+    """Why a run could not start, in a line."""
+    if elsewhere := next((other for other in run.after if other in lines), None):
+        return f"{name}: not run, since it needs the folder of {elsewhere}, which has a line here and no folder"
+    return f"{name}: not run, since {run.after[0]} has failed"
 
 
 def _start(name: str, run: Run, bench: Bench) -> Active:
     folder, setting = bench.out / name, run.setting
     words = ["--out", str(folder)]
-    words += ["--base-scores", str(bench.out / BASE)] if setting.verb == TRAIN else []
-    resumed = (folder / "config.json").exists()
-    if resumed:
-        words.append("--resume")
-    else:
-        words += [*bench.words[setting.verb], "--shots", setting.shots, "--seed", str(run.seed)]
-        words += [word for flag, value in setting.flags.items() for word in (f"--{flag}", value) if word]
-        words += ["--bert", bench.bert] if setting.needs_bert else []
-        if setting.trials:
-            words += ["--setting", str(bench.out / run.after)] if run.after else _search(setting)
+    if setting.verb == TRAIN:
+        words += ["--base-scores", str(bench.out / (BASE if setting.plain else OTHER_BASES))]
+    resumed = (folder / "config.json").exists()  # eval.py begins anew, and writes none
+    words += ["--resume"] if resumed else _words_of(run, bench)
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(bench.threads))
     notice(f"{name}: {'resumed' if resumed else 'started'}")
     with open(_log_of(name, bench), "a") as log:
@@ -181,11 +197,21 @@ def _start(name: str, run: Run, bench: Bench) -> Active:
             env=environment,
             start_new_session=True,
         )
-    return Active(name, setting.verb, process, time.monotonic(), not resumed)
+    return Active(name, _scores_base(run), process, time.monotonic(), not resumed)
 
 
-def _search(setting: Setting) -> list[str]:
-    return ["--search", "--trials", str(setting.trials)]
+def _words_of(run: Run, bench: Bench) -> list[str]:
+    """The flags of a run that begins, but for where it is written."""
+    setting, seed = run.setting, str(run.seed)
+    words = [*bench.words[setting.verb]]
+    words += ["--examples-seed", seed] if setting.verb == EVAL else ["--shots", setting.shots, "--seed", seed]
+    words += [word for flag, value in setting.flags.items() for word in (f"--{flag}", value) if word]
+    for flag, need in setting.needs.items():
+        words += [f"--{flag}", need.form.format(bench.out / need.setting.run_name(run.seed))]
+    words += ["--bert", bench.bert] if setting.needs_bert else []
+    if setting.trials and run.seed:
+        return [*words, "--setting", str(bench.out / setting.run_name(0))]
+    return words + (["--search", "--trials", str(setting.trials)] if setting.trials else [])
 
 
 def _log_of(name: str, bench: Bench) -> Path:
@@ -200,30 +226,37 @@ def _last_line(log: Path) -> str:
 
 def _write_line(name: str, run: Run, seconds: int | None, bench: Bench) -> dict[str, Line]:
     """Add the line of a finished run, and the base's, to the results file; returns all lines."""
-    folder = bench.out / name
-    results, config = (json.loads(read_whole(folder / file)) for file in ("results.json", "config.json"))
+    folder, setting = bench.out / name, run.setting
+    results = json.loads(read_whole(folder / "results.json"))
+    about = bench.common | {"threads": bench.threads}
+    if setting.verb == EVAL:
+        flags, test, after = setting.flags, results, results
+    else:
+        config = json.loads(read_whole(folder / "config.json"))
+        flags = {flag: entry["value"] for flag, entry in config["flags"].items() if flag not in OF_THE_PLACE}
+        about |= {"versions": config["versions"]}
+        test, after = results["test"], results["test"]["after"]
     predictions = read_predictions(folder / "predictions.csv")
-    flags = {flag: entry["value"] for flag, entry in config["flags"].items() if flag not in OF_THE_PLACE}
-    about = bench.common | {"versions": config["versions"], "threads": bench.threads}
-    if results["test"].get("chosen"):
+    if test.get("chosen"):
         about["rows"] = [int(number) for number in predictions.numbers]
     lines = known_lines(bench)
     of_run = {key: results[key] for key in OF_A_RUN if key in results} | {"seconds": seconds, "flags": flags}
-    of_run |= {"verb": run.setting.verb} if run.setting.verb != TRAIN else {}
+    of_run |= {"verb": setting.verb} if setting.verb != TRAIN else {}
     scored = predictions.scored
     answers = (scored.z_pos, scored.z_neg) if scored.has_answers else (scored.z_pos,)
-    lines[name] = Line(name, about | of_run | _metrics(results["test"]["after"]), *answers)
-    if run.setting.verb == TRAIN and BASE not in lines:
+    lines[name] = Line(name, about | of_run | _metrics(after), *answers)
+    if _scores_base(run) and BASE not in lines:
         answers = shared_answers(bench.out / BASE, "test")
         z = [answers[f"log_yes_{side}"] - answers[f"log_no_{side}"] for side in ("pos", "neg")]
-        lines[BASE] = Line(BASE, about | _metrics(results["test"]["before"]), *z)
+        lines[BASE] = Line(BASE, about | _metrics(test["before"]), *z)
     write_lines(bench.results, lines)
     return known_lines(bench)  # with the digits that a later table has
 
 
 def _metrics(values: dict) -> dict:
-    """The test figures of results.json without their intervals."""
-    return {"test": {name: value for name, value in values.items() if name not in ("interval_95", "counts")}}
+    """The test figures of results.json without their intervals, and nothing else that eval.py has beside them."""
+    numbers = {name: value for name, value in values.items() if value is None or isinstance(value, (int, float))}
+    return {"test": {name: value for name, value in numbers.items() if name not in OF_EVAL}}
 
 
 def _in_words(line: Line) -> str:
