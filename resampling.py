@@ -35,3 +35,16 @@ def with_intervals(values: dict[str, float], draws: dict[str, np.ndarray]) -> di
             present = draws[name][~np.isnan(draws[name])]
             result["interval_95"][name] = [float(bound) for bound in np.percentile(present, (2.5, 97.5))]
     return result
+
+
+def two_sided_p(draws: np.ndarray) -> float:
+    """How sure resampling is that a difference is not 0: p of the bootstrap test that belongs to with_intervals.
+
+    draws: (S,), the difference in each resample of the users; those that are NaN do not count. It is twice the share of
+    the draws on the side of 0 where fewer lie, so that the 95 % interval leaves 0 out where p is below about .05
+    (Efron and Tibshirani 1993, section 15.4). The data themselves count as one draw more, so p is never 0 (Phipson and
+    Smyth 2010). With few users it is too small, as the interval is too narrow. NaN without any draw.
+    """
+    present = draws[~np.isnan(draws)]
+    fewer = min((present <= 0).sum(), (present >= 0).sum())
+    return min(1.0, 2 * (1 + int(fewer)) / (1 + len(present))) if len(present) else float("nan")

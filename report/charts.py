@@ -7,6 +7,7 @@ from html import escape
 
 WIDTH, HEIGHT, SQUARE = 380, 240, 380  # of a chart, and both sides of a square one
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 40  # margins around the area of the data
+ROW = 40  # height of a line of a forest plot
 MOST = 400  # points of a curve; more cannot be seen
 Points = Sequence[tuple[float, float]]
 
@@ -102,11 +103,14 @@ def label(area: Area, point: tuple[float, float], lines: Sequence[str], anchor: 
 # ---- charts -------------------------------------------------------------------------------------
 
 
-def chart(area: Area, marks: list[str], name: str, across: str, up: str = "") -> str:
-    """The SVG: a grid with its numbers below the marks. name: for who cannot see it; across, up: what the axes are."""
+def chart(area: Area, marks: list[str], name: str, across: str, up: str = "", ruled: bool = True) -> str:
+    """The SVG: a grid with its numbers below the marks. name: for who cannot see it; across, up: what the axes are.
+
+    ruled: whether the vertical axis has numbers.
+    """
     parts = []
     (left, base), (right, top) = area.at(area.x[0], area.y[0]), area.at(area.x[1], area.y[1])
-    for value in ticks(*area.y):
+    for value in ticks(*area.y) if ruled else ():
         y = area.at(area.x[0], value)[1]
         parts.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.6g}</text>')
@@ -123,6 +127,34 @@ def chart(area: Area, marks: list[str], name: str, across: str, up: str = "") ->
         parts.append(f'<text {turned} text-anchor="middle">{escape(up)}</text>')
     size = f'viewBox="0 0 {area.width} {area.height}"'
     return f'<svg {size} role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>'
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A line of a forest plot: its label, the mean, the interval around it, the single values, and its colour."""
+
+    label: str
+    mean: float
+    bounds: tuple[float, float]
+    values: Sequence[float]
+    kind: str
+
+
+def forest(lines: Sequence[Interval], marks: dict[float, str], name: str) -> str:
+    """Means with their intervals below each other, each label above its line, so that a phone can show it.
+
+    marks: {value: colour} of dashed lines from top to bottom, such as chance.
+    """
+    ends = [value for line in lines for value in (*line.bounds, *line.values)]
+    area = Area(span([*ends, *marks]), (0, len(lines)), height=TOP + ROW * len(lines) + BOTTOM)
+    parts = [curve(area, [(x, 0), (x, len(lines))], f"{kind} dashed") for x, kind in marks.items()]
+    for i, line in enumerate(lines):
+        y = len(lines) - i - 0.72
+        parts.append(label(area, (area.x[0], len(lines) - i), [line.label]))
+        parts.append(curve(area, [(bound, y) for bound in line.bounds], line.kind))
+        parts.append(dots(area, [(value, y) for value in line.values], "grey", 4))
+        parts.append(dots(area, [(line.mean, y)], line.kind, 9))
+    return chart(area, parts, name, "", ruled=False)
 
 
 def figure(title: str, keys: dict[str, str], image: str, caption: str = "") -> str:

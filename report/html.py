@@ -82,8 +82,8 @@ def table(head: list[str], rows: list[list[str]], kind: str = "", bad: frozenset
 
 
 def _cell(text: str) -> str:
-    """A cell of report/cells.py, with the interval in a line of its own; any other text as it is."""
-    found = re.fullmatch(r"([+-]?[\d.]+) (\[[-+\d., ]+\])", text)
+    """A mean with its interval, and the p of a difference, in a line of their own; any other text as it is."""
+    found = re.fullmatch(r"([+-]?[\d.]+(?: ± [\d.]+)?) (\[[-+\d., ]+\](?:, p [\d.]+)?)", text)
     return f"{found[1]} <small>{found[2]}</small>" if found else escape(text)
 
 

@@ -21,6 +21,7 @@ class Setting:
     the first seed makes, and whose setting the others take; 0: no search. needs_bert: whether it reads titles with the
     BERT of --bert. needs: {flag: the run that it names}. plain: whether its answers before training are those of the
     untuned base: without vectors in the prompt, with softmax over both answers. of_data: {data set: further flags}.
+    seeded: whether runs with several seeds differ at all.
     """
 
     method: str
@@ -33,6 +34,7 @@ class Setting:
     needs: dict[str, Need] = field(default_factory=dict)
     plain: bool = True
     of_data: dict[str, dict[str, str]] = field(default_factory=dict)
+    seeded: bool = True
 
     @property
     def label(self) -> str:
@@ -73,12 +75,18 @@ class Study:
     """about: one line for --help; over_lambda: whether a picture shows its rows against lambda.
 
     validation: whether its tables show the validation figures too, on which a setting may be chosen.
+    data: the data sets that it is for, the first by default.
+    lambda_of_data: whether LCFT has the lambda that the paper has for the data set.
+    shots_of_data: {data set: the shots of the settings that it has there}; all where it is not named.
     """
 
     about: str
     settings: tuple[Setting, ...]
     over_lambda: bool = False
     validation: bool = False
+    data: tuple[str, ...] = ("movie",)
+    lambda_of_data: bool = False
+    shots_of_data: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def with_kl_weights(self, weights: list[str]) -> "Study":
         """The study with each row of plain LCFT once for each of these weights."""
@@ -91,9 +99,11 @@ class Study:
         return replace(self, settings=tuple(settings))
 
     def for_data(self, data: str) -> "Study":
-        """The study with the flags that its settings have with this data set alone."""
+        """The study with the settings, and the flags of them, that it has with this data set."""
+        wanted = self.shots_of_data.get(data)
+        settings = [one for one in self.settings if wanted is None or one.shots in wanted]
         return replace(
-            self, settings=tuple(replace(one, flags=one.flags | one.of_data.get(data, {})) for one in self.settings)
+            self, settings=tuple(replace(one, flags=one.flags | one.of_data.get(data, {})) for one in settings)
         )
 
     def runs(self) -> dict[str, Run]:
@@ -123,6 +133,7 @@ KL_WEIGHTS = ("0", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")  # Figure 3
 # That of --objective paper. The other objectives have another one by default; TALLRec would then differ in two things.
 DROPOUT = {"lora-dropout": "0.005"}
 SHOTS = ("16", "64", "256")
+FEW_SHOT, FULL_DATA = ("movie", "book"), ("ml-1m", "amazon-book")  # data sets of the paper
 TRIALS = 12  # of every searched row of a table: the same budget for each
 
 
@@ -176,7 +187,7 @@ FULL_DATA_RECOMMENDERS = (
     _recommender("MF with biases", "mf", "all", 5, flags={"bias": ""}),
     _recommender("LightGCN, published setting", "lightgcn", "all", 5, flags={"setting": "published"}),
     _recommender("SASRec, published setting", "sasrec-full", "all", 5, flags={"setting": "published"}),
-    _recommender("logistic regression, user and item", "logreg", "all", 1),
+    _recommender("logistic regression, user and item", "logreg", "all", 1, seeded=False),
 )
 STAGE_1 = Setting("CoLLM, stage 1", "all", 5, {"objective": "collm"}, plain=False)
 # CoLLM's second stage has these on Amazon-Book: docs/collaborative.md.
@@ -190,7 +201,7 @@ def _with_vectors(method: str, flags: dict[str, str]) -> Setting:
 
 
 FULL_DATA_LANGUAGE_MODELS = (
-    Setting("ICL", "all", 1, {"examples": "0"}, EVAL),
+    Setting("ICL", "all", 1, {"examples": "0"}, EVAL, seeded=False),
     Setting("ICL, 4 examples", "all", 1, {"examples": "4", "max-len": "1536"}, EVAL),
     Setting("Prompt4NR-V", "all", 5, {"objective": "collm", "soft-prompt": "uniform"}, plain=False),
     Setting("TALLRec", "all", 5, {"objective": "tallrec", "eval-every": "50"}),
@@ -208,14 +219,26 @@ STUDIES = {
     "table1": Study(
         "Table 1 of the paper for one data set: six recommenders, TALLRec, the control and LCFT, 5 seeds",
         tuple(setting for shots in SHOTS for setting in (*_few_shot_recommenders(shots, 5), *_few_shot(shots, 5))),
+        data=FEW_SHOT,
+        lambda_of_data=True,
     ),
     "table2-recommenders": Study(
         "the rows of Table 2 that are no language model: MF, LightGCN, SASRec on all training rows, 5 seeds",
         FULL_DATA_RECOMMENDERS,
+        data=FULL_DATA,
     ),
     "table2": Study(
         "Table 2 of the paper for one data set: recommenders, ICL, Prompt4NR-V, CoLLM-MF, LCFT-CoLMF, 5 seeds",
         (*FULL_DATA_RECOMMENDERS, *FULL_DATA_LANGUAGE_MODELS),
+        data=FULL_DATA,
+        lambda_of_data=True,
+    ),
+    "table4": Study(
+        "Table 4 of the paper: TALLRec, the control and LCFT with the shots that it shows of each data set, 5 seeds",
+        tuple(setting for shots in SHOTS for setting in _few_shot(shots, 5)),
+        data=FEW_SHOT,
+        lambda_of_data=True,
+        shots_of_data={"movie": ("256",), "book": ("16", "64")},
     ),
     "consistency-weights": Study(
         "the terms in the place of the KL with three weights each, one seed, to choose one on validation",

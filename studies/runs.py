@@ -17,6 +17,7 @@ from machine.signals import Stopped, StopRequest
 from run.base_scores import shared_answers
 from run.predictions import read_predictions
 from studies.declared import BASELINE, EVAL, TRAIN, Run, Study
+from studies.parts import Part, own_file, read_all_lines, runs_of_part
 from studies.results import BASE, Line, read_lines, write_lines
 
 VERBS = {name: Path(__file__).parent.parent / name for name in (TRAIN, BASELINE, EVAL)}
@@ -39,7 +40,8 @@ class Bench:
     """Where and how the runs of a study are made.
 
     out: the folder of their run folders; results: the file of their lines; common: what all lines have in common;
-    words: {verb: flags for every run of it}; threads: of each process; bert: the folder of a BERT, None for none.
+    words: {verb: flags for every run of it}; threads: of each process; bert: the folder of a BERT, None for none;
+    part: which part of the runs is made, None for all.
     """
 
     out: Path
@@ -49,6 +51,7 @@ class Bench:
     jobs: int
     threads: int
     bert: str | None = None
+    part: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,14 @@ class Active:
 
 
 def wanted_runs(study: Study, bench: Bench) -> dict[str, Run]:
-    """The runs of a study that can be made here, by name: those that need a BERT only where there is one."""
-    return {name: run for name, run in study.runs().items() if bench.bert or not run.setting.needs_bert}
+    """The runs of a study, or of its part, that can be made here, by name: with a BERT only where there is one."""
+    possible = {name: run for name, run in study.runs().items() if bench.bert or not run.setting.needs_bert}
+    return runs_of_part(possible, bench.part)
 
 
 def known_lines(bench: Bench) -> dict[str, Line]:
-    """The lines of the results file. Raises RunError if one is of another base, other data or other flags."""
-    lines = read_lines(bench.results)
+    """The lines of the results file, and of all parts. Raises RunError if one is of another base, data or flags."""
+    lines = read_all_lines(bench.results)
     for line in lines.values():
         for name, value in bench.common.items():
             if line.about.get(name) != value:
@@ -108,7 +112,7 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
             lines = _write_line(name, run, None, bench)
     waiting = {name: run for name, run in wanted.items() if name not in lines}
     notice(f"runs of the study: {len(wanted)}; {expected(list(waiting.values()), lines, bench.jobs)}")
-    if left_out := len(study.runs()) - len(wanted):
+    if left_out := sum(run.setting.needs_bert for run in study.runs().values()) if not bench.bert else 0:
         notice(f"left out: {left_out} runs that read titles with a BERT; name its folder with --bert DIR")
     wait_for = {name: study.runs()[name] for run in waiting.values() for name in run.after}
     active: list[Active] = []
@@ -239,17 +243,18 @@ def _write_line(name: str, run: Run, seconds: int | None, bench: Bench) -> dict[
     predictions = read_predictions(folder / "predictions.csv")
     if test.get("chosen"):
         about["rows"] = [int(number) for number in predictions.numbers]
-    lines = known_lines(bench)
+    lines, mine = known_lines(bench), {}
     of_run = {key: results[key] for key in OF_A_RUN if key in results} | {"seconds": seconds, "flags": flags}
     of_run |= {"verb": setting.verb} if setting.verb != TRAIN else {}
     scored = predictions.scored
     answers = (scored.z_pos, scored.z_neg) if scored.has_answers else (scored.z_pos,)
-    lines[name] = Line(name, about | of_run | _metrics(after), *answers)
+    mine[name] = Line(name, about | of_run | _metrics(after), *answers)
     if _scores_base(run) and BASE not in lines:
         answers = shared_answers(bench.out / BASE, "test")
         z = [answers[f"log_yes_{side}"] - answers[f"log_no_{side}"] for side in ("pos", "neg")]
-        lines[BASE] = Line(BASE, about | _metrics(test["before"]), *z)
-    write_lines(bench.results, lines)
+        mine[BASE] = Line(BASE, about | _metrics(test["before"]), *z)
+    own = own_file(bench.results, bench.part)
+    write_lines(own, (read_lines(own) if bench.part else lines) | mine)
     return known_lines(bench)  # with the digits that a later table has
 
 

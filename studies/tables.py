@@ -14,7 +14,7 @@ import numpy as np
 from data.interactions import Dataset, Interaction
 from data.sources.stand_in import STAND_IN
 from metrics import Scored, bootstrap_metrics, metric_values
-from resampling import with_intervals
+from resampling import two_sided_p, with_intervals
 from scoring.splits import without_learning
 from studies.declared import TRAIN, Study
 from studies.published import PUBLISHED, WEIGHTS, Published
@@ -37,7 +37,8 @@ class Measured:
     """A row of a table: by metric, its value in each run, and draws of the mean over the runs, (S,).
 
     A recommender that gives one score has no metric of answers. published: what the paper has for it. validation: of a
-    study that shows them, figures of the chosen state on the validation rows, in each run.
+    study that shows them, figures of the chosen state on the validation rows, in each run. paired: whether it is a
+    difference between two settings, to be tested.
     """
 
     label: str
@@ -46,6 +47,7 @@ class Measured:
     planned: int
     published: Published | None = None
     validation: dict[str, np.ndarray] = field(default_factory=dict)
+    paired: bool = False
 
     @property
     def runs(self) -> int:
@@ -106,7 +108,7 @@ def differences(study: Study, lines: dict[str, Line], data: Dataset) -> list[Mea
         ]
         values = {name: np.array([(a.values[name] - b.values[name])[0] for a, b in pairs]) for name in NAMES if pairs}
         draws = {name: np.mean([a.draws[name] - b.draws[name] for a, b in pairs], axis=0) for name in NAMES if pairs}
-        rows.append(Measured(f"{setting.label}, minus the control", values, draws, setting.seeds))
+        rows.append(Measured(f"{setting.label}, minus the control", values, draws, setting.seeds, paired=True))
     return rows
 
 
@@ -115,9 +117,29 @@ def intervals(row: Measured) -> dict[str, list[float]]:
     return with_intervals({name: float(values.mean()) for name, values in row.values.items()}, row.draws)["interval_95"]
 
 
+def interval_text(row: Measured | dict, name: str, sign: str = "") -> str:
+    """The cell of a setting, or of what learns nothing: mean, standard deviation, interval; "" if it has none."""
+    if isinstance(row, Measured):
+        return _cell(row.values[name], intervals(row).get(name), sign) if name in row.values else ""
+    return _cell(np.array([row[name]]), row["interval_95"].get(name)) if row.get(name) is not None else ""
+
+
+def p_value(row: Measured, name: str) -> str:
+    """p of a difference, in words for a cell: of the mean over the runs, over resampled users."""
+    return f"p {two_sided_p(row.draws[name]):.3f}"
+
+
+def is_close(row: Measured) -> str:
+    """Whether the means lie in the range that was set before the runs: yes or no; "" without a range, or runs."""
+    close = row.published.close if row.published and row.runs else {}
+    inside = [low <= row.values[name].mean() <= high for name, (low, high) in close.items() if name in row.values]
+    return ("yes" if all(inside) else "no") if inside else ""
+
+
 def numbers_scored(lines: dict[str, Line], data: Dataset) -> list[int]:
-    """Numbers of the test rows on which the study is measured: those that the base was asked, or all."""
-    return lines[BASE].numbers(data.test) if BASE in lines else list(range(len(data.test)))
+    """Numbers of the test rows on which the study is measured: those that language models were asked, or all."""
+    asked = lines.get(BASE) or next((line for line in lines.values() if "rows" in line.about), None)
+    return asked.numbers(data.test) if asked else list(range(len(data.test)))
 
 
 def rows_scored(lines: dict[str, Line], data: Dataset) -> list[Interaction]:
@@ -140,6 +162,8 @@ def markdown(rows: list[Measured], unlearned: list[dict], sign: str = "") -> str
     heads = [label for _, label in COLUMNS] + ["runs"]
     beside = any(row.published for row in rows)
     heads += ["published AUC, UAUC", "run again by others"] if beside else []
+    compared = any(is_close(row) for row in rows)
+    heads += ["as close as was set"] if compared else []
     on_validation = OF_VALIDATION if any(row.validation for row in rows) else ()
     heads += [label for _, label in on_validation]
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
@@ -147,10 +171,11 @@ def markdown(rows: list[Measured], unlearned: list[dict], sign: str = "") -> str
         bounds = intervals(row) if row.runs else {}
         cells = [_measured_cell(row, name, bounds, sign) for name in NAMES]
         cells.append(str(row.runs) if row.runs == row.planned else f"{row.runs} of {row.planned}")
-        cells += _published_cells(row.published) if beside else []
+        cells += published_texts(row.published) if beside else []
+        cells += [is_close(row)] if compared else []
         cells += [_cell(row.validation[name], None) if row.validation else "" for name, _ in on_validation]
         lines.append(f"| {row.label} | {' | '.join(cells)} |")
-    more = 2 * beside + len(on_validation)
+    more = 2 * beside + compared + len(on_validation)
     for rule in unlearned:
         bounds = rule["interval_95"]
         cells = [
@@ -163,10 +188,13 @@ def markdown(rows: list[Measured], unlearned: list[dict], sign: str = "") -> str
 def _measured_cell(row: Measured, name: str, bounds: dict[str, list[float]], sign: str) -> str:
     if not row.runs:
         return "not run"
-    return _cell(row.values[name], bounds.get(name), sign) if name in row.values else ""
+    if name not in row.values:
+        return ""
+    return _cell(row.values[name], bounds.get(name), sign) + (f", {p_value(row, name)}" if row.paired else "")
 
 
-def _published_cells(figures: Published | None) -> list[str]:
+def published_texts(figures: Published | None) -> list[str]:
+    """The paper's AUC and UAUC, and those of an independent re-run, each in words for a cell."""
     if figures is None:
         return ["", ""]
     pairs = [(figures.auc, figures.uauc), figures.again or (None, None)]
@@ -212,16 +240,17 @@ def terminal(rows: list[Measured], unlearned: list[dict]) -> str:
 
 
 def as_csv(rows: list[Measured]) -> str:
-    """One line for each row and metric, with every digit."""
+    """One line for each row and metric, with every digit; p of differences alone."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "metric", "mean", "standard_deviation", "low_95", "high_95", "runs", "planned"])
+    writer.writerow(["row", "metric", "mean", "standard_deviation", "low_95", "high_95", "runs", "planned", "p"])
     for row in rows:
         bounds = intervals(row) if row.runs else {}
         for name, values in row.values.items():
             low, high = bounds.get(name, ("", ""))
             deviation = values.std(ddof=1) if len(values) > 1 else ""
-            writer.writerow([row.label, name, values.mean(), deviation, low, high, row.runs, row.planned])
+            p = two_sided_p(row.draws[name]) if row.paired else ""
+            writer.writerow([row.label, name, values.mean(), deviation, low, high, row.runs, row.planned, p])
     return text.getvalue()
 
 

@@ -1,0 +1,230 @@
+"""A command of reproduce.py: its flags, which part of a study they ask for, and how the runs of it are made."""
+
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from baselines.title_vectors import describe_bert
+from cli.data import DataFlags, data_problems
+from cli.flags import Resolved, flag, flag_name, parse_flags
+from data.interactions import Dataset
+from data.load import cache_folder
+from data.sources.movie import SOURCE as MOVIE
+from errors import DataError, FlagError
+from files import refuse_unwritable
+from run.base import base_identity
+from studies.declared import BASELINE, EVAL, STUDIES, TRAIN, Study
+from studies.parts import read_part
+from studies.presets import ALL, PRESETS
+from studies.published import WEIGHTS
+from studies.runs import Bench
+
+# The flags after -- are those of train.py. These verbs have some of them, too: {its name there: its name here}.
+PASSED_ON = {
+    BASELINE: {"--device": "--device"},
+    EVAL: {f"--{name}": f"--{name}" for name in ("device", "precision", "base-dtype", "template", "wordings-file")}
+    | {"--test-rows": "--rows", "--drop-long": "--drop-long"},
+}
+OF_THE_STUDY = (
+    *("--out", "--seed", "--shots", "--model", "--data", "--data-dir", "--base-scores", "--resume", "--plan"),
+    *("--setting", "--bert", "--search", "--trials", "--json"),
+)
+MARK = "--"
+
+
+@dataclass(frozen=True)
+class ReproduceFlags(DataFlags):
+    """Study."""
+
+    base: str = flag("demo", "checkpoint folder of the base, or demo", metavar="DIR")
+    preset: str = flag(None, "; ".join(f"{name}: {one.about}" for name, one in PRESETS.items()), choices=tuple(PRESETS))
+    shots: str = flag(None, "only the settings with these numbers of shots, such as 16,64")
+    kl_weights: str = flag(None, "the lambdas of LCFT, such as 0,1e-4,1e-2; default: as the study declares")
+    seeds: int = flag(None, "seeds of each setting, from 0; default: as the study declares", low=1, high=1000)
+    bert: str = flag(None, "folder of a BERT, for the recommenders that read titles with one", metavar="DIR")
+    jobs: int = flag(1, "runs at a time; the cores are divided among them", low=1, high=1024)
+    part: str = flag(
+        None, "make only part I of N of the runs, with a file of results of its own; then --table", metavar="I/N"
+    )
+    out: str = flag(None, "folder for the run folders and tables; default runs/STUDY", metavar="DIR")
+    results: str = flag(None, "file with a JSON line for each run; default results.jsonl in --out", metavar="FILE")
+    table: bool = flag(False, "make the tables of the runs that are there, and run nothing")
+    plan: bool = flag(False, "list the runs, say how long they should take, and stop")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What was asked for: the study or its part, and flags for single verbs, {verb: words}. words: as typed."""
+
+    name: str
+    words: tuple[str, ...]
+    flags: ReproduceFlags
+    resolved: Resolved
+    study: Study
+    passed: dict[str, list[str]]
+
+    @property
+    def passed_words(self) -> str:
+        """The flags of --preset and after --, as one text: all runs of a results file have the same."""
+        train, baseline = (shlex.join(self.passed[verb]) for verb in (TRAIN, BASELINE))
+        return f"{train} {MARK} {baseline}" if baseline else train
+
+    def data_words(self) -> list[str]:
+        """The flags of the data that are not as by default, for every verb."""
+        words = []
+        for name in (f.name for f in fields(DataFlags)):
+            if self.resolved.sources[name] != "default":
+                value = getattr(self.flags, name)
+                words += [flag_name(name)] if value is True else [flag_name(name), str(value)]
+        return words
+
+    def bench(self, data: Dataset) -> Bench:
+        """Where and how; what is missing and files that cannot be written are refused now, and not after hours."""
+        flags = self.flags
+        out = Path(flags.out or f"runs/{self.name}")
+        results = Path(flags.results) if flags.results else out / "results.jsonl"
+        refuse_unwritable(out, "--out", FlagError)
+        refuse_unwritable(results.parent, "--results", FlagError)
+        if flags.bert:
+            describe_bert(Path(flags.bert))
+        common = {
+            "data": data.fingerprint(),
+            "base": base_identity(flags.base)["base_fingerprint"],
+            "train_flags": self.passed_words,
+        }
+        of_data, base = tuple(self.data_words()), ("--model", flags.base)
+        train = self.passed[TRAIN]
+        words = {
+            TRAIN: (*train, *of_data, *base),
+            EVAL: (*_known_to(EVAL, train), *of_data, *base),
+            BASELINE: (*_known_to(BASELINE, train), *self.passed[BASELINE], *of_data),
+        }
+        threads = max(1, (os.cpu_count() or 1) // flags.jobs)
+        return Bench(out, results, common, words, flags.jobs, threads, flags.bert, read_part(flags.part))
+
+
+def read_command(name: str, words: Sequence[str]) -> Command:
+    """A command whose first word was `name`. Raises FlagError for what does not fit.
+
+    After the first -- stand flags of train.py, after the second those of baseline.py.
+    """
+    study = STUDIES[name]
+    marks = [place for place, word in enumerate(words) if word == MARK][:2]
+    ends = [*marks, len(words), len(words)]
+    own, train, baseline = words[: ends[0]], words[ends[0] + 1 : ends[1]], words[ends[1] + 1 :]
+
+    def of_study(values: dict) -> dict:
+        return {"data": (study.data[0], "study")} if study.data[0] != values["data"] else {}
+
+    flags, resolved = parse_flags(ReproduceFlags, list(own), study.about, of_study, check_flags, name)
+    study, given = part_of(study, flags), {TRAIN: list(train), BASELINE: list(baseline)}
+    refuse_declared(study, given)
+    of_preset = PRESETS[flags.preset].passed.get(flags.data, {}) if flags.preset else {}
+    passed = {verb: _merged(of_preset.get(verb, ()), words) for verb, words in given.items()}
+    return Command(name, tuple(words), flags, resolved, study, passed)
+
+
+def items_of_all(words: Sequence[str], about: str) -> tuple[ReproduceFlags, list[tuple[str, str, list[str]]]]:
+    """(flags, [(item, data set, words of its command)]) of `reproduce.py all`, in the order of presets.ALL.
+
+    Items of the same data share a file of results, so that a run that two of them have is made once. --data chooses the
+    items of one data set; one that the paper does not have gets them all.
+    """
+    mark = words.index(MARK) if MARK in words else len(words)
+    flags, resolved = parse_flags(ReproduceFlags, list(words[:mark]), about, check=check_flags, command="all")
+    if flags.results:
+        raise FlagError("--results: all has a file for each data set, in --out; leave it out")
+    own = []
+    for name, source in resolved.sources.items():
+        if source == "flag" and name not in ("data", "out"):
+            value = getattr(flags, name)
+            own += [flag_name(name)] if value is True else [flag_name(name), str(value)]
+    given = flags.data if resolved.sources["data"] == "flag" else None
+    known = {name for study in STUDIES.values() for name in study.data}
+    out, items = Path(flags.out or "runs/all"), []
+    for item in ALL:
+        of_item = STUDIES[item].data if item in STUDIES else (MOVIE.name,)
+        for data in of_item if given is None else [given] if given in of_item or given not in known else []:
+            places = ["--out", str(out / f"{item}-{data}"), "--results", str(out / f"{data}.jsonl")]
+            items.append((item, data, ["--data", data, *places, *own, *words[mark:]]))
+    return flags, items
+
+
+def case_study_words(flags: ReproduceFlags) -> list[str]:
+    """The words for docs/case_study.py. Raises DataError if MovieLens-100K is not there."""
+    root = Path(flags.data_dir) if flags.data_dir else cache_folder()
+    folder = next((f for f in (root, *(root / sub for sub in MOVIE.folders)) if MOVIE.raw_files(f)), None)
+    if folder is None:
+        raise DataError(f"{root}: has no raw MovieLens-100K, whose ratings the case study looks up")
+    return ["--data-dir", str(folder), "--model", flags.base]
+
+
+def check_flags(flags: ReproduceFlags, resolved: Resolved) -> None:
+    """Raises FlagError for flags that have no effect, or contradict each other."""
+    problems = data_problems(flags.data, resolved)
+    if flags.table and flags.plan:
+        problems.append("--plan: contradicts --table; leave one of them out")
+    if flags.part and flags.table:
+        problems.append("--part: the tables are of all parts; leave it out with --table")
+    if flags.preset and flags.data not in PRESETS[flags.preset].seeds:
+        known = ", ".join(PRESETS[flags.preset].seeds)
+        problems.append(f"--preset {flags.preset}: says nothing of --data {flags.data}, but of {known}; leave it out")
+    if problems:
+        raise FlagError("\n".join(problems))
+    read_part(flags.part)
+
+
+def part_of(study: Study, flags: ReproduceFlags) -> Study:
+    """The settings that --preset, --shots, --kl-weights and --seeds ask for, with the flags of the data set."""
+    preset = PRESETS[flags.preset] if flags.preset else None
+    if flags.kl_weights:
+        study = study.with_kl_weights(flags.kl_weights.split(","))
+    elif study.lambda_of_data and flags.data in WEIGHTS:
+        study = study.with_kl_weights([WEIGHTS[flags.data]])
+    settings = study.for_data(flags.data).settings
+    there = list(dict.fromkeys(setting.shots for setting in settings))
+    wanted = flags.shots.split(",") if flags.shots else there
+    if unknown := set(wanted) - set(there):
+        names = ", ".join(there), ", ".join(sorted(unknown))
+        raise FlagError(f"--shots {flags.shots}: this study has {names[0]}, and not {names[1]}")
+    if preset and not flags.shots:
+        wanted = [shots for shots in there if shots in preset.shots] or there
+    chosen = [setting for setting in settings if setting.shots in wanted]
+    if flags.seeds:
+        chosen = [replace(one, seeds=flags.seeds) if one.seeded else one for one in chosen]
+    elif preset:
+        chosen = [replace(one, seeds=min(one.seeds, preset.seeds[flags.data])) for one in chosen]
+    return replace(study, settings=tuple(chosen))
+
+
+def refuse_declared(study: Study, passed: dict[str, list[str]]) -> None:
+    """Raises FlagError if a flag after -- is one that the study sets itself. passed: {verb: words}."""
+    for verb, words in passed.items():
+        settings = [setting for setting in study.settings if setting.verb == verb]
+        own = {*OF_THE_STUDY, *(f"--{name}" for one in settings for name in (*one.flags, *one.needs))}
+        if taken := next((word for word in words if word.split("=")[0] in own), None):
+            raise FlagError(f"{taken}: is set by the study; leave it out after --")
+
+
+def _merged(of_preset: Sequence[str], given: Sequence[str]) -> list[str]:
+    """The flags of a preset but for those that are given, then these."""
+    names = {word.split("=")[0] for word in given if word.startswith("--")}
+    return [*_chosen(of_preset, lambda name: name not in names), *given]
+
+
+def _known_to(verb: str, train: Sequence[str]) -> list[str]:
+    """Those of train.py's flags that this verb has, by its own names."""
+    known = _chosen(train, PASSED_ON[verb].__contains__)
+    parts = [word.partition("=") for word in known]
+    return ["".join((PASSED_ON[verb].get(name, name), joined, value)) for name, joined, value in parts]
+
+
+def _chosen(words: Sequence[str], wanted: Callable[[str], bool]) -> list[str]:
+    """The flags whose name is wanted, each with its values."""
+    chosen, taken = [], False
+    for word in words:
+        taken = wanted(word.split("=")[0]) if word.startswith("--") else taken
+        chosen += [word] if taken else []
+    return chosen

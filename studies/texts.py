@@ -1,0 +1,99 @@
+"""What a study writes and shows: its tables as Markdown, CSV, LaTeX and for a terminal, with what they are about."""
+
+from dataclasses import dataclass
+
+from data.interactions import Dataset
+from report.card import base_name
+from report.tables import provenance
+from report.wrap import wrapped
+from resampling import BOOTSTRAP_DRAWS
+from studies.declared import Study
+from studies.results import Line
+from studies.tables import (
+    Measured,
+    as_csv,
+    as_latex,
+    differences,
+    is_close,
+    markdown,
+    measured_rows,
+    rows_scored,
+    rows_without_learning,
+    terminal,
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A study in figures.
+
+    heading: which data, base and rows, in words; rows: the base and the settings; unlearned: rules and constants;
+    changes: settings minus the control; notes: what one has to know to read the tables; source: of the data;
+    demo: whether the base is the demo model.
+    """
+
+    name: str
+    study: Study
+    heading: str
+    rows: list[Measured]
+    unlearned: list[dict]
+    changes: list[Measured]
+    notes: list[str]
+    source: str
+    demo: bool
+
+    @property
+    def constant(self) -> float:
+        """The largest share of rows that a constant has both right."""
+        return max(rule.get("group_accuracy", 0.0) for rule in self.unlearned)
+
+
+def outcome_of(name: str, study: Study, lines: dict[str, Line], data: Dataset, base: dict) -> Outcome:
+    """Measure the runs of a study. base: what base_in_results gave."""
+    scored = rows_scored(lines, data)
+    split = "test split" if len(scored) == len(data.test) else f"{len(scored):,} of {len(data.test):,} test rows"
+    known = base | {"model": base_name(str(base["model"])), "data": data.name, "data_source": data.source}
+    heading = f"{provenance(known)}; {split}"
+    rows, changes = measured_rows(study, lines, data), differences(study, lines, data)
+    notes = notes_of(rows, changes, [lines[name] for name in study.runs() if name in lines])
+    unlearned = rows_without_learning(data.train, scored)
+    return Outcome(name, study, heading, rows, unlearned, changes, notes, data.source, bool(base["demo_model"]))
+
+
+def notes_of(rows: list[Measured], changes: list[Measured], lines: list[Line]) -> list[str]:
+    """What one has to know to read the tables. lines: of the study's runs."""
+    notes = [
+        "Mean over the runs ± standard deviation (n - 1) [95 % interval of the mean, from resampling the users].",
+        "Not run: no run of this row is there.",
+    ]
+    berts = sorted({line.about["bert"] for line in lines if line.about.get("bert")})
+    notes += [f"Titles were read by a {bert}." for bert in berts]
+    if any(row.published for row in rows):
+        notes.append("Published figures are one run each; those of language models are of a base with 7B parameters.")
+    if any(is_close(row) for row in rows):
+        notes.append("As close as was set: whether our means lie in the range that was written down before the runs.")
+    if any(row.runs for row in changes):
+        notes.append(
+            "p: two-sided, of the mean difference, by the paired bootstrap over users; it is at least "
+            f"{2 / (BOOTSTRAP_DRAWS + 1):.3f}, and not corrected for the number of comparisons."
+        )
+    passed = {line.about.get("train_flags") for line in lines} - {None, ""}
+    return notes + [f"Flags of every run: {words}" for words in sorted(passed)]
+
+
+def texts_of(outcome: Outcome) -> dict[str, str]:
+    """{file: content} of the tables."""
+    name, rows, unlearned, changes = outcome.name, outcome.rows, outcome.unlearned, outcome.changes
+    parts = [f"{outcome.heading}\n", markdown(rows, unlearned), f"\n{' '.join(outcome.notes)}\n"]
+    parts += [markdown(changes, [], "+"), ""]
+    return {
+        f"{name}.md": "\n".join(parts),
+        f"{name}.csv": as_csv([*rows, *changes]),
+        f"{name}.tex": f"% {outcome.heading}\n{as_latex(rows, unlearned)}",
+    }
+
+
+def shown(outcome: Outcome) -> str:
+    """The table for a terminal."""
+    lines = wrapped(f"{outcome.heading}; mean ± standard deviation over the runs")
+    return "\n".join([*lines, "", terminal(outcome.rows, outcome.unlearned)])
