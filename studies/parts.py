@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import FlagError
-from studies.declared import Run
+from studies.declared import BASELINE, Run
 from studies.results import Line, read_lines
+
+OF_RECOMMENDER, OF_LANGUAGE_MODEL = 1, 10  # how much work a run is, roughly
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,23 @@ def read_part(text: str | None) -> Part | None:
 def runs_of_part(runs: dict[str, Run], part: Part | None) -> dict[str, Run]:
     """The runs of a part, in their order; all of them without one. runs: all that are to be made, by name.
 
-    Groups of runs that need each other are dealt out in turn, the group of the first run first.
+    Runs that need each other form a group. Each group goes to the part that has the least to do so far.
     """
     if part is None:
         return runs
     group = {name: name for name in runs}  # the first run of each run's group
-
     for name, run in runs.items():
         joined = {group[other] for other in (name, *run.after) if other in group}
         first = next(other for other in runs if other in joined)
         group = {other: first if of in joined else of for other, of in group.items()}
-    firsts = [name for name in runs if group[name] == name]
-    mine = set(firsts[part.number - 1 :: part.of])
+    work = dict.fromkeys(group.values(), 0)
+    for name, run in runs.items():
+        work[group[name]] += OF_RECOMMENDER if run.setting.verb == BASELINE else OF_LANGUAGE_MODEL
+    load, mine = [0] * part.of, set()
+    for first, amount in work.items():
+        least = load.index(min(load))
+        load[least] += amount
+        mine |= {first} if least == part.number - 1 else set()
     return {name: run for name, run in runs.items() if group[name] in mine}
 
 

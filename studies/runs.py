@@ -124,7 +124,7 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
                     active.append(_start(name, waiting.pop(name), bench))
                     continue
                 if not active:  # what they wait for has failed, or its folder is elsewhere
-                    failed += [_not_run(name, run, lines) for name, run in waiting.items()]
+                    failed += [_not_run(name, run, wait_for, lines, bench) for name, run in waiting.items()]
                     break
                 time.sleep(POLL)
                 if stop.signal and not told:
@@ -175,11 +175,12 @@ def _scores_base(run: Run) -> bool:
     return run.setting.verb == TRAIN and run.setting.plain
 
 
-def _not_run(name: str, run: Run, lines: dict[str, Line]) -> str:
+def _not_run(name: str, run: Run, wait_for: dict[str, Run], lines: dict[str, Line], bench: Bench) -> str:
     """Why a run could not start, in a line."""
-    if elsewhere := next((other for other in run.after if other in lines), None):
-        return f"{name}: not run, since it needs the folder of {elsewhere}, which has a line here and no folder"
-    return f"{name}: not run, since {run.after[0]} has failed"
+    missing = next(other for other in run.after if not _is_finished(other, wait_for[other], bench))
+    if missing in lines:
+        return f"{name}: not run, since it needs the folder of {missing}, which has a line here and no folder"
+    return f"{name}: not run, since {missing} has failed"
 
 
 def _start(name: str, run: Run, bench: Bench) -> Active:
