@@ -74,7 +74,7 @@ def read_lines(path: Path) -> dict[str, Line]:
     lines: dict[str, Line] = {}
     if not path.exists():
         return lines
-    for number, text in enumerate(_content(path).decode(errors="replace").splitlines(), start=1):
+    for number, text in enumerate(content_of(path).decode(errors="replace").splitlines(), start=1):
         try:
             record = json.loads(text)
             name = str(record.pop("run"))
@@ -90,7 +90,7 @@ def read_lines(path: Path) -> dict[str, Line]:
     return lines
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
     """What the file holds, decompressed. Raises DataError if it is not compressed as its name says, or too large."""
     content = read_whole(path, LARGEST)
     if path.suffix != COMPRESSED:

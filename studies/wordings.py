@@ -6,31 +6,23 @@ trained on fewer: by kind, those that no run is ever trained on. Beside them, th
 Shape letters: N rows, W questions, S draws.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from baselines.rules import all_rules
 from consistency import bundle_columns, constant_share
 from data.interactions import Dataset, Interaction
-from metrics import auc, ranking_metrics, weighted_auc
+from metrics import auc, weighted_auc
 from resampling import user_resamples
 from scoring.splits import labels_of, users_of
 from studies.declared import UNTUNED, Study, asking
 from studies.results import BASE, Line
-from studies.tables import Measured, as_csv, fitted, intervals, measured_cell, numbers_scored
+from studies.tables import Measured, as_csv, fitted, intervals, measured_cell, numbers_scored, rows_scored
 
 TRAINED = "negations trained on"
-HELD_OUT = (
-    "negated verb",
-    "antonym",
-    "hedged",
-    "double negation",
-    "paraphrase",
-)  # kinds, as data/questions.py has them
+HELD_OUT = ("negated verb", "antonym", "hedged", "double negation", "paraphrase")  # kinds of data/questions.py
 GROUPS = (TRAINED, *HELD_OUT)
-AUCS = (("auc", "AUC"), ("auc_all", "AUC of all answers"))
 BUNDLES = (
+    *(("auc", "AUC"), ("auc_all", "AUC of all answers")),
     ("all_consistent", "all consistent"),
     ("all_right", "all right"),
     ("informative_all_right", "informative"),
@@ -44,23 +36,23 @@ SHOWN = (  # in a terminal
     *(("inconsistent, double negation", "double"), ("informative_all_right", "informative")),
 )
 MEANINGS = (
-    "Shares of rows. Inconsistent: not what the answer to the first question implies. Both right: that answer and the "
-    "answer to the first question. Several questions of a kind: the mean over them. Negations trained on: those of the "
-    "row; the other kinds are of questions that no run is trained on. All: every question together, all consistent if "
-    "the answers say one thing, informative: all right, less the best constant's share. Held out: the first question "
-    "and those that no run is trained on. AUC of all answers: of the mean log-odds, with the sign reversed for a "
-    "negation."
+    "Mean over the runs ± standard deviation (n - 1) [95 % interval of the mean, from resampling the users; none where "
+    "every resample gives the same]. Shares of rows. Inconsistent: not what the answer to the first question implies. "
+    "Both right: that answer and the answer to the first question. Several questions of a kind: the mean over them. "
+    "Negations trained on: those of the row; the other kinds are of questions that no run is trained on. All: every "
+    "question together; consistent if the answers say one thing; informative: all right, less the best constant's "
+    "share. Held out: the first question and those that no run is trained on. AUC of all answers: of the mean "
+    "log-odds, with the sign reversed for a negation."
 )
 
 
-def values_and_draws(
-    line: Line, rows: list[Interaction], z: np.ndarray
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """(value, (S,) draws) of every measure. z: (N, W) log-odds of Yes to the questions of the line."""
+Figures = tuple[dict[str, float], dict[str, np.ndarray]]  # (value, (S,) draws) of every measure
+
+
+def figures_of(questions: list[dict], rows: list[Interaction], z: np.ndarray) -> Figures:
+    """Every measure of answers z, (N, W) log-odds of Yes to these questions."""
     labels, (weights, _) = labels_of(rows), user_resamples(users_of(rows), 0)
-    questions = line.about["questions"]
     same = np.array([question["same_answer_is_right"] for question in questions])
-    held_out = np.array([question["held_out"] for question in questions])
     says_liked = (z > 0) == same  # (N, W)
     consistent, right = says_liked == says_liked[:, :1], says_liked == labels[:, None]
     columns: dict[str, np.ndarray] = {}
@@ -68,11 +60,10 @@ def values_and_draws(
         if members.any():
             columns[f"inconsistent, {group}"] = 1 - consistent[:, members].mean(1)
             columns[f"both right, {group}"] = (right[:, :1] & right[:, members]).mean(1)
-    whole = bundle_columns(z, labels, same)
-    part = held_out | (np.arange(len(same)) == 0)
-    unseen = bundle_columns(z[:, part], labels, same[part])
+    unseen = np.array([question["held_out"] for question in questions]) | (np.arange(len(questions)) == 0)
+    whole, part = bundle_columns(z, labels, same), bundle_columns(z[:, unseen], labels, same[unseen])
     columns |= {"all_consistent": whole["all_consistent"], "all_right": whole["all_right"]}
-    columns |= {"held_out_consistent": unseen["all_consistent"], "held_out_informative": unseen["all_right"]}
+    columns |= {"held_out_consistent": part["all_consistent"], "held_out_informative": part["all_right"]}
     columns["informative_all_right"] = whole["all_right"]
     values = {name: float(column.mean()) for name, column in columns.items()}
     draws = {name: weights @ column / weights.sum(1) for name, column in columns.items()}
@@ -91,11 +82,20 @@ def _members(questions: list[dict]) -> dict[str, np.ndarray]:
     return {group: np.array(members) for group, members in ({TRAINED: trained} | of_kind).items()}
 
 
-def measure_asked(label: str, lines: list[Line], data: Dataset, numbers: list[int], planned: int) -> Measured:
-    """A row of the table: the mean over these lines, the same users drawn for every run and every row."""
+def figures_of_lines(lines: dict[str, Line], data: Dataset) -> dict[str, Figures]:
+    """{run: figures} of every line that has answers to all questions."""
+    numbers = numbers_scored(lines, data)
     rows = [data.test[number] for number in numbers]
-    found = [values_and_draws(line, rows, line.all_answers(data.test, numbers)) for line in lines]
-    names = list(found[0][0]) if found else []
+    return {
+        name: figures_of(line.about["questions"], rows, line.all_answers(data.test, numbers))
+        for name, line in lines.items()
+        if line.more is not None
+    }
+
+
+def _row(label: str, found: list[Figures], planned: int) -> Measured:
+    """The mean over runs, of the measures that all of them have; the same users are drawn for every run."""
+    names = [name for name in found[0][0] if all(name in values for values, _ in found)] if found else []
     return Measured(
         label,
         {name: np.array([values[name] for values, _ in found]) for name in names},
@@ -104,59 +104,50 @@ def measure_asked(label: str, lines: list[Line], data: Dataset, numbers: list[in
     )
 
 
-def asked_rows(study: Study, lines: dict[str, Line], data: Dataset) -> list[Measured]:
+def asked_rows(study: Study, figures: dict[str, Figures]) -> list[Measured]:
     """The base, then each setting of the study; a setting whose runs were not asked has no values."""
-    numbers = numbers_scored(lines, data)
     wanted = [(UNTUNED.method, [asking(BASE)])]
     wanted += [(setting.label, [asking(name) for name in setting.run_names()]) for setting in study.settings]
-    return [
-        measure_asked(label, [lines[name] for name in names if name in lines], data, numbers, len(names))
-        for label, names in wanted
-    ]
+    return [_row(label, [figures[name] for name in names if name in figures], len(names)) for label, names in wanted]
 
 
-def asked_differences(study: Study, lines: dict[str, Line], data: Dataset) -> list[Measured]:
-    """Each setting minus the control, and minus TALLRec, with as many shots; seed by seed."""
-    numbers, rows = numbers_scored(lines, data), []
-    plain = [setting for setting in study.settings if setting.is_control or setting.method == "TALLRec"]
-    for other in plain:
+def asked_differences(study: Study, figures: dict[str, Figures]) -> list[Measured]:
+    """Each setting minus the control, and minus TALLRec, with as many shots; of the seeds that both have."""
+    rows = []
+    for other in (setting for setting in study.settings if setting.is_control or setting.method == "TALLRec"):
         for setting in (one for one in study.settings if one.shots == other.shots and one != other):
             pairs = [
-                tuple(measure_asked("", [lines[asking(name)]], data, numbers, 1) for name in names)
-                for names in zip(setting.run_names(), other.run_names())
-                if all(asking(name) in lines for name in names)
+                (figures[asking(a)], figures[asking(b)])
+                for a, b in zip(setting.run_names(), other.run_names())
+                if asking(a) in figures and asking(b) in figures
             ]
-            names = [name for name in pairs[0][0].values if all(name in b.values for _, b in pairs)] if pairs else []
-            values = {name: np.array([(a.values[name] - b.values[name])[0] for a, b in pairs]) for name in names}
-            draws = {name: np.mean([a.draws[name] - b.draws[name] for a, b in pairs], axis=0) for name in names}
             label = f"{setting.label}, minus {'the control' if other.is_control else other.method}"
-            rows.append(Measured(label, values, draws, setting.seeds))
+            rows += [_row(label, [_minus(*pair) for pair in pairs], setting.seeds)] if pairs else []
     return rows
 
 
+def _minus(one: Figures, other: Figures) -> Figures:
+    names = [name for name in one[0] if name in other[0]]
+    return tuple({name: a[name] - b[name] for name in names} for a, b in zip(one, other))
+
+
 def constants_and_rules(lines: dict[str, Line], data: Dataset) -> list[Measured]:
-    """What answers the same whoever is asked, to the same questions; and the AUC of the rules. [] without any line."""
+    """What answers the same questions alike whoever is asked; and the AUC of the rules. [] if no line has answers."""
     asked = next((line for line in lines.values() if line.more is not None), None)
     if asked is None:
         return []
-    numbers = numbers_scored(lines, data)
-    rows = [data.test[number] for number in numbers]
+    rows = rows_scored(lines, data)
     questions = [question | {"trained_on": False} for question in asked.about["questions"]]
-    line = replace(asked, about={"questions": questions})
     as_liked = np.array([1.0 if question["same_answer_is_right"] else -1.0 for question in questions])
-    constants = (
-        ("as if everybody liked it", as_liked),
-        ("as if nobody did", -as_liked),
-        ("Yes", np.ones(len(as_liked))),
-    )
-    made = []
-    for label, z in constants:
-        values, draws = values_and_draws(line, rows, np.tile(z, (len(rows), 1)))
-        made.append(Measured(f"no learning: always {label}", {k: np.array([v]) for k, v in values.items()}, draws, 0))
+    constants = {"as if everybody liked it": as_liked, "as if nobody did": -as_liked, "Yes": np.ones(len(as_liked))}
+    made = [
+        _row(f"no learning: always {label}", [figures_of(questions, rows, np.tile(z, (len(rows), 1)))], 0)
+        for label, z in constants.items()
+    ]
+    labels, (weights, _) = labels_of(rows), user_resamples(users_of(rows), 0)
     for label, scores in all_rules(data.train, rows).items():
-        figures = ranking_metrics(labels_of(rows), scores, users_of(rows))
-        drawn = weighted_auc(labels_of(rows), scores, user_resamples(users_of(rows), 0)[0])
-        made.append(Measured(f"no learning: {label}", {"auc": np.array([figures["auc"]])}, {"auc": drawn}, 0))
+        ranked = ({"auc": auc(labels, scores)}, {"auc": weighted_auc(labels, scores, weights)})
+        made.append(_row(f"no learning: {label}", [ranked], 0))
     return made
 
 
@@ -164,27 +155,23 @@ def wording_texts(
     name: str, study: Study, lines: dict[str, Line], data: Dataset, heading: str
 ) -> tuple[dict[str, str], str]:
     """({file: content}, the table for a terminal) of a study that asks in all wordings. heading: data, base, rows."""
-    rows, unlearned = asked_rows(study, lines, data), constants_and_rules(lines, data)
-    changes = asked_differences(study, lines, data)
-    note = (
-        "Mean over the runs ± standard deviation (n - 1) [95 % interval of the mean, from resampling the users]. "
-        f"{MEANINGS}"
-    )
+    figures = figures_of_lines(lines, data)
+    rows, changes = [*asked_rows(study, figures), *constants_and_rules(lines, data)], asked_differences(study, figures)
     parts = [f"{heading}\n"]
     for title, columns in (("Inconsistent", INCONSISTENT), ("Both right", BOTH_RIGHT), ("All questions", BUNDLES)):
-        shown = columns if columns is BUNDLES else (*AUCS, *columns)
-        parts += [f"## {title}\n", _markdown([*rows, *unlearned], shown), "", _markdown(changes, shown, "+"), ""]
+        parts += [f"## {title}\n", _markdown(rows, columns), ""]
+        parts += [_markdown(changes, columns, "+"), ""] if changes else []
     texts = {
-        f"{name}-questions.md": "\n".join([*parts, note, ""]),
-        f"{name}-questions.csv": as_csv([*rows, *unlearned, *changes]),
+        f"{name}-questions.md": "\n".join([*parts, MEANINGS, ""]),
+        f"{name}-questions.csv": as_csv([*rows, *changes]),
     }
-    return texts, _terminal([*rows, *unlearned])
+    return texts, _terminal(rows)
 
 
 def _markdown(rows: list[Measured], columns: tuple[tuple[str, str], ...], sign: str = "") -> str:
     lines = [f"| | {' | '.join(label for _, label in columns)} | runs |", f"|---|{'---|' * (len(columns) + 1)}"]
-    for row in rows:
-        bounds = intervals(row) if row.runs else {}
+    for row in (row for row in rows if not row.runs or any(name in row.values for name, _ in columns)):
+        bounds = {name: ends for name, ends in intervals(row).items() if ends[0] != ends[1]} if row.runs else {}
         cells = [measured_cell(row, name, bounds, sign) for name, _ in columns]
         runs = str(row.runs) if row.runs == row.planned else f"{row.runs} of {row.planned}"
         cells.append(runs if row.planned else "")
@@ -196,6 +183,9 @@ def _terminal(rows: list[Measured]) -> str:
     """Within 80 columns, means alone: inconsistent answers to two kinds of held-out questions, and the whole bundle."""
     lines = [f"{'asked in all wordings':28}" + "".join(f"{label:>13}" for _, label in SHOWN)]
     for row in rows:
-        cells = [f"{row.values[name].mean():.3f}" if name in row.values else "-" for name, _ in SHOWN]
-        lines.append(f"{fitted(row.label.removeprefix('no learning: '), 27):28}" + "".join(f"{c:>13}" for c in cells))
+        absent = "" if row.runs else "not run"
+        cells = [f"{row.values[name].mean():.3f}" if name in row.values else absent for name, _ in SHOWN]
+        lines.append(
+            f"{fitted(row.label.removeprefix('no learning: '), 27):28}" + "".join(f"{c:>13}" for c in cells).rstrip()
+        )
     return "\n".join(lines)
