@@ -51,7 +51,7 @@ from studies.page import study_page
 from studies.picture import draw_sweep
 from studies.presets import CASE_STUDY
 from studies.results import Line, read_lines, write_lines
-from studies.runs import Bench, expected, known_lines, make_runs, wanted_runs
+from studies.runs import Bench, expected, known_lines, make_runs, missing_runs, wanted_runs
 from studies.texts import outcome_of, shown, texts_of
 
 HELP = ("-h", "--help")
@@ -101,7 +101,7 @@ def carry_out(command: Command, data: Dataset) -> None:
     flags, bench = command.flags, command.bench(data)
     if flags.plan:
         lines = known_lines(bench)
-        missing = {run: one for run, one in wanted_runs(command.study, bench).items() if run not in lines}
+        missing = missing_runs(wanted_runs(command.study, bench), lines, bench)
         print("\n".join([*missing, expected(list(missing.values()), lines, bench.jobs)]))
         return
     base = base_in_results(flags.base)

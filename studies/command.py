@@ -9,29 +9,25 @@ from pathlib import Path
 from baselines.title_vectors import describe_bert
 from cli.data import DataFlags, data_problems
 from cli.flags import Resolved, flag, flag_name, parse_flags
+from cli.model import RunDataFlags
+from cli.train import TrainFlags
 from data.interactions import Dataset
 from data.load import cache_folder
 from data.sources.movie import SOURCE as MOVIE
 from errors import DataError, FlagError
 from files import refuse_unwritable
 from run.base import base_identity
+from studies.bench import Bench
 from studies.declared import BASELINE, EVAL, STUDIES, TRAIN, Study
 from studies.parts import read_part
 from studies.presets import ALL, PRESETS
 from studies.published import WEIGHTS
-from studies.runs import Bench
 
-# The flags after -- are those of train.py. These verbs have some of them, too: {its name there: its name here}.
-PASSED_ON = {
-    BASELINE: {"--device": "--device"},
-    EVAL: {f"--{name}": f"--{name}" for name in ("device", "precision", "base-dtype", "template", "wordings-file")}
-    | {"--test-rows": "--rows", "--drop-long": "--drop-long"},
-}
 OF_THE_STUDY = (
     *("--out", "--seed", "--shots", "--model", "--data", "--data-dir", "--base-scores", "--resume", "--plan"),
     *("--setting", "--bert", "--search", "--trials", "--json"),
 )
-MARK = "--"
+MARK, DEVICE = "--", "--device"
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Command:
     @property
     def passed_words(self) -> str:
         """The flags of --preset and after --, as one text: all runs of a results file have the same."""
-        train, baseline = (shlex.join(self.passed[verb]) for verb in (TRAIN, BASELINE))
+        train, baseline = (shlex.join(without_device(self.passed[verb])) for verb in (TRAIN, BASELINE))
         return f"{train} {MARK} {baseline}" if baseline else train
 
     def data_words(self) -> list[str]:
@@ -98,8 +94,8 @@ class Command:
         train = self.passed[TRAIN]
         words = {
             TRAIN: (*train, *of_data, *base),
-            EVAL: (*_known_to(EVAL, train), *of_data, *base),
-            BASELINE: (*_known_to(BASELINE, train), *self.passed[BASELINE], *of_data),
+            EVAL: (*of_data, *base, *words_for_eval(train)),
+            BASELINE: (*_chosen(train, DEVICE.__eq__), *self.passed[BASELINE], *of_data),
         }
         threads = max(1, (os.cpu_count() or 1) // flags.jobs)
         return Bench(out, results, common, words, flags.jobs, threads, flags.bert, read_part(flags.part))
@@ -214,17 +210,25 @@ def _merged(of_preset: Sequence[str], given: Sequence[str]) -> list[str]:
     return [*_chosen(of_preset, lambda name: name not in names), *given]
 
 
-def _known_to(verb: str, train: Sequence[str]) -> list[str]:
-    """Those of train.py's flags that this verb has, by its own names."""
-    known = _chosen(train, PASSED_ON[verb].__contains__)
-    parts = [word.partition("=") for word in known]
-    return ["".join((PASSED_ON[verb].get(name, name), joined, value)) for name, joined, value in parts]
+def without_device(words: Sequence[str]) -> list[str]:
+    """The flags without --device: runs on other devices belong to the same study."""
+    return _chosen(words, DEVICE.__ne__)
+
+
+def words_for_eval(train: Sequence[str]) -> list[str]:
+    """Those of the flags for train.py that say how and on which rows a model is asked, as eval.py calls them."""
+    _, resolved = parse_flags(TrainFlags, list(train), "")
+    shared, words = {f.name for f in fields(RunDataFlags)} - {"json"} | {"drop_long", "test_rows"}, []
+    for name in (name for name, source in resolved.sources.items() if source == "flag" and name in shared):
+        value, word = resolved.values[name], "--rows" if name == "test_rows" else flag_name(name)
+        words += [word] if value is True else [word, str(value)]
+    return words
 
 
 def _chosen(words: Sequence[str], wanted: Callable[[str], bool]) -> list[str]:
     """The flags whose name is wanted, each with its values."""
     chosen, taken = [], False
     for word in words:
-        taken = wanted(word.split("=")[0]) if word.startswith("--") else taken
+        taken = wanted(word.split("=")[0]) if word.startswith(MARK) else taken
         chosen += [word] if taken else []
     return chosen

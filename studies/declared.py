@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
+from studies.results import BASE
+
 TRAIN, BASELINE, EVAL = "train.py", "baseline.py", "eval.py"
 
 
@@ -63,11 +65,30 @@ class Setting:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a setting. after: the names of the runs that must be finished before."""
+    """A run of a setting. after: the names of the runs that must be finished before.
+
+    asks: whether it asks the run before, or the base, in all wordings, and trains nothing.
+    """
 
     setting: Setting
     seed: int
     after: tuple[str, ...] = ()
+    asks: bool = False
+
+    @property
+    def verb(self) -> str:
+        """The one that makes it."""
+        return EVAL if self.asks else self.setting.verb
+
+    @property
+    def scores_base(self) -> bool:
+        """Whether it leaves the answers of the untuned base."""
+        return self.verb == TRAIN and self.setting.plain
+
+
+def asking(run: str) -> str:
+    """The name of what asks a run, or BASE, in all wordings."""
+    return f"{run}-wordings"
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,7 @@ class Study:
     data: the data sets that it is for, the first by default.
     lambda_of_data: whether LCFT has the lambda that the paper has for the data set.
     shots_of_data: {data set: the shots of the settings that it has there}; all where it is not named.
+    wordings: whether the base and each of its runs are also asked in all wordings.
     """
 
     about: str
@@ -87,6 +109,7 @@ class Study:
     data: tuple[str, ...] = ("movie",)
     lambda_of_data: bool = False
     shots_of_data: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    wordings: bool = False
 
     def with_kl_weights(self, weights: list[str]) -> "Study":
         """The study with each row of plain LCFT once for each of these weights."""
@@ -111,10 +134,13 @@ class Study:
 
         What a run needs is among them, whether it has a row of its own or not.
         """
-        made: dict[str, Run] = {}
+        made: dict[str, Run] = {asking(BASE): Run(UNTUNED, 0, asks=True)} if self.wordings else {}
         for setting in self.settings:
             for seed in range(setting.seeds):
                 _add_run(made, setting, seed)
+                if self.wordings and setting.verb == TRAIN:
+                    name = setting.run_name(seed)
+                    made[asking(name)] = Run(setting, seed, (name,), asks=True)
         return dict(sorted(made.items(), key=lambda one: one[1].seed))
 
 
@@ -128,6 +154,7 @@ def _add_run(made: dict[str, Run], setting: Setting, seed: int) -> None:
     made.setdefault(setting.run_name(seed), Run(setting, seed, tuple(after)))
 
 
+UNTUNED = Setting("untuned base", "0", 1)
 LCFT, LCFT_COLMF, COLMF = "LCFT", "LCFT-CoLMF", "lcft-colmf"
 KL_WEIGHTS = ("0", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")  # Figure 3
 # That of --objective paper. The other objectives have another one by default; TALLRec would then differ in two things.
@@ -157,6 +184,29 @@ CHOSEN_WEIGHTS = dict.fromkeys(CONTRAST_WEIGHTS, "1") | {"jeffreys": "1e-4"}
 
 def _contrast(objective: str, weight: str, shots: str, seeds: int) -> Setting:
     return Setting(objective, shots, seeds, {"objective": objective, "kl-weight": weight})
+
+
+def _on_several(setting: Setting, negatives: int, paraphrases: int = 1) -> Setting:
+    """The setting trained on so many negative and positive questions."""
+    counts = {"negatives": negatives, "paraphrases": paraphrases}
+    said = [f"{count} {name}" for name, count in counts.items() if count > 1]
+    flags = {f"train-{name}": str(count) for name, count in counts.items() if count > 1}
+    return replace(setting, method=", ".join([setting.method, *said]), flags=setting.flags | flags)
+
+
+def _several_wordings(shots: str, seeds: int) -> tuple[Setting, ...]:
+    """TALLRec, the control and LCFT; the control on more and more negations; and all but TALLRec, with four terms in
+    the place of the KL, on four questions of each side.
+    """
+    tallrec, control, lcft = _few_shot(shots, seeds)
+    terms = (
+        _contrast(name, CHOSEN_WEIGHTS[name], shots, seeds) for name in ("bundle", "complement", "xor", "jeffreys")
+    )
+    return (
+        *(tallrec, control, lcft),
+        *(_on_several(control, count) for count in (2, 4, 8)),
+        *(_on_several(setting, 4, 4) for setting in (control, lcft, *terms)),
+    )
 
 
 def _selected(measure: str, setting: Setting) -> Setting:
@@ -249,6 +299,12 @@ STUDIES = {
         "TALLRec, the control, LCFT, and eight other terms in the place of the KL; 64 shots, 5 seeds",
         (*_few_shot("64", 5), *(_contrast(name, weight, "64", 5) for name, weight in CHOSEN_WEIGHTS.items())),
         validation=True,
+    ),
+    "wordings": Study(
+        "TALLRec, the control, LCFT and four other terms, trained on one or several wordings, asked in all; 64 shots",
+        _several_wordings("64", 3),
+        validation=True,
+        wordings=True,
     ),
     "selection": Study(
         "TALLRec, the control and LCFT with the best state chosen by each validation measure; 64 shots, 5 seeds",

@@ -1,6 +1,5 @@
 """The runs of a study: which are there, and the others started as processes of their verbs, several at a time."""
 
-import json
 import os
 import statistics
 import subprocess
@@ -11,47 +10,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from errors import RunError, notice, quoted
+from errors import RunError, notice
 from files import read_whole
 from machine.signals import Stopped, StopRequest
 from run.base_scores import shared_answers
-from run.predictions import read_predictions
+from studies.bench import Bench, known_lines
 from studies.declared import BASELINE, EVAL, TRAIN, Run, Study
-from studies.parts import Part, own_file, read_all_lines, runs_of_part
-from studies.results import BASE, Line, read_lines, write_lines
+from studies.lines import ANSWERS, write_line
+from studies.parts import runs_of_part
+from studies.results import BASE, Line
 
 VERBS = {name: Path(__file__).parent.parent / name for name in (TRAIN, BASELINE, EVAL)}
-LAST_FILE = {TRAIN: "results.json", BASELINE: "results.json", EVAL: "report.html"}  # that a verb writes
 OTHER_BASES = "other-bases"  # folder of the answers before training that are not those of the table's untuned base
-OF_THE_PLACE = (
-    *("data_dir", "model", "out", "base_scores", "resume", "json", "config", "merge_out", "plan", "device"),
-    *("setting", "bert", "jobs"),
-)
-OF_A_RUN = (  # of results.json
-    *("steps", "best_step", "best_valid_auc", "stopped", "select", "selection"),
-    *("setting", "settings", "bert"),
-)
-OF_EVAL = ("run", "adapter", "demo_model", "model_label", "examples", "examples_seed")  # not figures
 POLL = 0.2  # seconds
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where and how the runs of a study are made.
-
-    out: the folder of their run folders; results: the file of their lines; common: what all lines have in common;
-    words: {verb: flags for every run of it}; threads: of each process; bert: the folder of a BERT, None for none;
-    part: which part of the runs is made, None for all.
-    """
-
-    out: Path
-    results: Path
-    common: dict
-    words: dict[str, tuple[str, ...]]
-    jobs: int
-    threads: int
-    bert: str | None = None
-    part: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -74,19 +45,6 @@ def wanted_runs(study: Study, bench: Bench) -> dict[str, Run]:
     return runs_of_part(possible, bench.part)
 
 
-def known_lines(bench: Bench) -> dict[str, Line]:
-    """The lines of the results file, and of all parts. Raises RunError if one is of another base, data or flags."""
-    lines = read_all_lines(bench.results)
-    for line in lines.values():
-        for name, value in bench.common.items():
-            if line.about.get(name) != value:
-                raise RunError(
-                    f"{bench.results}: {line.run} was made with {name} {quoted(line.about.get(name))}, "
-                    f"and this command says {quoted(value)}; give another --results and --out"
-                )
-    return lines
-
-
 def expected(missing: list[Run], lines: dict[str, Line], jobs: int) -> str:
     """How long the missing runs should take, from the median time of those of the same verb that are there."""
     if not missing:
@@ -95,9 +53,9 @@ def expected(missing: list[Run], lines: dict[str, Line], jobs: int) -> str:
     for line in lines.values():
         if line.about.get("seconds"):
             seconds.setdefault(line.about.get("verb", TRAIN), []).append(line.about["seconds"])
-    if any(run.setting.verb not in seconds for run in missing):
+    if any(run.verb not in seconds for run in missing):
         return f"{len(missing)} to make; how long one takes is known after the first"
-    left = sum(statistics.median(seconds[run.setting.verb]) for run in missing) / jobs
+    left = sum(statistics.median(seconds[run.verb]) for run in missing) / jobs
     return f"{len(missing)} to make in about {tqdm.format_interval(left)} (h:min:s), {jobs} at a time"
 
 
@@ -108,23 +66,22 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
     """
     wanted, lines, failed = wanted_runs(study, bench), known_lines(bench), []
     for name, run in wanted.items():  # finished, but ended before its line was written
-        if name not in lines and _is_finished(name, run, bench):
-            lines = _write_line(name, run, None, bench)
-    waiting = {name: run for name, run in wanted.items() if name not in lines}
+        if name not in lines and bench.is_finished(name):
+            lines = write_line(name, run, None, bench)
+    waiting = missing_runs(wanted, lines, bench)
     notice(f"runs of the study: {len(wanted)}; {expected(list(waiting.values()), lines, bench.jobs)}")
     if left_out := sum(run.setting.needs_bert for run in study.runs().values()) if not bench.bert else 0:
         notice(f"left out: {left_out} runs that read titles with a BERT; name its folder with --bert DIR")
-    wait_for = {name: study.runs()[name] for run in waiting.values() for name in run.after}
     active: list[Active] = []
     told = False  # whether the processes were asked to save their states and end
     try:
         with StopRequest() as stop:
             while active or (waiting and not stop.signal):
-                if not stop.signal and (name := _next(waiting, wait_for, active, bench)):
+                if not stop.signal and (name := _next(waiting, active, bench)):
                     active.append(_start(name, waiting.pop(name), bench))
                     continue
-                if not active:  # what they wait for has failed, or its folder is elsewhere
-                    failed += [_not_run(name, run, wait_for, lines, bench) for name, run in waiting.items()]
+                if not active:  # what they wait for has failed
+                    failed += [_not_run(name, run, bench) for name, run in waiting.items()]
                     break
                 time.sleep(POLL)
                 if stop.signal and not told:
@@ -135,7 +92,7 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
                     active.remove(one)
                     if one.process.returncode == 0:
                         seconds = round(time.monotonic() - one.began) if one.whole else None
-                        lines = _write_line(one.run, wanted[one.run], seconds, bench)
+                        lines = write_line(one.run, wanted[one.run], seconds, bench)
                         left = [*waiting.values(), *(wanted[other.run] for other in active)]
                         notice(f"{one.run}: {_in_words(lines[one.run])}; {expected(left, lines, bench.jobs)}")
                     elif not told:
@@ -152,12 +109,17 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
     return lines
 
 
-def _is_finished(name: str, run: Run, bench: Bench) -> bool:
-    return (bench.out / name / LAST_FILE[run.setting.verb]).exists()
+def missing_runs(wanted: dict[str, Run], lines: dict[str, Line], bench: Bench) -> dict[str, Run]:
+    """The runs without a line; and those whose line came from elsewhere, if one of these needs their folder."""
+    missing = {name for name in wanted if name not in lines}
+    for name in reversed(wanted):  # what a run needs stands before it
+        if name in missing:
+            missing |= {other for other in wanted[name].after if not bench.is_finished(other)}
+    return {name: run for name, run in wanted.items() if name in missing}
 
 
-def _next(waiting: dict[str, Run], wait_for: dict[str, Run], active: list[Active], bench: Bench) -> str | None:
-    """The first run that may start now, None for none. wait_for: the runs that others need, by name.
+def _next(waiting: dict[str, Run], active: list[Active], bench: Bench) -> str | None:
+    """The first run that may start now, None for none.
 
     The first run that scores the untuned base goes ahead, and the others that need its answers wait for them.
     """
@@ -165,51 +127,44 @@ def _next(waiting: dict[str, Run], wait_for: dict[str, Run], active: list[Active
         return None
     scoring = any(one.scores_base for one in active) and shared_answers(bench.out / BASE, "test") is None
     for name, run in waiting.items():
-        ready = all(_is_finished(other, wait_for[other], bench) for other in run.after)
-        if ready and not (_scores_base(run) and scoring):
+        ready = all(bench.is_finished(other) for other in run.after)
+        if ready and not (run.scores_base and scoring):
             return name
     return None
 
 
-def _scores_base(run: Run) -> bool:
-    return run.setting.verb == TRAIN and run.setting.plain
-
-
-def _not_run(name: str, run: Run, wait_for: dict[str, Run], lines: dict[str, Line], bench: Bench) -> str:
-    """Why a run could not start, in a line."""
-    missing = next(other for other in run.after if not _is_finished(other, wait_for[other], bench))
-    if missing in lines:
-        return f"{name}: not run, since it needs the folder of {missing}, which has a line here and no folder"
+def _not_run(name: str, run: Run, bench: Bench) -> str:
+    missing = next(other for other in run.after if not bench.is_finished(other))
     return f"{name}: not run, since {missing} has failed"
 
 
 def _start(name: str, run: Run, bench: Bench) -> Active:
-    folder, setting = bench.out / name, run.setting
-    words = ["--out", str(folder)]
-    if setting.verb == TRAIN:
-        words += ["--base-scores", str(bench.out / (BASE if setting.plain else OTHER_BASES))]
-    resumed = (folder / "config.json").exists()  # eval.py begins anew, and writes none
-    words += ["--resume"] if resumed else _words_of(run, bench)
+    resumed = (bench.out / name / "config.json").exists()  # eval.py writes none, and begins anew
+    words = _words_to_ask(name, run, bench) if run.asks else _words_to_make(name, run, bench, resumed)
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(bench.threads))
     notice(f"{name}: {'resumed' if resumed else 'started'}")
     with open(_log_of(name, bench), "a") as log:
         # In a session of its own: Ctrl-C reaches this process alone, which passes it on once.
         process = subprocess.Popen(
-            [sys.executable, str(VERBS[setting.verb]), *words],
+            [sys.executable, str(VERBS[run.verb]), *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=environment,
             start_new_session=True,
         )
-    return Active(name, _scores_base(run), process, time.monotonic(), not resumed)
+    return Active(name, run.scores_base, process, time.monotonic(), not resumed)
 
 
-def _words_of(run: Run, bench: Bench) -> list[str]:
-    """The flags of a run that begins, but for where it is written."""
-    setting, seed = run.setting, str(run.seed)
-    words = [*bench.words[setting.verb]]
-    words += ["--examples-seed", seed] if setting.verb == EVAL else ["--shots", setting.shots, "--seed", seed]
+def _words_to_make(name: str, run: Run, bench: Bench, resumed: bool) -> list[str]:
+    """The flags of a run that has a row of its own, or that one needs."""
+    setting, words, seed = run.setting, ["--out", str(bench.out / name)], str(run.seed)
+    if run.verb == TRAIN:
+        words += ["--base-scores", str(bench.out / (BASE if setting.plain else OTHER_BASES))]
+    if resumed:
+        return [*words, "--resume"]
+    words += bench.words[run.verb]
+    words += ["--examples-seed", seed] if run.verb == EVAL else ["--shots", setting.shots, "--seed", seed]
     words += [word for flag, value in setting.flags.items() for word in (f"--{flag}", value) if word]
     for flag, need in setting.needs.items():
         words += [f"--{flag}", need.form.format(bench.out / need.setting.run_name(run.seed))]
@@ -217,6 +172,18 @@ def _words_of(run: Run, bench: Bench) -> list[str]:
     if setting.trials and run.seed:
         return [*words, "--setting", str(bench.out / setting.run_name(0))]
     return words + (["--search", "--trials", str(setting.trials)] if setting.trials else [])
+
+
+def _words_to_ask(name: str, run: Run, bench: Bench) -> list[str]:
+    """Of eval.py, which keeps no states: what an interrupted one left is written anew."""
+    folder = bench.out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ANSWERS).unlink(missing_ok=True)
+    asked = [word for other in run.after for word in ("--run", str(bench.out / other))]
+    return [
+        *(*asked, *bench.words[EVAL], "--wordings"),
+        *("--out", str(folder), "--predictions-out", str(folder / ANSWERS)),
+    ]
 
 
 def _log_of(name: str, bench: Bench) -> Path:
@@ -227,42 +194,6 @@ def _log_of(name: str, bench: Bench) -> Path:
 def _last_line(log: Path) -> str:
     lines = read_whole(log).decode(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "no word") + f" (all of it: {log})"
-
-
-def _write_line(name: str, run: Run, seconds: int | None, bench: Bench) -> dict[str, Line]:
-    """Add the line of a finished run, and the base's, to the results file; returns all lines."""
-    folder, setting = bench.out / name, run.setting
-    results = json.loads(read_whole(folder / "results.json"))
-    about = bench.common | {"threads": bench.threads}
-    if setting.verb == EVAL:
-        flags, test, after = setting.flags, results, results
-    else:
-        config = json.loads(read_whole(folder / "config.json"))
-        flags = {flag: entry["value"] for flag, entry in config["flags"].items() if flag not in OF_THE_PLACE}
-        about |= {"versions": config["versions"]}
-        test, after = results["test"], results["test"]["after"]
-    predictions = read_predictions(folder / "predictions.csv")
-    if test.get("chosen"):
-        about["rows"] = [int(number) for number in predictions.numbers]
-    lines, mine = known_lines(bench), {}
-    of_run = {key: results[key] for key in OF_A_RUN if key in results} | {"seconds": seconds, "flags": flags}
-    of_run |= {"verb": setting.verb} if setting.verb != TRAIN else {}
-    scored = predictions.scored
-    answers = (scored.z_pos, scored.z_neg) if scored.has_answers else (scored.z_pos,)
-    mine[name] = Line(name, about | of_run | _metrics(after), *answers)
-    if _scores_base(run) and BASE not in lines:
-        answers = shared_answers(bench.out / BASE, "test")
-        z = [answers[f"log_yes_{side}"] - answers[f"log_no_{side}"] for side in ("pos", "neg")]
-        mine[BASE] = Line(BASE, about | _metrics(test["before"]), *z)
-    own = own_file(bench.results, bench.part)
-    write_lines(own, (read_lines(own) if bench.part else lines) | mine)
-    return known_lines(bench)  # with the digits that a later table has
-
-
-def _metrics(values: dict) -> dict:
-    """The test figures of results.json without their intervals, and nothing else that eval.py has beside them."""
-    numbers = {name: value for name, value in values.items() if value is None or isinstance(value, (int, float))}
-    return {"test": {name: value for name, value in numbers.items() if name not in OF_EVAL}}
 
 
 def _in_words(line: Line) -> str:

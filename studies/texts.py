@@ -21,6 +21,7 @@ from studies.tables import (
     rows_without_learning,
     terminal,
 )
+from studies.wordings import wording_texts
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Outcome:
 
     heading: which data, base and rows, in words; rows: the base and the settings; unlearned: rules and constants;
     changes: settings minus the control; notes: what one has to know to read the tables; source: of the data;
-    demo: whether the base is the demo model.
+    demo: whether the base is the demo model; more: further tables, {file: content}, and their form for a terminal.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Outcome:
     notes: list[str]
     source: str
     demo: bool
+    more: tuple[dict[str, str], str]
 
     @property
     def constant(self) -> float:
@@ -57,7 +59,8 @@ def outcome_of(name: str, study: Study, lines: dict[str, Line], data: Dataset, b
     rows, changes = measured_rows(study, lines, data), differences(study, lines, data)
     notes = notes_of(rows, changes, [lines[name] for name in study.runs() if name in lines])
     unlearned = rows_without_learning(data.train, scored)
-    return Outcome(name, study, heading, rows, unlearned, changes, notes, data.source, bool(base["demo_model"]))
+    more = wording_texts(name, study, lines, data, heading) if study.wordings else ({}, "")
+    return Outcome(name, study, heading, rows, unlearned, changes, notes, data.source, bool(base["demo_model"]), more)
 
 
 def notes_of(rows: list[Measured], changes: list[Measured], lines: list[Line]) -> list[str]:
@@ -90,10 +93,11 @@ def texts_of(outcome: Outcome) -> dict[str, str]:
         f"{name}.md": "\n".join(parts),
         f"{name}.csv": as_csv([*rows, *changes]),
         f"{name}.tex": f"% {outcome.heading}\n{as_latex(rows, unlearned)}",
-    }
+    } | outcome.more[0]
 
 
 def shown(outcome: Outcome) -> str:
     """The table for a terminal."""
     lines = wrapped(f"{outcome.heading}; mean ± standard deviation over the runs")
-    return "\n".join([*lines, "", terminal(outcome.rows, outcome.unlearned)])
+    more = ["", outcome.more[1]] if outcome.more[1] else []
+    return "\n".join([*lines, "", terminal(outcome.rows, outcome.unlearned), *more])

@@ -188,8 +188,8 @@ def test_an_error_leaves_no_process_behind(bench, monkeypatch):
             raise OSError("No space left on device")
         return written(*line)
 
-    written = runs._write_line
-    monkeypatch.setattr(runs, "_write_line", full)
+    written = runs.write_line
+    monkeypatch.setattr(runs, "write_line", full)
     with pytest.raises(OSError, match="No space left"):
         make_runs(STUDY, bench)
     assert [path.name for path in bench.out.glob("saved-*")] == [f"saved-{NAMES[1]}"]

@@ -1,0 +1,44 @@
+"""Where and how the runs of a study are made, and which of its lines are there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import RunError, quoted
+from studies.parts import Part, read_all_lines
+from studies.results import Line
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how the runs of a study are made.
+
+    out: the folder of their run folders; results: the file of their lines; common: what all lines have in common;
+    words: {verb: flags for every run of it}; threads: of each process; bert: the folder of a BERT, None for none;
+    part: which part of the runs is made, None for all.
+    """
+
+    out: Path
+    results: Path
+    common: dict
+    words: dict[str, tuple[str, ...]]
+    jobs: int
+    threads: int
+    bert: str | None = None
+    part: Part | None = None
+
+    def is_finished(self, name: str) -> bool:
+        """Whether the folder of a run is there and whole. Every verb writes its results.json last."""
+        return (self.out / name / "results.json").exists()
+
+
+def known_lines(bench: Bench) -> dict[str, Line]:
+    """The lines of the results file, and of all parts. Raises RunError if one is of another base, data or flags."""
+    lines = read_all_lines(bench.results)
+    for line in lines.values():
+        for name, value in bench.common.items():
+            if line.about.get(name) != value:
+                raise RunError(
+                    f"{bench.results}: {line.run} was made with {name} {quoted(line.about.get(name))}, "
+                    f"and this command says {quoted(value)}; give another --results and --out"
+                )
+    return lines
