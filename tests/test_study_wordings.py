@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import reproduce
+from cli.flags import parse_flags
+from cli.train import TrainFlags, check_flags, presets
 from data.interactions import Interaction
 from data.questions import TALLREC
 from errors import DataError, RunError
@@ -65,6 +67,15 @@ def test_a_line_from_elsewhere_is_made_again_only_where_its_folder_is_needed(tmp
     (tmp_path / second / "results.json").touch()
     assert list(missing_runs(wanted, lines, bench)) == [asking(second)]
     assert list(missing_runs(wanted, lines | {asking(second): None}, bench)) == []
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_train_takes_the_flags_of_every_declared_setting(name):
+    for setting in STUDIES[name].settings:
+        if setting.verb == TRAIN:
+            words = ["--data", "demo", "--shots", setting.shots]
+            words += [word for flag, value in setting.flags.items() for word in (f"--{flag}", value) if word]
+            parse_flags(TrainFlags, words, "", presets, check_flags)
 
 
 def test_eval_is_told_what_train_was_told_about_how_a_model_is_asked():
