@@ -1,14 +1,13 @@
 """The results of a study: a JSON line for each finished run, so that a study goes on anywhere.
 
-A file whose name ends in .gz is compressed: answers in all wordings take eight times the space.
+A file whose name ends in .bz2 is compressed: answers in all wordings take eight times the space.
 
 A line holds no user, item or label, only the answers of the model by row, so it may be passed on where the data may
 not. Labels and users come from the data set when a table is made.
 """
 
-import gzip
+import bz2
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from scoring.splits import labels_of, users_of
 BASE = "base"  # the name of the line that holds the answers before training
 DIGITS = 4  # of a log-odds in a line
 LARGEST = 2**28  # bytes
-COMPRESSED = ".gz"
+COMPRESSED = ".bz2"
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,13 @@ def content_of(path: Path) -> bytes:
     content = read_whole(path, LARGEST)
     if path.suffix != COMPRESSED:
         return content
-    unpack = zlib.decompressobj(wbits=31)  # of gzip
+    unpack = bz2.BZ2Decompressor()
     try:
         text = unpack.decompress(content, LARGEST)
-    except zlib.error:
+    except OSError:  # says that it is no such file
         text = b""
     if not unpack.eof or unpack.unused_data:
-        raise DataError(f"{path}: not a results file compressed with gzip, or larger than {LARGEST:,} bytes; delete it")
+        raise DataError(f"{path}: not a results file of {COMPRESSED}, or larger than {LARGEST:,} bytes; delete it")
     return text
 
 
@@ -132,4 +131,4 @@ def write_lines(path: Path, lines: dict[str, Line]) -> None:
             answers = {key: np.round(getattr(line, key), DIGITS).tolist() for key in keys}
         texts.append(json.dumps({"run": name} | line.about | answers, allow_nan=False))
     content = "".join(f"{text}\n" for text in texts).encode()
-    write_bytes(path, gzip.compress(content, mtime=0) if path.suffix == COMPRESSED else content)
+    write_bytes(path, bz2.compress(content) if path.suffix == COMPRESSED else content)

@@ -1,7 +1,7 @@
 """A study whose runs are asked in all wordings: what is asked and resumed, the tables against brute force."""
 
+import bz2
 import csv
-import gzip
 import io
 import json
 from pathlib import Path
@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import reproduce
+from cli.flags import parse_flags
+from cli.train import TrainFlags, check_flags, presets
 from data.interactions import Interaction
 from data.questions import TALLREC
 from errors import DataError, RunError
@@ -68,6 +70,15 @@ def test_a_line_from_elsewhere_is_made_again_only_where_its_folder_is_needed(tmp
     assert list(missing_runs(wanted, lines | {asking(second): None}, bench)) == []
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_train_takes_the_flags_of_every_declared_setting(name):
+    for setting in STUDIES[name].settings:
+        if setting.verb == TRAIN:
+            words = ["--data", "demo", "--shots", setting.shots]
+            words += [word for flag, value in setting.flags.items() for word in (f"--{flag}", value) if word]
+            parse_flags(TrainFlags, words, "", presets, check_flags)
+
+
 def test_eval_is_told_what_train_was_told_about_how_a_model_is_asked():
     flags = ["--valid-rows", "9", "--test-rows=30", "--device", "cuda:1", "--lr", "1", "--precision", "fp32"]
     words = words_for_eval([*flags, "--drop-long", "--max-len", "99"])
@@ -83,8 +94,8 @@ def test_a_run_interrupted_before_it_was_asked_is_asked_and_not_trained_again(tm
     monkeypatch.setitem(STUDIES, "wordings", study)
     stub = tmp_path / "stub.py"
     stub.write_text('raise SystemExit("eval.py: error: interrupted")')
-    out, results = tmp_path / "out", tmp_path / "results.jsonl.gz"
-    argv = ["wordings", "--data", "demo", "--out", str(out), "--results", str(results)]
+    out, results = tmp_path / "out", tmp_path / "results.jsonl.bz2"
+    argv = ["wordings", "--data", "demo", "--out", str(out), "--results", str(results), "--jobs", "2"]
     (run,) = study.settings[0].run_names()
     with monkeypatch.context() as patched:
         patched.setitem(runs.VERBS, EVAL, stub)
@@ -154,13 +165,13 @@ def asked_line(name, seed, trained=TRAINED_ON, count=40):
     return Line(name, {"questions": questions(trained), "verb": EVAL}, z[0], z[1], z[2:])
 
 
-@pytest.mark.parametrize("name", ["results.jsonl", "results.jsonl.gz"])
+@pytest.mark.parametrize("name", ["results.jsonl", "results.jsonl.bz2"])
 def test_answers_to_all_questions_come_back_compressed_or_not(tmp_path, name):
     path, line = tmp_path / name, asked_line("a", 1)
     write_lines(path, {"a": line})
     once = path.read_bytes()
     write_lines(path, read_lines(path))
-    assert path.read_bytes() == once and (once[:2] == b"\x1f\x8b") == name.endswith("gz")
+    assert path.read_bytes() == once and (once[:2] == b"BZ") == name.endswith("bz2")
     back = read_lines(path)["a"]
     assert back.about == line.about and np.array_equal(back.more, line.more)
     rows = rows_of_test()
@@ -168,21 +179,21 @@ def test_answers_to_all_questions_come_back_compressed_or_not(tmp_path, name):
 
 
 def test_malformed_answers_and_a_damaged_file_are_refused(tmp_path):
-    path = tmp_path / "results.jsonl.gz"
+    path = tmp_path / "results.jsonl.bz2"
     write_lines(path, {"a": asked_line("a", 1)})
-    record = json.loads(gzip.decompress(path.read_bytes()))
+    record = json.loads(bz2.decompress(path.read_bytes()))
     for change in (
         {"more": record["more"][1:]},
         {"more": [row[1:] for row in record["more"]]},
         {"questions": [{}] * 18},
         {"questions": [question | {"held_out": 1} for question in record["questions"]]},
     ):
-        path.write_bytes(gzip.compress(json.dumps(record | change).encode()))
+        path.write_bytes(bz2.compress(json.dumps(record | change).encode()))
         with pytest.raises(DataError, match="line 1: not a result of reproduce.py"):
             read_lines(path)
-    for content in (b"", b"{}", gzip.compress(b"x" * 99)[:-9]):
+    for content in (b"", b"{}", bz2.compress(b"x" * 99)[:-9]):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="not a results file compressed with gzip"):
+        with pytest.raises(DataError, match="not a results file of .bz2"):
             read_lines(path)
 
 
@@ -294,7 +305,7 @@ def test_every_table_has_all_rows_and_what_was_not_asked_says_so():
 def test_an_archive_holds_lines_that_were_compressed(tmp_path):
     """It names its file results.jsonl."""
 
-    out, results = tmp_path / "out", tmp_path / "r.jsonl.gz"
+    out, results = tmp_path / "out", tmp_path / "r.jsonl.bz2"
     out.mkdir()
     write_lines(results, lines_of_study())
     study = {"study": "wordings", "argv": [], "base": {}, "results": str(results)}
