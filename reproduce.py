@@ -14,7 +14,7 @@
 
 It says what it will run and how long that should take, runs what is missing, and keeps every run folder in --out. Stop
 it at any time: the same command goes on. Markdown, CSV, LaTeX, a page and, for figure3, a picture are written to --out.
-After a second -- stand flags for every baseline.py.
+After a second -- stand flags of training for every baseline.py.
 """
 
 import installed  # noqa: F401

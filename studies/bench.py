@@ -7,14 +7,16 @@ from errors import RunError, quoted
 from studies.parts import Part, read_all_lines
 from studies.results import Line
 
+TRAINED = "baseline.py, if it trains"  # a rule and a direct method have no flags of training
+
 
 @dataclass(frozen=True)
 class Bench:
     """Where and how the runs of a study are made.
 
     out: the folder of their run folders; results: the file of their lines; common: what all lines have in common;
-    words: {verb: flags for every run of it}; threads: of each process; bert: the folder of a BERT, None for none;
-    part: which part of the runs is made, None for all.
+    words: {verb: flags for every run of it}, and of TRAINED further ones; threads: of each process; bert: the folder of
+    a BERT, None for none; part: which part of the runs is made, None for all.
     """
 
     out: Path

@@ -17,7 +17,7 @@ from data.sources.movie import SOURCE as MOVIE
 from errors import DataError, FlagError
 from files import refuse_unwritable
 from run.base import base_identity
-from studies.bench import Bench
+from studies.bench import TRAINED, Bench
 from studies.declared import BASELINE, EVAL, STUDIES, TRAIN, Study
 from studies.parts import read_part
 from studies.presets import ALL, PRESETS
@@ -95,7 +95,8 @@ class Command:
         words = {
             TRAIN: (*train, *of_data, *base),
             EVAL: (*of_data, *base, *words_for_eval(train)),
-            BASELINE: (*_chosen(train, DEVICE.__eq__), *self.passed[BASELINE], *of_data),
+            BASELINE: (*_chosen(train, DEVICE.__eq__), *of_data),
+            TRAINED: tuple(self.passed[BASELINE]),
         }
         threads = max(1, (os.cpu_count() or 1) // flags.jobs)
         return Bench(out, results, common, words, flags.jobs, threads, flags.bert, read_part(flags.part))

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from baselines.base import Method
+from baselines.methods import METHODS
 from errors import RunError, notice
 from files import read_whole
 from machine.signals import Stopped, StopRequest
 from run.base_scores import shared_answers
-from studies.bench import Bench, known_lines
+from studies.bench import TRAINED, Bench, known_lines
 from studies.declared import BASELINE, EVAL, TRAIN, Run, Study
 from studies.lines import ANSWERS, write_line
 from studies.parts import runs_of_part
@@ -164,6 +166,8 @@ def _words_to_make(name: str, run: Run, bench: Bench, resumed: bool) -> list[str
     if resumed:
         return [*words, "--resume"]
     words += bench.words[run.verb]
+    if run.verb == BASELINE and isinstance(METHODS[setting.flags["method"]], Method):
+        words += bench.words.get(TRAINED, ())
     words += ["--examples-seed", seed] if run.verb == EVAL else ["--shots", setting.shots, "--seed", seed]
     words += [word for flag, value in setting.flags.items() for word in (f"--{flag}", value) if word]
     for flag, need in setting.needs.items():

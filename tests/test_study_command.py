@@ -13,6 +13,7 @@ from errors import DataError, FlagError
 from metrics import Scored, metric_values
 from report.html import table
 from resampling import two_sided_p
+from studies.bench import TRAINED
 from studies.command import case_study_words, items_of_all, read_command
 from studies.declared import BASELINE, EVAL, STUDIES, TRAIN
 from studies.page import study_page
@@ -62,7 +63,8 @@ def test_each_verb_gets_the_flags_after_the_marks_that_it_has():
     data, base = ["--data", "ml-1m"], ["--model", "demo"]
     assert list(bench.words[TRAIN]) == [*passed[1:7], *data, *base]
     assert set(bench.words[EVAL]) == {"--rows", "7", "--device", "cpu", "--drop-long", *data, *base}
-    assert list(bench.words[BASELINE]) == ["--device", "cpu", "--epochs", "2", *data]
+    assert list(bench.words[BASELINE]) == ["--device", "cpu", *data]
+    assert list(bench.words[TRAINED]) == ["--epochs", "2"]
     assert bench.common["train_flags"] == "--test-rows=7 --lr 1 --drop-long -- --epochs 2"
     assert read_command("figure3", ["--", "--lr", "1"]).passed_words == "--lr 1"
 

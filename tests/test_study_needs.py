@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from data.interactions import Interaction
 from errors import FlagError, RunError
 from studies import runs
+from studies.bench import TRAINED
 from studies.declared import BASELINE, EVAL, STUDIES, TRAIN, Need, Setting, Study
 from studies.parts import Part, own_file, read_all_lines, read_part, runs_of_part
 from studies.results import BASE, read_lines
@@ -96,6 +98,13 @@ def test_what_a_run_needs_is_made_first_and_named_by_its_folder(bench):
     assert max(Counter(call["run"] for call in calls(bench)).values()) == 1
 
 
+def test_flags_of_training_go_to_recommenders_that_train_alone(bench):
+    rule = Setting("a rule", "all", 1, {"method": "logreg"}, BASELINE)
+    make_runs(Study("", (rule, MF)), replace(bench, words=WORDS | {TRAINED: ("--epochs", "2")}))
+    given = {call["run"]: "--epochs" in call["words"] for call in calls(bench)}
+    assert given == {rule.run_name(0): False, MF.run_name(0): True, MF.run_name(1): True}
+
+
 def test_the_line_of_the_untuned_base_is_of_a_run_with_plain_prompts(bench):
     lines = make_runs(STUDY, bench)
     stored = [path.parent.name for path in bench.out.glob("*/test-*.scores")]
@@ -169,7 +178,7 @@ def test_the_parts_of_a_study_are_the_study_and_what_belongs_together_is_in_one(
 
 def test_each_part_writes_a_file_of_its_own_and_together_they_are_the_study(bench):
     for number in (1, 2):
-        part = Bench(*[getattr(bench, name) for name in vars(bench) if name != "part"], Part(number, 2))
+        part = replace(bench, part=Part(number, 2))
         made = make_runs(STUDY, part)
         own = set(read_lines(own_file(bench.results, part.part)))
         assert set(wanted_runs(STUDY, part)) == own - {BASE} <= set(made)
