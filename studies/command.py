@@ -18,7 +18,7 @@ from errors import DataError, FlagError
 from files import refuse_unwritable
 from run.base import base_identity
 from studies.bench import TRAINED, Bench
-from studies.declared import BASELINE, EVAL, STUDIES, TRAIN, Study
+from studies.declared import BASELINE, EVAL, MARK, STUDIES, TRAIN, Study
 from studies.parts import read_part
 from studies.presets import ALL, PRESETS
 from studies.published import WEIGHTS
@@ -27,7 +27,7 @@ OF_THE_STUDY = (
     *("--out", "--seed", "--shots", "--model", "--data", "--data-dir", "--base-scores", "--resume", "--plan"),
     *("--setting", "--bert", "--search", "--trials", "--json"),
 )
-MARK, DEVICE = "--", "--device"
+DEVICE = "--device"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from studies.results import BASE
 
 TRAIN, BASELINE, EVAL = "train.py", "baseline.py", "eval.py"
+MARK = "--"  # flags after the first are of train.py, after the second of baseline.py
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def in_a_sentence(outcome: Outcome) -> str:
             "auc": "AUC",
         }
         said = [f"{text} {_cell(change, name, '+')}" for name, text in names.items()]
-        return f"{change.label}: {'; '.join(said)}. {constant}"
+        return f"{change.label} ({_count(change)} runs): {'; '.join(said)}. {constant}"
     there = [row for row in outcome.rows if row.runs and "auc" in row.values]
     if not there:
         return "No run of this study is there yet."
@@ -74,21 +74,18 @@ def _pictures(outcome: Outcome) -> list[str]:
         marks = {"auc": {0.5: "grey"}, "group_accuracy": {outcome.constant: "orange"}}.get(name, {})
         keys = {"auc": {"grey": "chance"}, "group_accuracy": {"orange": "the best constant"}}.get(name, {})
         if drawn:
-            caption = "Mean over the runs and its 95 % interval over users; small dots: single runs."
-            figures.append(figure(title, keys, forest(drawn, marks, title), caption))
-    return ["<h2>In pictures</h2>", f'<div class="figures">{"".join(figures)}</div>'] if figures else []
+            figures.append(figure(title, keys, forest(drawn, marks, title)))
+    if not figures:
+        return []
+    note = "Large dots: the mean over the runs, with its 95 % interval over users. Small dots: single runs."
+    return ["<h2>In pictures</h2>", paragraph(note, "note"), f'<div class="figures">{"".join(figures)}</div>']
 
 
 def _tables(outcome: Outcome) -> list[str]:
-    rows, compared = outcome.rows, any(row.published for row in outcome.rows)
-    close = any(is_close(row) for row in rows)
-    heads = ["", *(HEADS[name] for name in RANKING), "runs"]
-    heads += ["published AUC, UAUC", "run again by others"] * compared + ["as close as was set"] * close
-    ranking = [
-        [row.label, *(_cell(row, name) for name in RANKING), _count(row)]
-        + (published_texts(row.published) if compared else [])
-        + [is_close(row)] * close
-        for row in rows
+    rows = outcome.rows
+    ranking = [[row.label, *(_cell(row, name) for name in RANKING), _count(row)] for row in rows]
+    published = [
+        [row.label, _cell(row, "auc"), *published_texts(row.published), is_close(row)] for row in rows if row.published
     ]
     answering = [row for row in rows if not row.runs or any(name in row.values for name in ANSWERS)]
     answers = [[row.label, *(_cell(row, name) for name in ANSWERS)] for row in answering]
@@ -97,7 +94,10 @@ def _tables(outcome: Outcome) -> list[str]:
         for rule in outcome.unlearned
     ]
     changes = [row for row in outcome.changes if row.runs]
-    parts = ["<h2>How well it ranks</h2>", table(heads, ranking)]
+    parts = ["<h2>How well it ranks</h2>", table(["", *(HEADS[name] for name in RANKING), "runs"], ranking)]
+    if published:
+        heads = ["", "our AUC", "published AUC, UAUC", "run again by others", "as close as was set"]
+        parts += ["<h2>Beside what is published</h2>", table(heads, published)]
     parts += ["<h2>What it answers</h2>", table(["", *(HEADS[name] for name in ANSWERS)], answers)]
     parts += ["<h2>Without any learning</h2>", table(["", "AUC", "contradiction", "both right"], unlearned)]
     if changes:
@@ -107,7 +107,7 @@ def _tables(outcome: Outcome) -> list[str]:
 
 
 def _count(row: Measured) -> str:
-    return str(row.runs) if row.runs == row.planned else f"{row.runs} of {row.planned}"
+    return str(row.runs) if row.runs == row.planned else f"{row.runs}\u00a0of\u00a0{row.planned}"
 
 
 def _cell(row: Measured, name: str, sign: str = "") -> str:

@@ -7,6 +7,7 @@ resampling the users: the same users in all runs, and the mean over the runs wit
 import csv
 import io
 import re
+import shlex
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from data.sources.stand_in import STAND_IN
 from metrics import Scored, bootstrap_metrics, metric_values
 from resampling import two_sided_p, with_intervals
 from scoring.splits import without_learning
-from studies.declared import TRAIN, Study
+from studies.declared import MARK, TRAIN, Study
 from studies.published import PUBLISHED, WEIGHTS, Published
 from studies.results import BASE, Line
 
@@ -74,11 +75,15 @@ def measured_rows(study: Study, lines: dict[str, Line], data: Dataset) -> list[M
     rows = [measure("untuned base", [lines[BASE].scored(data.test)], 1)] if BASE in lines else []
     numbers = numbers_scored(lines, data)
     published = {} if data.source == STAND_IN else PUBLISHED.get(data.name, {})
+    changed = any(MARK in shlex.split(line.about.get("train_flags", "")) for line in lines.values())
+    as_declared = len(numbers) == len(data.test) and not changed  # the ranges were set for all rows and no other flags
     for setting in study.settings:
         there = [lines[name].scored(data.test, numbers) for name in setting.run_names() if name in lines]
         weight = setting.flags.get("kl-weight")
         of_paper = weight in (None, WEIGHTS.get(data.name))  # a row with another lambda is not the paper's
         figures = published.get((setting.method, setting.shots)) if of_paper else None
+        if figures and not as_declared:
+            figures = replace(figures, close={})
         row = measure(setting.label, there, setting.seeds, figures)
         made = [lines[name] for name in setting.run_names() if name in lines]
         rows.append(replace(row, validation=_of_validation(made)) if study.validation and made else row)

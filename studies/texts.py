@@ -7,7 +7,7 @@ from report.card import base_name
 from report.tables import provenance
 from report.wrap import wrapped
 from resampling import BOOTSTRAP_DRAWS
-from studies.declared import Study
+from studies.declared import LCFT_COLMF, Study
 from studies.results import Line
 from studies.tables import (
     Measured,
@@ -57,28 +57,36 @@ def outcome_of(name: str, study: Study, lines: dict[str, Line], data: Dataset, b
     known = base | {"model": base_name(str(base["model"])), "data": data.name, "data_source": data.source}
     heading = f"{provenance(known)}; {split}"
     rows, changes = measured_rows(study, lines, data), differences(study, lines, data)
-    notes = notes_of(rows, changes, [lines[name] for name in study.runs() if name in lines])
+    users = len({row.user for row in scored if row.user is not None})
+    notes = notes_of(rows, changes, {name: lines[name] for name in study.runs() if name in lines}, study, users)
     unlearned = rows_without_learning(data.train, scored)
     more = wording_texts(name, study, lines, data, heading) if study.wordings else ({}, "")
     return Outcome(name, study, heading, rows, unlearned, changes, notes, data.source, bool(base["demo_model"]), more)
 
 
-def notes_of(rows: list[Measured], changes: list[Measured], lines: list[Line]) -> list[str]:
-    """What one has to know to read the tables. lines: of the study's runs."""
+def notes_of(
+    rows: list[Measured], changes: list[Measured], made: dict[str, Line], study: Study, users: int
+) -> list[str]:
+    """What one has to know to read the tables. made: lines of the study's runs; users: of the test rows."""
+    lines, runs = list(made.values()), [run for name, run in study.runs().items() if name in made]
     notes = [
         "Mean over the runs ± standard deviation (n - 1) [95 % interval of the mean, from resampling the users].",
         "Not run: no run of this row is there.",
     ]
     berts = sorted({line.about["bert"] for line in lines if line.about.get("bert")})
     notes += [f"Titles were read by a {bert}." for bert in berts]
+    if any(not run.setting.plain for run in runs):
+        notes.append("Rows of CoLLM, LCFT-CoLMF and Prompt4NR-V: P(Yes) is σ of the logit of Yes, elsewhere softmax.")
+    if any(run.setting.method == LCFT_COLMF for run in runs):
+        notes.append("LCFT-CoLMF is our design: no code of it is public.")
     if any(row.published for row in rows):
         notes.append("Published figures are one run each; those of language models are of a base with 7B parameters.")
     if any(is_close(row) for row in rows):
         notes.append("As close as was set: whether our means lie in the range that was written down before the runs.")
     if any(row.runs for row in changes):
         notes.append(
-            "p: two-sided, of the mean difference, by the paired bootstrap over users; it is at least "
-            f"{2 / (BOOTSTRAP_DRAWS + 1):.3f}, and not corrected for the number of comparisons."
+            f"p: two-sided, of the mean difference, by the paired bootstrap over the {users:,} users; it is at least "
+            f"{2 / (BOOTSTRAP_DRAWS + 1):.3f}, uncorrected for the number of comparisons, and too small with few users."
         )
     passed = {line.about.get("train_flags") for line in lines} - {None, ""}
     return notes + [f"Flags of every run: {words}" for words in sorted(passed)]
