@@ -19,9 +19,6 @@ After a second -- stand flags of training for every baseline.py.
 
 import installed  # noqa: F401
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +27,12 @@ from cli.data import load_data
 from cli.flags import Resolved, fit, flag, flag_name, parse_flags
 from cli.verb import run_verb
 from data.interactions import Dataset
-from errors import DataError, FlagError, RunError, notice, quoted
+from docs import case_study
+from errors import DataError, FlagError, RunError, UserError, notice, quoted
 from files import refuse_unwritable, write_json, write_text
 from model.demo import base_in_results
 from run.base import existing_folder
 from studies.archive import (
-    CODE,
     LINES,
     STUDY,
     check_files,
@@ -153,19 +150,11 @@ def run_all(words: list[str]) -> None:
             if name != CASE_STUDY:
                 carry_out(command, rows)
             elif not (flags.plan or flags.part):
-                case_study(more)
-        except (RunError, DataError) as error:
+                case_study.main(more)
+        except UserError as error:
             failed.append(f"{what}: {error}")
     if failed:
         raise RunError("\n".join(failed))
-
-
-def case_study(words: list[str]) -> None:
-    """The two users of the paper's case study: docs/case_study.py."""
-    paths = os.pathsep.join(filter(None, (str(CODE), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run([sys.executable, "-m", "docs.case_study", *words], env=os.environ | {"PYTHONPATH": paths})
-    if done.returncode:
-        raise RunError(f"{CASE_STUDY}: ended with exit status {done.returncode}; its message is above")
 
 
 def archive_study(words: list[str]) -> None:
@@ -206,7 +195,7 @@ def verify_archive(words: list[str]) -> None:
     notice(f"{folder}: all {len(checks)} checks passed")
 
 
-MORE = {"all": run_all, CASE_STUDY: case_study, "archive": archive_study, "verify": verify_archive}
+MORE = {"all": run_all, CASE_STUDY: case_study.main, "archive": archive_study, "verify": verify_archive}
 
 
 def refuse_absent(*names: str) -> Callable[[object, Resolved], None]:

@@ -135,7 +135,7 @@ def items_of_all(words: Sequence[str], about: str) -> tuple[ReproduceFlags, list
         raise FlagError("--results: all has a file for each data set, in --out; leave it out")
     own = []
     for name, source in resolved.sources.items():
-        if source == "flag" and name not in ("data", "out"):
+        if source == "flag" and name not in ("data", "out", "shots"):
             value = getattr(flags, name)
             own += [flag_name(name)] if value is True else [flag_name(name), str(value)]
     given = flags.data if resolved.sources["data"] == "flag" else None
@@ -145,8 +145,15 @@ def items_of_all(words: Sequence[str], about: str) -> tuple[ReproduceFlags, list
         of_item = STUDIES[item].data if item in STUDIES else (MOVIE.name,)
         for data in of_item if given is None else [given] if given in of_item or given not in known else []:
             places = ["--out", str(out / f"{item}-{data}"), "--results", str(out / f"{data}.jsonl")]
-            items.append((item, data, ["--data", data, *places, *own, *words[mark:]]))
+            items.append((item, data, ["--data", data, *places, *_shots_of(item, flags.shots), *own, *words[mark:]]))
     return flags, items
+
+
+def _shots_of(item: str, shots: str | None) -> list[str]:
+    """--shots for an item of `all`: those of the numbers that it has; all that were given if it has none of them."""
+    there = {setting.shots for setting in STUDIES[item].settings} if item in STUDIES else set()
+    wanted = shots.split(",") if shots else []
+    return ["--shots", ",".join([one for one in wanted if one in there] or wanted)] if wanted else []
 
 
 def case_study_words(flags: ReproduceFlags) -> list[str]:

@@ -24,7 +24,7 @@ class Setting:
     the first seed makes, and whose setting the others take; 0: no search. needs_bert: whether it reads titles with the
     BERT of --bert. needs: {flag: the run that it names}. plain: whether its answers before training are those of the
     untuned base: without vectors in the prompt, with softmax over both answers. of_data: {data set: further flags}.
-    seeded: whether runs with several seeds differ at all.
+    seeded: whether runs with several seeds differ at all. only: the data sets that it can be run on; () for all.
     """
 
     method: str
@@ -38,6 +38,7 @@ class Setting:
     plain: bool = True
     of_data: dict[str, dict[str, str]] = field(default_factory=dict)
     seeded: bool = True
+    only: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -126,6 +127,7 @@ class Study:
         """The study with the settings, and the flags of them, that it has with this data set."""
         wanted = self.shots_of_data.get(data)
         settings = [one for one in self.settings if wanted is None or one.shots in wanted]
+        settings = [one for one in settings if not one.only or data in one.only]
         return replace(
             self, settings=tuple(replace(one, flags=one.flags | one.of_data.get(data, {})) for one in settings)
         )
@@ -254,7 +256,7 @@ def _with_vectors(method: str, flags: dict[str, str]) -> Setting:
 FULL_DATA_LANGUAGE_MODELS = (
     Setting("ICL", "all", 1, {"examples": "0"}, EVAL, seeded=False),
     Setting("ICL, 4 examples", "all", 1, {"examples": "4", "max-len": "1536"}, EVAL),
-    Setting("Prompt4NR-V", "all", 5, {"objective": "collm", "soft-prompt": "uniform"}, plain=False),
+    Setting("Prompt4NR-V", "all", 5, {"objective": "collm", "soft-prompt": "uniform"}, plain=False, only=FULL_DATA),
     Setting("TALLRec", "all", 5, {"objective": "tallrec", "eval-every": "50"}),
     STAGE_1,
     _with_vectors("CoLLM-MF", {"objective": "collm"}),

@@ -194,3 +194,12 @@ def test_the_example_of_own_data_works_as_typed(tmp_path):
     assert "will dislike the target game" in done.stdout
     assert "games (own data), built-in demo model" in done.stdout + done.stderr
     assert (tmp_path / "runs" / "games-all-paper-seed0" / "results.json").is_file()
+
+
+# ---- CHANGELOG.md --------------------------------------------------------------------------------
+
+
+def test_the_version_is_that_of_the_newest_entry_and_stands_in_one_place():
+    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    headings = re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert headings[0] == version and "version:" not in (ROOT / "CITATION.cff").read_text().replace("cff-version:", "")

@@ -23,6 +23,8 @@ from studies.results import BASE, Line
 from studies.tables import differences, is_close, markdown, measure
 from studies.texts import outcome_of, texts_of
 
+OF_DEMO = ("--data", "demo")
+
 
 class _Data:
     name, source = "movie", "files"
@@ -81,6 +83,8 @@ def test_a_table_has_the_data_sets_lambda_and_flags_of_the_paper():
     lcft = read_command("table2", ["--data", "amazon-book"]).study.settings[-1]
     assert lcft.flags["kl-weight"] == "1e-5" and (lcft.flags["lr"], lcft.flags["batch-size"]) == ("1e-2", "8")
     assert "lr" not in read_command("table2", []).study.settings[-1].flags
+    methods = {data: {one.method for one in read_command("table2", data).study.settings} for data in ((), OF_DEMO)}
+    assert methods[()] - methods[OF_DEMO] == {"Prompt4NR-V"}  # its prompt is that of CoLLM's data sets
 
 
 def test_a_preset_says_how_much_is_run_and_a_flag_overrides_it():
@@ -124,6 +128,9 @@ def test_all_has_every_item_in_order_and_shares_runs_of_the_same_data():
     of = {(name, data): words for name, data, words in items}
     assert of["table1", "movie"][:6] == ["--data", "movie", "--out", "o/table1-movie", "--results", "o/movie.jsonl"]
     assert of["figure3", "movie"][6:] == ["--base", "m", "--seeds", "2", "--", "--lr", "1"]
+    shots = {name: words for name, _, words in items_of_all(["--shots", "64,all,7"], "")[1]}
+    said = {name: words[words.index("--shots") + 1] for name, words in shots.items()}
+    assert said == dict.fromkeys(ALL, "64") | {"table2": "all", "case-study": "64,all,7"}
     assert {data for _, data, _ in items} == {"movie", "book", "ml-1m", "amazon-book"}
     assert {name for name, _, _ in items_of_all(["--data", "ml-1m"], "")[1]} == {"table2"}
     assert {name for name, _, _ in items_of_all(["--data", "demo"], "")[1]} == set(ALL)
@@ -239,7 +246,7 @@ def test_the_page_has_every_figure_of_the_tables_and_links_the_runs_that_are_the
     assert "<1>" not in page and "--lr &#x27;&lt;1&gt;" in page and "5 of 6 runs are there" in page
     for row in outcome.rows:
         assert f"{row.values['auc'].mean():.3f}" in page and row.label in page
-    assert page.count("<svg") == 3 and "LCFT, lambda 1e-4, 64 shots, minus the control: contradictions" in page
+    assert page.count("<svg") == 3 and "minus the control (1\u00a0of\u00a02 runs): contradictions" in page
     assert "p 0." in page and "Flags of every run: --valid-rows 5" in page and "The base is the built-in demo" in page
 
 
