@@ -7,8 +7,8 @@
     python baseline.py --out runs/NAME --resume                        resume that run, or its search
     python compare.py runs/A runs/B                                    beside a run of train.py
 
-The run folder is that of train.py: config.json, metrics.jsonl, predictions.csv, results.json, curves.png. The results
-go to standard output, everything else to standard error. docs/baselines.md says what each method computes.
+The run folder is that of train.py: config.json, metrics.jsonl, predictions.csv, results.json, curves.png, report.html.
+The results go to standard output, everything else to standard error. docs/baselines.md says what each method computes.
 
 Exit status: 0 done; 2 something to mend, said in a line; 75 stopped by SIGINT or SIGTERM during training, saved, can be
 resumed; 130 and 143 stopped at once by these two; 1 a bug.
@@ -28,11 +28,12 @@ from cli.flags import parse_flags
 from cli.verb import run_verb
 from data.interactions import Interaction
 from errors import answer, notice
-from files import write_json
+from files import write_json, write_text
 from metrics import Scored, evaluate
 from report.recommender import draw_recommender_curves, recommender_table
 from run.folder import fresh_name, refuse_unusable
 from run.outcome import summary_of
+from run.page import PAGE
 from run.predictions import write_scores
 from run.progress import ending
 from run.recommender import (
@@ -43,6 +44,7 @@ from run.recommender import (
     encode_task,
     load_task,
     open_run,
+    page_of_run,
     scores_of,
     train,
 )
@@ -118,9 +120,10 @@ def finish(
         write_scores(run.path / "predictions.csv", task.data.test, scores["test"])
         if history := run.history():
             draw_recommender_curves(run.path / "curves.png", history, results)
+        write_text(run.path / PAGE, page_of_run(run, results))
         write_json(run.path / "results.json", results)  # last: the run is complete once it is there
     answer(recommender_table(results), aside=flags.json)
-    notice(f"\nWritten to {run.path}: results.json, predictions.csv")
+    notice(f"\nWritten to {run.path}: results.json, predictions.csv, {PAGE}")
     if flags.json:
         print(json.dumps(results, allow_nan=False))
 

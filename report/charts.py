@@ -140,13 +140,13 @@ class Interval:
     kind: str
 
 
-def forest(lines: Sequence[Interval], marks: dict[float, str], name: str) -> str:
+def forest(lines: Sequence[Interval], marks: dict[float, str], name: str, always: Sequence[float] = ()) -> str:
     """Means with their intervals below each other, each label above its line, so that a phone can show it.
 
-    marks: {value: colour} of dashed lines from top to bottom, such as chance.
+    marks: {value: colour} of dashed lines from top to bottom, such as chance; always: values that the axis holds.
     """
     ends = [value for line in lines for value in (*line.bounds, *line.values)]
-    area = Area(span([*ends, *marks]), (0, len(lines)), height=TOP + ROW * len(lines) + BOTTOM)
+    area = Area(span([*ends, *marks], *always), (0, len(lines)), height=TOP + ROW * len(lines) + BOTTOM)
     parts = [curve(area, [(x, 0), (x, len(lines))], f"{kind} dashed") for x, kind in marks.items()]
     for i, line in enumerate(lines):
         y = len(lines) - i - 0.72

@@ -60,13 +60,14 @@ def shown_score(
 def facts_of_run(folder: Path) -> dict[str, str]:
     """Hashes of all that the run depended on and of its adapter, and what it ran on, as the run folder has them."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {**config["fingerprints"], **fact_of_adapter(folder), **surroundings_of(config)}
+
+
+def surroundings_of(config: dict) -> dict[str, str]:
+    """What a run ran on. config: of its config.json."""
     versions = ", ".join(f"{name} {number}" for name, number in config["versions"].items())
-    return {
-        **config["fingerprints"],
-        **fact_of_adapter(folder),
-        "device": f"{config['device']}, {config['ranks']} process{'es' * (config['ranks'] > 1)}",
-        "versions": versions,
-    }
+    processes = f"{config['ranks']} process{'es' * (config['ranks'] > 1)}"
+    return {"device": f"{config['device']}, {processes}", "versions": versions}
 
 
 def fact_of_adapter(folder: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A run of baseline.py: its rows, its folder, its training, its results."""
 
 import json
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from baselines.methods import METHODS
 from baselines.rows import Rows, encode_rows, number_ids
 from cli.baseline import BaselineFlags, given_settings
 from cli.data import load_data
-from cli.flags import Resolved
+from cli.flags import Resolved, flag_name
 from cli.train import shot_count
 from data.interactions import Dataset, Interaction, select_shots
 from errors import DataError, RunError, notice
@@ -25,14 +26,17 @@ from files import read_whole, write_bytes
 from machine.bar import Bar
 from machine.device import pick_device
 from machine.signals import Stopped, StopRequest
+from report.recommender_page import recommender_page
 from run.config import chosen_flags, run_config
-from run.folder import RunFolder, resume_command
+from run.folder import RunFolder, read_config_file, resume_command
 from run.inputs import refuse_one_label
+from run.page import surroundings_of
 from run.progress import Progress
 from run.resume import config_of_resumed
 from run.settings import BEST, VERB
 from tensors import copy_tensors, put_tensors, trainable_parameters
 
+OF_ONE_CALL = ("out", "resume", "json", "jobs", "device", "data_dir", "bert")  # left out of a command to pass on
 SAVE_EVERY = 60.0  # seconds; an epoch may take a hundredth of one
 
 
@@ -146,6 +150,18 @@ def open_run(
     notice(f"{run.path}: {data.name} from {data.source}; {flags.method} on {device}; {len(task.shots):,} training rows")
     notice(chosen_flags(resolved))
     return run, device
+
+
+def page_of_run(run: RecommenderFolder, results: dict) -> str:
+    """report.html of a run. results: of results.json."""
+    config = read_config_file(run.path / "config.json", VERB)
+    given = {name: entry["value"] for name, entry in config["flags"].items() if entry["source"] == "flag"}
+    words = [VERB]
+    for name, value in given.items():
+        if name not in OF_ONE_CALL:
+            words += [flag_name(name)] if value is True else [flag_name(name), str(value)]
+    facts = {name: text for name, text in config["fingerprints"].items() if name != "settings"}
+    return recommender_page(results, run.history(), shlex.join(["python", *words]), facts | surroundings_of(config))
 
 
 # ---- training -----------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def _pictures(outcome: Outcome) -> list[str]:
         marks = {"auc": {0.5: "grey"}, "group_accuracy": {outcome.constant: "orange"}}.get(name, {})
         keys = {"auc": {"grey": "chance"}, "group_accuracy": {"orange": "the best constant"}}.get(name, {})
         if drawn:
-            figures.append(figure(title, keys, forest(drawn, marks, title)))
+            figures.append(figure(title, keys, forest(drawn, marks, title, () if name == "auc" else (0, 1))))
     if not figures:
         return []
     note = "Large dots: the mean over the runs, with its 95 % interval over users. Small dots: single runs."
@@ -84,8 +84,11 @@ def _pictures(outcome: Outcome) -> list[str]:
 def _tables(outcome: Outcome) -> list[str]:
     rows = outcome.rows
     ranking = [[row.label, *(_cell(row, name) for name in RANKING), _count(row)] for row in rows]
+    close = any(is_close(row) for row in rows)
     published = [
-        [row.label, _cell(row, "auc"), *published_texts(row.published), is_close(row)] for row in rows if row.published
+        [row.label, _cell(row, "auc"), *published_texts(row.published), *[is_close(row)] * close]
+        for row in rows
+        if row.published
     ]
     answering = [row for row in rows if not row.runs or any(name in row.values for name in ANSWERS)]
     answers = [[row.label, *(_cell(row, name) for name in ANSWERS)] for row in answering]
@@ -96,7 +99,7 @@ def _tables(outcome: Outcome) -> list[str]:
     changes = [row for row in outcome.changes if row.runs]
     parts = ["<h2>How well it ranks</h2>", table(["", *(HEADS[name] for name in RANKING), "runs"], ranking)]
     if published:
-        heads = ["", "our AUC", "published AUC, UAUC", "run again by others", "as close as was set"]
+        heads = ["", "our AUC", "published AUC, UAUC", "run again by others", *["as close as was set"] * close]
         parts += ["<h2>Beside what is published</h2>", table(heads, published)]
     parts += ["<h2>What it answers</h2>", table(["", *(HEADS[name] for name in ANSWERS)], answers)]
     parts += ["<h2>Without any learning</h2>", table(["", "AUC", "contradiction", "both right"], unlearned)]

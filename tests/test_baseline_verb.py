@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,10 @@ def test_a_run_leaves_scores_results_and_curves(folder, tmp_path, capsys, method
     assert auc(found.scored.labels, found.scored.score) == results["test"]["after"]["auc"]
     assert set(results["test"]["after"]) == {"auc", "uauc", "uauc_weighted", "interval_95", "counts"}
     assert "item mean + user mean" in results["test"]["rules"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"AUC of {results['test']['after']['auc']:.3f}" in page and page.count("<svg") == 2 * learned
+    assert f"--method {method}" in page and str(tmp_path) not in re.sub(r"--data \S+", "", page)
+    assert not re.search(r"https?://|<script", page)
 
 
 def test_the_restored_best_state_has_the_logged_validation_auc_exactly(quick, folder, tmp_path):
