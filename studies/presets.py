@@ -24,11 +24,11 @@ class Preset:
 
 _FEW_ROWS = {TRAIN: ("--valid-rows", "250")}
 # Recommenders are quick: they train and are scored on all rows, and the table measures them on the same 2,000.
-_PART = {TRAIN: ("--valid-rows", "500", "--test-rows", "2000", "--max-steps", "200")}
+_PART = {TRAIN: ("--valid-rows", "300", "--test-rows", "2000", "--max-steps", "200")}
 
 PRESETS = {
     "laptop": Preset(
-        "a night on two cores with a base of 135 million parameters: fewer seeds, parts of the rows",
+        "each item in a night on two cores with a base of 135 million parameters: fewer seeds, parts of the rows",
         {"movie": 3, "book": 3, "ml-1m": 1, "amazon-book": 1},
         ("64", "all"),
         {"movie": _FEW_ROWS, "book": _FEW_ROWS, "ml-1m": _PART, "amazon-book": _PART},
