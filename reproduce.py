@@ -133,7 +133,7 @@ def run_all(words: list[str]) -> None:
     """Every item of the paper for the data that are there, one after the other; says in a line what is left out."""
     flags, items = items_of_all(words, run_all.__doc__)
     existing_folder(flags.base)
-    failed = []
+    failed, left_out = [], 0
     for name, data, own in items:
         what = f"{name}, {data}"
         try:
@@ -144,15 +144,19 @@ def run_all(words: list[str]) -> None:
                 rows = load_data(vars(command.flags) | {"model": flags.base, "real_data": data != "demo"})
         except (DataError, FlagError) as error:
             notice(f"\n{what}: left out: {str(error).splitlines()[0]}")
+            left_out += 1
             continue
         notice(f"\n{what}")
         try:
             if name != CASE_STUDY:
                 carry_out(command, rows)
             elif not (flags.plan or flags.part):
-                case_study.main(more)
+                for call in more:
+                    case_study.main(call)
         except UserError as error:
             failed.append(f"{what}: {error}")
+    if left_out == len(items):
+        failed.append("all: nothing of it can be run here; the lines above say why")
     if failed:
         raise RunError("\n".join(failed))
 

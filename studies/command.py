@@ -16,6 +16,7 @@ from data.load import cache_folder
 from data.sources.movie import SOURCE as MOVIE
 from errors import DataError, FlagError
 from files import refuse_unwritable
+from lora.adapter import WEIGHTS as WEIGHTS_OF_ADAPTER
 from run.base import base_identity
 from studies.bench import TRAINED, Bench
 from studies.declared import BASELINE, EVAL, MARK, STUDIES, TRAIN, Study
@@ -27,7 +28,7 @@ OF_THE_STUDY = (
     *("--out", "--seed", "--shots", "--model", "--data", "--data-dir", "--base-scores", "--resume", "--plan"),
     *("--setting", "--bert", "--search", "--trials", "--json"),
 )
-DEVICE = "--device"
+DEVICE, OUT_OF_ALL = "--device", "runs/all"
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def items_of_all(words: Sequence[str], about: str) -> tuple[ReproduceFlags, list
             own += [flag_name(name)] if value is True else [flag_name(name), str(value)]
     given = flags.data if resolved.sources["data"] == "flag" else None
     known = {name for study in STUDIES.values() for name in study.data}
-    out, items = Path(flags.out or "runs/all"), []
+    out, items = Path(flags.out or OUT_OF_ALL), []
     for item in ALL:
         of_item = STUDIES[item].data if item in STUDIES else (MOVIE.name,)
         for data in of_item if given is None else [given] if given in of_item or given not in known else []:
@@ -156,13 +157,19 @@ def _shots_of(item: str, shots: str | None) -> list[str]:
     return ["--shots", ",".join([one for one in wanted if one in there] or wanted)] if wanted else []
 
 
-def case_study_words(flags: ReproduceFlags) -> list[str]:
-    """The words for docs/case_study.py. Raises DataError if MovieLens-100K is not there."""
+def case_study_words(flags: ReproduceFlags) -> list[list[str]]:
+    """The words of each call of docs/case_study.py: of the base, and of table1's runs with 64 shots and seed 0.
+
+    Raises DataError if MovieLens-100K is not there.
+    """
     root = Path(flags.data_dir) if flags.data_dir else cache_folder()
     folder = next((f for f in (root, *(root / sub for sub in MOVIE.folders)) if MOVIE.raw_files(f)), None)
     if folder is None:
         raise DataError(f"{root}: has no raw MovieLens-100K, whose ratings the case study looks up")
-    return ["--data-dir", str(folder), "--model", flags.base]
+    runs = Path(flags.out or OUT_OF_ALL) / f"table1-{MOVIE.name}"
+    trained = sorted(path.parent for path in runs.glob(f"shots=64-*-seed=0/{WEIGHTS_OF_ADAPTER}"))
+    named = [["--model", flags.base], *(["--run", str(path)] for path in trained)]
+    return [["--data-dir", str(folder), *words] for words in named]
 
 
 def check_flags(flags: ReproduceFlags, resolved: Resolved) -> None:

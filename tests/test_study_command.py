@@ -9,7 +9,7 @@ import pytest
 
 import reproduce
 from data.interactions import Interaction
-from errors import DataError, FlagError
+from errors import DataError, FlagError, RunError
 from metrics import Scored, metric_values
 from report.html import table
 from resampling import two_sided_p
@@ -139,12 +139,25 @@ def test_all_has_every_item_in_order_and_shares_runs_of_the_same_data():
 
 
 def test_all_says_in_a_line_what_it_leaves_out(tmp_path, capsys):
-    reproduce.main(["all", "--data-dir", str(tmp_path), "--data", "book", "--plan"])
+    with pytest.raises(RunError, match="nothing of it can be run here"):
+        reproduce.main(["all", "--data-dir", str(tmp_path), "--data", "book", "--plan"])
     said = [line for line in capsys.readouterr().err.splitlines() if line]
     assert len(said) == 2 and all("book: left out: --data book: not in" in line for line in said)
     flags, _ = items_of_all(["--data-dir", str(tmp_path)], "")
     with pytest.raises(DataError, match="has no raw MovieLens-100K"):
         case_study_words(flags)
+
+
+def test_the_case_study_of_all_asks_the_base_and_the_runs_of_table_1(tmp_path):
+    (tmp_path / "u.data").touch()
+    (tmp_path / "u.item").touch()
+    for name in ("shots=64-kl-weight=0-seed=0", "shots=64-kl-weight=0-seed=1", "shots=16-kl-weight=0-seed=0"):
+        (tmp_path / "out" / "table1-movie" / name).mkdir(parents=True)
+        (tmp_path / "out" / "table1-movie" / name / "adapter_model.safetensors").touch()
+    flags, _ = items_of_all(["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")], "")
+    of_base, of_run = case_study_words(flags)
+    assert of_base == ["--data-dir", str(tmp_path), "--model", "demo"]
+    assert of_run[2:] == ["--run", str(tmp_path / "out" / "table1-movie" / "shots=64-kl-weight=0-seed=0")]
 
 
 # ---- p ------------------------------------------------------------------------------------------
