@@ -85,8 +85,8 @@ def notes_of(
         notes.append("As close as was set: whether our means lie in the range that was written down before the runs.")
     if any(row.runs for row in changes):
         notes.append(
-            f"p: two-sided, of the mean difference of these runs, by the paired bootstrap over the {users:,} users; at least "
-            f"{2 / (BOOTSTRAP_DRAWS + 1):.3f}, uncorrected for the number of comparisons, and too small with few users."
+            f"p: two-sided, of the mean difference of these runs, by the paired bootstrap over the {users:,} users; "
+            f"at least {2 / (BOOTSTRAP_DRAWS + 1):.3f}, uncorrected for the number of comparisons, too small with few users."
         )
     passed = {line.about.get("train_flags") for line in lines} - {None, ""}
     return notes + [f"Flags of every run: {words}" for words in sorted(passed)]
