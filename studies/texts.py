@@ -86,7 +86,7 @@ def notes_of(
     if any(row.runs for row in changes):
         notes.append(
             f"p: two-sided, of the mean difference of these runs, by the paired bootstrap over the {users:,} users; "
-            f"at least {2 / (BOOTSTRAP_DRAWS + 1):.3f}, uncorrected for the number of comparisons, too small with few users."
+            f"at least {2 / (BOOTSTRAP_DRAWS + 1):.3f}, not corrected for many comparisons, too small with few users."
         )
     passed = {line.about.get("train_flags") for line in lines} - {None, ""}
     return notes + [f"Flags of every run: {words}" for words in sorted(passed)]
