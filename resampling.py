@@ -42,8 +42,9 @@ def two_sided_p(draws: np.ndarray) -> float:
 
     draws: (S,), the difference in each resample of the users; those that are NaN do not count. It is twice the share of
     the draws on the side of 0 where fewer lie, so that the 95 % interval leaves 0 out where p is below about .05
-    (Efron and Tibshirani 1993, section 15.4). The data themselves count as one draw more, so p is never 0 (Phipson and
-    Smyth 2010). With few users it is too small, as the interval is too narrow. NaN without any draw.
+    (Efron and Tibshirani 1993, section 15.4). The data themselves count as one draw more, so p is never 0 (as Phipson
+    and Smyth 2010 say of permutations). With few users it is too small, as the interval is too
+    narrow. NaN without any draw.
     """
     present = draws[~np.isnan(draws)]
     fewer = min((present <= 0).sum(), (present >= 0).sum())

@@ -11,6 +11,7 @@ import reproduce
 from data.interactions import Interaction
 from errors import DataError, FlagError, RunError
 from metrics import Scored, metric_values
+from report.charts import LEFT, RIGHT, WIDTH, Interval, forest
 from report.html import table
 from resampling import two_sided_p
 from studies.bench import TRAINED
@@ -268,6 +269,16 @@ def test_the_page_of_a_study_without_any_run_says_so(tmp_path):
     study = STUDIES["figure3"]
     page = study_page(outcome_of("figure3", study, {}, _Data(rows), BASE_MODEL), tmp_path, {}, ())
     assert "No run of this study is there yet." in page and page.count("not run") > 7 and "<svg" not in page
+
+
+def test_a_forest_plot_has_each_mean_at_its_place_and_holds_what_it_must():
+    lines = [Interval("<a>", 0.25, (0.1, 0.6), [0.2, 0.3], "blue"), Interval("b", 0.5, (0.5, 0.5), [0.5], "grey")]
+    image = forest(lines, {0.75: "orange"}, "shares", (0, 1))
+    width = WIDTH - LEFT - RIGHT
+    for mean in (0.25, 0.5):
+        assert f"M{LEFT + mean * width:.0f} " in image
+    assert "&lt;a&gt;" in image and image.count("<polyline") == 3 and f"{LEFT + 0.75 * width:.1f}," in image
+    assert f'viewBox="0 0 {WIDTH} ' in image and ">0.25<" not in image  # no numbers on the vertical axis
 
 
 def test_a_cell_has_interval_and_p_in_a_line_of_their_own():
