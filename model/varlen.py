@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from files import optional_module
 from model.backward import recomputed, take
@@ -64,15 +65,38 @@ class Runs:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """softmax(q k^T / sqrt(Dh)) v along the branches. q: (Q, H, Dh); k, v: (N, K, Dh). Returns (Q, H, Dh)."""
-        return recomputed(self._attend, q, k, v)
+        if torch.compiler.is_compiling():  # it traces no call of autograd within a backward pass
+            return recomputed(self.of_keys, q, k, v)
+        return _Attend.apply(self, q, k, v)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def of_keys(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same with autograd's own backward pass."""
         k, v = take(k, self.keys), take(v, self.keys)  # (L, K, Dh)
         served = q.shape[1] // k.shape[1]  # query heads of a key/value head
         if served > 1 and not self.grouped:
             k, v = (part.repeat_interleave(served, dim=1) for part in (k, v))  # (L, H, Dh)
         groups = {"enable_gqa": served > 1} if self.grouped else {}
         return varlen_attn(q, k, v, self.query_ends, self.key_ends, *self.most, window_size=(-1, 0), **groups)
+
+
+class _Attend(torch.autograd.Function):
+    """runs.of_keys(q, k, v), which is computed again in the backward pass: gathered keys and values are not kept.
+
+    torch.utils.checkpoint does the same, and asks more of the CPU, for which a GPU waits (docs/performance.md).
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, runs: Runs, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.runs = runs
+        ctx.save_for_backward(q, k, v)
+        return runs.of_keys(q, k, v)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
+        with torch.enable_grad():
+            inputs = [part.detach().requires_grad_() for part in ctx.saved_tensors]
+            y = ctx.runs.of_keys(*inputs)
+        return None, *torch.autograd.grad(y, inputs, grad)
 
 
 def added_runs(number: Tensor, starts: Tensor, ends: Tensor) -> Layout:
