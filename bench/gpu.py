@@ -8,9 +8,9 @@ compared with the CPU and with itself on the demo model (bench/gpu_checks.py). T
 on the GPU, in bf16, and LCFT's steps are taken on made pairs, which share beginnings as MovieLens' prompts do: seconds
 of the first step and of those after it, tokens and FLOPs per second beside plain products, the peak of memory beside
 the plan, and which attention ran. Where it is varlen_attn, steps with masked attention follow; then deterministic ones,
-8 pairs of 512 tokens in the memory of a card of 24 GB, the kernels of a step (bench/gpu_kernels.py), and compiled
-layers. With transformers and peft installed, the expert peer of bench.peer takes the same steps and scores the same
-prompts. What does not fit into the time or the memory, or lacks a package, is listed as skipped, with the reason.
+8 pairs of 512 tokens in the memory of a card of 24 GB, the kernels of a step (bench/gpu_kernels.py), and, if asked for,
+compiled layers. With transformers and peft installed, the expert peer of bench.peer takes the same steps and scores the
+same prompts. What does not fit into the time or the memory, or lacks a package, is listed as skipped, with the reason.
 """
 
 import argparse
@@ -295,6 +295,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--own", type=int, default=OWN, help="tokens of a row that no other shares")
     parser.add_argument("--prompts", type=int, default=512, help="to score")
     parser.add_argument("--steps", type=int, default=5, help="timed, after the first")
+    parser.add_argument("--compiled", action="store_true", help="time compiled layers too; they take a minute")
     parser.add_argument("--checkpointing", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--seconds", type=float, default=420, help="no part begins after so many")
     parser.add_argument("--device", default="cuda")
@@ -327,7 +328,8 @@ def ours(bench: Bench, args: argparse.Namespace, shape: dict, device: torch.devi
     name = f"training, {most} pairs of {SMALL_CARD_TOKENS} tokens, 24 GB"
     bench.part(name, lambda: trained_within(small_card(device), whole_rows))
     bench.part(f"kernels, {most} pairs", lambda: kernels(one_step(args, model, most)[0], device))
-    bench.part(f"training, {most} pairs, compiled", lambda: trained_within(compiled(model)))
+    if args.compiled:
+        bench.part(f"training, {most} pairs, compiled", lambda: trained_within(compiled(model)))
 
 
 def main(argv: list[str]) -> None:

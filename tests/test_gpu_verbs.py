@@ -113,7 +113,7 @@ ARGUMENTS = ["--device", "cpu", "--shape", "self-test", "--pairs", "2", "--own",
 
 def test_the_benchmark_for_gpus_runs_on_a_cpu_and_says_what_it_skipped(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench_gpu.importlib.util, "find_spec", lambda name: None)
-    bench_gpu.main([*ARGUMENTS, "--out", str(tmp_path / "found")])
+    bench_gpu.main([*ARGUMENTS, "--compiled", "--out", str(tmp_path / "found")])
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["skipped"] == {
         "training, 2 pairs, masked attention": "RunError: varlen_attn is not used here",
