@@ -244,9 +244,9 @@ def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored,
     if flags.out or flags.run:
         out = Path(flags.out) if flags.out else Path(flags.run) / f"eval-{results['data']}-{flags.split}"
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "results.json", results)
         write_predictions(out / "predictions.csv", split, scored)
         write_text(out / PAGE, page)
+        write_json(out / "results.json", results)  # last: the others are there once it is
         notice(f"\nWritten to {out}: results.json, predictions.csv, {PAGE}")
 
 

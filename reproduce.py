@@ -23,6 +23,8 @@ from pathlib import Path
 from baselines.title_vectors import describe_bert
 from cli.data import DataFlags, data_problems, load_data
 from cli.flags import Resolved, fit, flag, flag_name, parse_flags
+from cli.model import RunDataFlags
+from cli.train import TrainFlags
 from cli.verb import run_verb
 from data.interactions import Dataset
 from errors import FlagError, RunError, notice, quoted
@@ -41,10 +43,10 @@ from studies.archive import (
     read_archive,
     read_study,
 )
-from studies.declared import BASELINE, STUDIES, TRAIN, Study
+from studies.declared import BASELINE, EVAL, STUDIES, TRAIN, Study
 from studies.picture import draw_sweep
 from studies.results import Line, read_lines
-from studies.runs import Bench, expected, known_lines, make_runs, wanted_runs
+from studies.runs import Bench, expected, known_lines, make_runs, missing_runs, wanted_runs
 from studies.tables import (
     as_csv,
     as_latex,
@@ -55,6 +57,7 @@ from studies.tables import (
     rows_without_learning,
     terminal,
 )
+from studies.wordings import wording_texts
 
 HELP = ("-h", "--help")
 
@@ -124,7 +127,7 @@ def run_study(name: str, words: list[str]) -> None:
     bench = make_bench(name, flags, train_flags, data_words(flags, resolved), data)
     if flags.plan:
         lines = known_lines(bench)
-        missing = {run: one for run, one in wanted_runs(study, bench).items() if run not in lines}
+        missing = missing_runs(wanted_runs(study, bench), lines, bench)
         print("\n".join([*missing, expected(list(missing.values()), lines, bench.jobs)]))
         return
     base = base_in_results(flags.base)
@@ -254,11 +257,36 @@ def make_bench(name: str, flags: ReproduceFlags, train_flags: list[str], data_wo
     common = {
         "data": data.fingerprint(),
         "base": base_identity(flags.base)["base_fingerprint"],
-        "train_flags": shlex.join(train_flags),
+        "train_flags": shlex.join(without_device(train_flags)),
     }
-    words = {TRAIN: (*train_flags, *data_words, "--model", flags.base), BASELINE: tuple(data_words)}
+    of_language_model = (*data_words, "--model", flags.base)
+    words = {
+        TRAIN: (*train_flags, *of_language_model),
+        BASELINE: tuple(data_words),
+        EVAL: (*of_language_model, *words_for_eval(train_flags)),
+    }
     threads = max(1, (os.cpu_count() or 1) // flags.jobs)
     return Bench(out, results, common, words, flags.jobs, threads, flags.bert)
+
+
+def without_device(train_flags: list[str]) -> list[str]:
+    """The flags without --device: runs on other devices belong to the same study."""
+    before = ["", *train_flags]
+    return [
+        word
+        for previous, word in zip(before, train_flags)
+        if previous != "--device" and word.split("=")[0] != "--device"
+    ]
+
+
+def words_for_eval(train_flags: list[str]) -> list[str]:
+    """Those of the flags for train.py that say how and on which rows a model is asked, as eval.py calls them."""
+    _, resolved = parse_flags(TrainFlags, train_flags, "")
+    shared, words = {field.name for field in fields(RunDataFlags)} - {"json"} | {"drop_long", "test_rows"}, []
+    for name in (name for name, source in resolved.sources.items() if source == "flag" and name in shared):
+        value, word = resolved.values[name], "--rows" if name == "test_rows" else flag_name(name)
+        words += [word] if value is True else [word, str(value)]
+    return words
 
 
 def heading_of(data: Dataset, base: dict) -> str:
@@ -286,8 +314,11 @@ def texts_of(name: str, study: Study, lines: dict[str, Line], data: Dataset, bas
         f"{name}.csv": as_csv([*rows, *changes]),
         f"{name}.tex": f"% {heading}; {split}\n{as_latex(rows, unlearned)}",
     }
-    shown = wrapped(f"{heading}; {split}; mean ± standard deviation over the runs")
-    return texts, "\n".join([*shown, "", terminal(rows, unlearned)])
+    shown = [*wrapped(f"{heading}; {split}; mean ± standard deviation over the runs"), "", terminal(rows, unlearned)]
+    if study.wordings:
+        more, table = wording_texts(name, study, lines, data, f"{heading}; {split}")
+        texts, shown = texts | more, [*shown, "", table]
+    return texts, "\n".join(shown)
 
 
 if __name__ == "__main__":

@@ -40,10 +40,15 @@ def run_config(resolved: Resolved, data: Dataset, device: torch.device, fingerpr
         },
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "ranks": ranks.count(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
-        | {name: version(name) for name in PACKAGES},
+        "versions": versions(),
         "fingerprints": fingerprints,
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the interpreter and of every package that a figure depends on."""
+    own = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+    return own | {name: version(name) for name in PACKAGES}
 
 
 def fingerprints(inputs: Inputs, model: str, init_adapter: str | None) -> dict[str, str]:

@@ -56,6 +56,7 @@ def wording_matrix(scored: Scored, z: dict[str, np.ndarray], questions: Question
             "asks": question,
             "kind": questions.kinds[question],
             "trained_on": question in trained,
+            "held_out": question in questions.held_out,
             "same_answer_is_right": questions.same_answer(question),
             **agreement(scored, odds, questions.same_answer(question)),
         }

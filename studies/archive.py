@@ -20,7 +20,7 @@ from data.interactions import Dataset
 from errors import DataError, RunError, quoted
 from files import new_folder, read_whole, write_flushed
 from metrics import metric_values
-from studies.results import BASE, DIGITS, Line, read_lines
+from studies.results import BASE, DIGITS, Line, content_of, read_lines
 from studies.tables import NAMES
 
 FORM = 1  # of archive.json; another form is refused
@@ -54,7 +54,7 @@ def make_archive(out: Path, to: Path, lines: dict[str, Line]) -> list[str]:
     with new_folder(to) as folder:
         for path in sorted(path for path in out.iterdir() if path.suffix in (".md", ".csv", ".tex", ".png", ".html")):
             write_flushed(folder / path.name, read_whole(path))
-        write_flushed(folder / LINES, read_whole(Path(study["results"])))
+        write_flushed(folder / LINES, content_of(Path(study["results"])))
         missing = [name for name in lines if not _copy_run(out / name, folder / "runs" / name)]
         write_flushed(folder / LOCK, "".join(f"{line}\n" for line in installed_packages()).encode())
         about = {"form": FORM, **study, **surroundings(), "sha256": digests(folder)}

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 
-TRAIN, BASELINE = "train.py", "baseline.py"
+from studies.results import BASE
+
+TRAIN, BASELINE, EVAL = "train.py", "baseline.py", "eval.py"
 
 
 @dataclass(frozen=True)
@@ -41,24 +43,40 @@ class Setting:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a setting. after: the name of a run that must be finished before, None for none."""
+    """A run of a setting. after: the name of a run that must be finished before, None for none.
+
+    asks: whether it asks that run, or the base, in all wordings, and trains nothing.
+    """
 
     setting: Setting
     seed: int
     after: str | None = None
+    asks: bool = False
+
+    @property
+    def verb(self) -> str:
+        """The one that makes it."""
+        return EVAL if self.asks else self.setting.verb
+
+
+def asking(run: str) -> str:
+    """The name of what asks a run, or BASE, in all wordings."""
+    return f"{run}-wordings"
 
 
 @dataclass(frozen=True)
 class Study:
     """about: one line for --help; over_lambda: whether a picture shows its rows against lambda.
 
-    validation: whether its tables show the validation figures too, on which a setting may be chosen.
+    validation: whether its tables show the validation figures too, on which a setting may be chosen. wordings: whether
+    the base and each of its runs are also asked in all wordings.
     """
 
     about: str
     settings: tuple[Setting, ...]
     over_lambda: bool = False
     validation: bool = False
+    wordings: bool = False
 
     def with_kl_weights(self, weights: list[str]) -> "Study":
         """The study with each row of plain LCFT once for each of these weights."""
@@ -72,16 +90,17 @@ class Study:
 
     def runs(self) -> dict[str, Run]:
         """{name: run}: all settings with seed 0, then all with seed 1, ..., so that a part of it is balanced."""
-        made = []
+        made = [(asking(BASE), Run(UNTUNED, 0, asks=True))] if self.wordings else []
         for setting in self.settings:
             names = setting.run_names()
-            made += [
-                (name, Run(setting, seed, names[0] if setting.trials and seed else None))
-                for seed, name in enumerate(names)
-            ]
+            for seed, name in enumerate(names):
+                made.append((name, Run(setting, seed, names[0] if setting.trials and seed else None)))
+                if self.wordings and setting.verb == TRAIN:
+                    made.append((asking(name), Run(setting, seed, after=name, asks=True)))
         return dict(sorted(made, key=lambda one: one[1].seed))
 
 
+UNTUNED = Setting("untuned base", "0", 1)
 LCFT = "LCFT"
 KL_WEIGHTS = ("0", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1")  # Figure 3
 # That of --objective paper. The other objectives have another one by default; TALLRec would then differ in two things.
@@ -110,6 +129,29 @@ CHOSEN_WEIGHTS = dict.fromkeys(CONTRAST_WEIGHTS, "1") | {"jeffreys": "1e-4"}
 
 def _contrast(objective: str, weight: str, shots: str, seeds: int) -> Setting:
     return Setting(objective, shots, seeds, {"objective": objective, "kl-weight": weight})
+
+
+def _on_several(setting: Setting, negatives: int, paraphrases: int = 1) -> Setting:
+    """The setting trained on so many negative and positive questions."""
+    counts = {"negatives": negatives, "paraphrases": paraphrases}
+    said = [f"{count} {name}" for name, count in counts.items() if count > 1]
+    flags = {f"train-{name}": str(count) for name, count in counts.items() if count > 1}
+    return replace(setting, method=", ".join([setting.method, *said]), flags=setting.flags | flags)
+
+
+def _several_wordings(shots: str, seeds: int) -> tuple[Setting, ...]:
+    """TALLRec, the control and LCFT; the control on more and more negations; and all but TALLRec, with four terms in
+    the place of the KL, on four questions of each side.
+    """
+    tallrec, control, lcft = _few_shot(shots, seeds)
+    terms = (
+        _contrast(name, CHOSEN_WEIGHTS[name], shots, seeds) for name in ("bundle", "complement", "xor", "jeffreys")
+    )
+    return (
+        *(tallrec, control, lcft),
+        *(_on_several(control, count) for count in (2, 4, 8)),
+        *(_on_several(setting, 4, 4) for setting in (control, lcft, *terms)),
+    )
 
 
 def _selected(measure: str, setting: Setting) -> Setting:
@@ -162,6 +204,12 @@ STUDIES = {
         "TALLRec, the control, LCFT, and eight other terms in the place of the KL; 64 shots, 5 seeds",
         (*_few_shot("64", 5), *(_contrast(name, weight, "64", 5) for name, weight in CHOSEN_WEIGHTS.items())),
         validation=True,
+    ),
+    "wordings": Study(
+        "TALLRec, the control, LCFT and four other terms, trained on one or several wordings, asked in all; 64 shots",
+        _several_wordings("64", 3),
+        validation=True,
+        wordings=True,
     ),
     "selection": Study(
         "TALLRec, the control and LCFT with the best state chosen by each validation measure; 64 shots, 5 seeds",

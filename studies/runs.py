@@ -14,12 +14,17 @@ from tqdm import tqdm
 from errors import RunError, notice, quoted
 from files import read_whole
 from machine.signals import Stopped, StopRequest
+from metrics import metric_values
+from run.answers import read_answers
 from run.base_scores import shared_answers
-from run.predictions import read_predictions
-from studies.declared import BASELINE, TRAIN, Run, Setting, Study
+from run.config import versions
+from run.predictions import Predictions, read_predictions
+from studies.declared import BASELINE, EVAL, TRAIN, Run, Setting, Study
 from studies.results import BASE, Line, read_lines, write_lines
 
-VERBS = {name: Path(__file__).parent.parent / name for name in (TRAIN, BASELINE)}
+VERBS = {name: Path(__file__).parent.parent / name for name in (TRAIN, BASELINE, EVAL)}
+ANSWERS = "consistency.json"  # in the folder of what asks in all wordings
+OF_A_QUESTION = ("asks", "kind", "trained_on", "held_out", "same_answer_is_right")
 OF_THE_PLACE = (
     *("data_dir", "model", "out", "base_scores", "resume", "json", "config", "merge_out", "plan", "device"),
     *("setting", "bert", "jobs"),
@@ -85,9 +90,9 @@ def expected(missing: list[Run], lines: dict[str, Line], jobs: int) -> str:
     for line in lines.values():
         if line.about.get("seconds"):
             seconds.setdefault(line.about.get("verb", TRAIN), []).append(line.about["seconds"])
-    if any(run.setting.verb not in seconds for run in missing):
+    if any(run.verb not in seconds for run in missing):
         return f"{len(missing)} to make; how long one takes is known after the first"
-    left = sum(statistics.median(seconds[run.setting.verb]) for run in missing) / jobs
+    left = sum(statistics.median(seconds[run.verb]) for run in missing) / jobs
     return f"{len(missing)} to make in about {tqdm.format_interval(left)} (h:min:s), {jobs} at a time"
 
 
@@ -100,7 +105,7 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
     for name, run in wanted.items():  # finished, but ended before its line was written
         if name not in lines and (bench.out / name / "results.json").exists():
             lines = _write_line(name, run, None, bench)
-    waiting = {name: run for name, run in wanted.items() if name not in lines}
+    waiting = missing_runs(wanted, lines, bench)
     notice(f"runs of the study: {len(wanted)}; {expected(list(waiting.values()), lines, bench.jobs)}")
     if left_out := len(study.runs()) - len(wanted):
         notice(f"left out: {left_out} runs that read titles with a BERT; name its folder with --bert DIR")
@@ -141,6 +146,17 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
     return lines
 
 
+def missing_runs(wanted: dict[str, Run], lines: dict[str, Line], bench: Bench) -> dict[str, Run]:
+    """The runs without a line; and those whose line came from elsewhere, if one of these needs their folder."""
+    without = {name: run for name, run in wanted.items() if name not in lines}
+    needed = {run.after for run in without.values()}
+    return {
+        name: run
+        for name, run in wanted.items()
+        if name in without or (name in needed and not (bench.out / name / "results.json").exists())
+    }
+
+
 def _next(waiting: dict[str, Run], active: list[Active], bench: Bench) -> str | None:
     """The first run that may start now, None for none.
 
@@ -151,37 +167,52 @@ def _next(waiting: dict[str, Run], active: list[Active], bench: Bench) -> str | 
     scoring = any(one.verb == TRAIN for one in active) and shared_answers(bench.out / BASE, "test") is None
     for name, run in waiting.items():
         ready = run.after is None or (bench.out / run.after / "results.json").exists()
-        if ready and not (run.setting.verb == TRAIN and scoring):
+        if ready and not (run.verb == TRAIN and scoring):
             return name
     return None
 
 
 def _start(name: str, run: Run, bench: Bench) -> Active:
-    folder, setting = bench.out / name, run.setting
-    words = ["--out", str(folder)]
-    words += ["--base-scores", str(bench.out / BASE)] if setting.verb == TRAIN else []
-    resumed = (folder / "config.json").exists()
-    if resumed:
-        words.append("--resume")
-    else:
-        words += [*bench.words[setting.verb], "--shots", setting.shots, "--seed", str(run.seed)]
-        words += [word for flag, value in setting.flags.items() for word in (f"--{flag}", value) if word]
-        words += ["--bert", bench.bert] if setting.needs_bert else []
-        if setting.trials:
-            words += ["--setting", str(bench.out / run.after)] if run.after else _search(setting)
+    resumed = (bench.out / name / "config.json").exists()
+    words = _words_to_ask(name, run, bench) if run.asks else _words_to_train(name, run, bench, resumed)
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(bench.threads))
     notice(f"{name}: {'resumed' if resumed else 'started'}")
     with open(_log_of(name, bench), "a") as log:
         # In a session of its own: Ctrl-C reaches this process alone, which passes it on once.
         process = subprocess.Popen(
-            [sys.executable, str(VERBS[setting.verb]), *words],
+            [sys.executable, str(VERBS[run.verb]), *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=environment,
             start_new_session=True,
         )
-    return Active(name, setting.verb, process, time.monotonic(), not resumed)
+    return Active(name, run.verb, process, time.monotonic(), not resumed)
+
+
+def _words_to_train(name: str, run: Run, bench: Bench, resumed: bool) -> list[str]:
+    setting, words = run.setting, ["--out", str(bench.out / name)]
+    words += ["--base-scores", str(bench.out / BASE)] if setting.verb == TRAIN else []
+    if resumed:
+        return [*words, "--resume"]
+    words += [*bench.words[setting.verb], "--shots", setting.shots, "--seed", str(run.seed)]
+    words += [word for flag, value in setting.flags.items() for word in (f"--{flag}", value) if word]
+    words += ["--bert", bench.bert] if setting.needs_bert else []
+    if setting.trials:
+        words += ["--setting", str(bench.out / run.after)] if run.after else _search(setting)
+    return words
+
+
+def _words_to_ask(name: str, run: Run, bench: Bench) -> list[str]:
+    """Of eval.py, which keeps no states: what an interrupted one left is written anew."""
+    folder = bench.out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ANSWERS).unlink(missing_ok=True)
+    asked = ["--run", str(bench.out / run.after)] if run.after else []
+    return [
+        *(*asked, *bench.words[EVAL], "--wordings"),
+        *("--out", str(folder), "--predictions-out", str(folder / ANSWERS)),
+    ]
 
 
 def _search(setting: Setting) -> list[str]:
@@ -200,25 +231,63 @@ def _last_line(log: Path) -> str:
 
 def _write_line(name: str, run: Run, seconds: int | None, bench: Bench) -> dict[str, Line]:
     """Add the line of a finished run, and the base's, to the results file; returns all lines."""
+    lines = known_lines(bench)
+    if run.asks:
+        lines[name] = _line_of_asked(name, seconds, bench)
+    else:
+        lines[name] = _line_of_run(name, run, seconds, bench)
+        if run.setting.verb == TRAIN and BASE not in lines:
+            lines[BASE] = _line_of_base(name, bench)
+    write_lines(bench.results, lines)
+    return known_lines(bench)  # with the digits that a later table has
+
+
+def _left_by(name: str, bench: Bench) -> tuple[dict, dict, Predictions, dict]:
+    """What a finished run of train.py or baseline.py left.
+
+    Its results.json, its flags, its predictions, and what its line and the base's have in common.
+    """
     folder = bench.out / name
     results, config = (json.loads(read_whole(folder / file)) for file in ("results.json", "config.json"))
     predictions = read_predictions(folder / "predictions.csv")
     flags = {flag: entry["value"] for flag, entry in config["flags"].items() if flag not in OF_THE_PLACE}
     about = bench.common | {"versions": config["versions"], "threads": bench.threads}
-    if results["test"].get("chosen"):
-        about["rows"] = [int(number) for number in predictions.numbers]
-    lines = known_lines(bench)
+    return results, flags, predictions, about | _rows(results["test"], predictions)
+
+
+def _rows(results: dict, predictions: Predictions) -> dict:
+    """{"rows": their numbers in the whole split} if these are results of a part of it."""
+    return {"rows": [int(number) for number in predictions.numbers]} if results.get("chosen") else {}
+
+
+def _line_of_run(name: str, run: Run, seconds: int | None, bench: Bench) -> Line:
+    results, flags, predictions, about = _left_by(name, bench)
     of_run = {key: results[key] for key in OF_A_RUN if key in results} | {"seconds": seconds, "flags": flags}
     of_run |= {"verb": run.setting.verb} if run.setting.verb != TRAIN else {}
     scored = predictions.scored
     answers = (scored.z_pos, scored.z_neg) if scored.has_answers else (scored.z_pos,)
-    lines[name] = Line(name, about | of_run | _metrics(results["test"]["after"]), *answers)
-    if run.setting.verb == TRAIN and BASE not in lines:
-        answers = shared_answers(bench.out / BASE, "test")
-        z = [answers[f"log_yes_{side}"] - answers[f"log_no_{side}"] for side in ("pos", "neg")]
-        lines[BASE] = Line(BASE, about | _metrics(results["test"]["before"]), *z)
-    write_lines(bench.results, lines)
-    return known_lines(bench)  # with the digits that a later table has
+    return Line(name, about | of_run | _metrics(results["test"]["after"]), *answers)
+
+
+def _line_of_base(name: str, bench: Bench) -> Line:
+    """The answers before training, which the runs share. name: of a run that was compared with them."""
+    results, _, _, about = _left_by(name, bench)
+    answers = shared_answers(bench.out / BASE, "test")
+    z = [answers[f"log_yes_{side}"] - answers[f"log_no_{side}"] for side in ("pos", "neg")]
+    return Line(BASE, about | _metrics(results["test"]["before"]), *z)
+
+
+def _line_of_asked(name: str, seconds: int | None, bench: Bench) -> Line:
+    """The line of what eval.py --wordings left: the answers to all questions, and which questions these are."""
+    folder = bench.out / name
+    results, answers = json.loads(read_whole(folder / "results.json")), read_answers(folder / ANSWERS)
+    of_question = {row["asks"]: {key: row[key] for key in OF_A_QUESTION} for row in results["wordings"]["rows"]}
+    about = bench.common | {"versions": versions(), "threads": bench.threads}
+    about |= _rows(results, read_predictions(folder / "predictions.csv"))
+    about |= {"seconds": seconds, "verb": EVAL, "questions": [of_question[words] for words in answers.questions]}
+    measured = {key: results[key] for key in metric_values(answers.scored) if key in results}
+    z = answers.odds.T
+    return Line(name, about | _metrics(measured), z[0], z[1], z[2:])
 
 
 def _metrics(values: dict) -> dict:

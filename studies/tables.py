@@ -145,7 +145,7 @@ def markdown(rows: list[Measured], unlearned: list[dict], sign: str = "") -> str
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
     for row in rows:
         bounds = intervals(row) if row.runs else {}
-        cells = [_measured_cell(row, name, bounds, sign) for name in NAMES]
+        cells = [measured_cell(row, name, bounds, sign) for name in NAMES]
         cells.append(str(row.runs) if row.runs == row.planned else f"{row.runs} of {row.planned}")
         cells += _published_cells(row.published) if beside else []
         cells += [_cell(row.validation[name], None) if row.validation else "" for name, _ in on_validation]
@@ -160,7 +160,8 @@ def markdown(rows: list[Measured], unlearned: list[dict], sign: str = "") -> str
     return "\n".join(lines)
 
 
-def _measured_cell(row: Measured, name: str, bounds: dict[str, list[float]], sign: str) -> str:
+def measured_cell(row: Measured, name: str, bounds: dict[str, list[float]], sign: str = "") -> str:
+    """Mean, deviation and interval of a metric of the row; "" if it has none. bounds: of intervals."""
     if not row.runs:
         return "not run"
     return _cell(row.values[name], bounds.get(name), sign) if name in row.values else ""
@@ -203,12 +204,17 @@ def terminal(rows: list[Measured], unlearned: list[dict]) -> str:
     shown = (("auc", "AUC"), ("contradiction_rate", "contradiction"), ("group_accuracy", "both right"))
     lines = [f"{'':37}" + "".join(f"{label:>14}" for _, label in shown)]
     for row in rows:
-        cells = [_measured_cell(row, name, {}, "") for name, _ in shown]
-        lines.append(f"{row.label:37}" + "".join(f"{cell:>14}" for cell in cells).rstrip())
+        cells = [measured_cell(row, name, {}, "") for name, _ in shown]
+        lines.append(f"{fitted(row.label, 36):37}" + "".join(f"{cell:>14}" for cell in cells).rstrip())
     for rule in unlearned:
         cells = [f"{rule[name]:.3f}" if rule.get(name) is not None else "" for name, _ in shown]
         lines.append(f"{rule['label']:37}" + "".join(f"{cell:>14}" for cell in cells).rstrip())
     return "\n".join(lines)
+
+
+def fitted(label: str, width: int) -> str:
+    """The label, cut off if it is longer than width."""
+    return label if len(label) <= width else label[: width - 1] + "…"
 
 
 def as_csv(rows: list[Measured]) -> str:
