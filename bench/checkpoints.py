@@ -51,10 +51,11 @@ SHAPES = {  # config.json by name
 }
 
 
-def make_checkpoint(config: dict, tokenizer: Path, folder: Path, limit: int = SHARD_BYTES) -> Path:
+def make_checkpoint(config: dict, tokenizer: Path, folder: Path, limit: int = SHARD_BYTES, device: str = "cpu") -> Path:
     """Write the random checkpoint to `folder` unless it exists; returns the folder.
 
-    config: the content of config.json; tokenizer: a folder with a tokenizer; limit: bytes of a shard.
+    config: the content of config.json; tokenizer: a folder with a tokenizer; limit: bytes of a shard; device: that
+    draws.
     Raises CheckpointError if the tokenizer is missing or the folder holds another checkpoint.
     """
     tokenizer_content = {path.name: path.read_bytes() for path in tokenizer_files(tokenizer)}
@@ -66,7 +67,7 @@ def make_checkpoint(config: dict, tokenizer: Path, folder: Path, limit: int = SH
     seeds = {name: seed for seed, name in enumerate(shapes)}
 
     def drawn(names: list[str]) -> dict[str, torch.Tensor]:
-        return {name: random_tensor(name, shapes[name], seeds[name]) for name in names}
+        return {name: random_tensor(name, shapes[name], seeds[name], device).cpu() for name in names}
 
     write_checkpoint(folder, plan, drawn, config, tokenizer_content, lambda file: notice(f"{folder / file}"))
     return folder
@@ -80,12 +81,12 @@ def tensor_shapes(config: dict) -> dict[str, torch.Size]:
     return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
-def random_tensor(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
-    """A bf16 tensor; the same name, shape and seed give the same values."""
+def random_tensor(name: str, shape: torch.Size, seed: int, device: str = "cpu") -> torch.Tensor:
+    """A bf16 tensor; the same name, shape, seed and kind of device give the same values."""
     if "norm" in name:
-        return torch.ones(shape, dtype=torch.bfloat16)
-    return torch.empty(shape, dtype=torch.bfloat16).normal_(
-        0, STANDARD_DEVIATION, generator=torch.Generator().manual_seed(seed)
+        return torch.ones(shape, dtype=torch.bfloat16, device=device)
+    return torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(
+        0, STANDARD_DEVIATION, generator=torch.Generator(device).manual_seed(seed)
     )
 
 
@@ -105,8 +106,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--shape", choices=SHAPES, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with LLaMA's tokenizer.model")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint, outside the repository")
+    parser.add_argument("--device", default="cpu", help="cuda draws faster, other values")
     args = parser.parse_args(argv)
-    notice(f"{make_checkpoint(SHAPES[args.shape], args.tokenizer, args.out)}: a random {args.shape}")
+    folder = make_checkpoint(SHAPES[args.shape], args.tokenizer, args.out, device=args.device)
+    notice(f"{folder}: a random {args.shape}")
 
 
 if __name__ == "__main__":

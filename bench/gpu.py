@@ -7,14 +7,15 @@ It needs torch 2.11 or newer and the packages of requirements.txt; no checkpoint
 compared with the CPU and with itself on the demo model (bench/gpu_checks.py). Then a base of the named shape is drawn
 on the GPU, in bf16, and LCFT's steps are taken on made pairs, which share beginnings as MovieLens' prompts do: seconds
 of the first step and of those after it, tokens and FLOPs per second beside plain products, the peak of memory beside
-the plan, the kernels of a step and the share of time without one, and which attention ran; where it is varlen_attn,
-steps with masked attention too. With transformers and peft
-installed, the expert peer of bench.peer takes the same steps. What does not fit into the time or the memory, or lacks
-a package, is listed as skipped, with the reason.
+the plan, and which attention ran. Where it is varlen_attn, steps with masked attention follow; then deterministic ones,
+8 pairs of 512 tokens in the memory of a card of 24 GB, the kernels of a step (bench/gpu_kernels.py), and, if asked for,
+compiled layers. With transformers and peft installed, the expert peer of bench.peer takes the same steps and scores the
+same prompts. What does not fit into the time or the memory, or lacks a package, is listed as skipped, with the reason.
 """
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -32,16 +33,17 @@ import train
 from bench.checkpoints import SHAPES, STANDARD_DEVIATION
 from bench.flops import step_flops
 from bench.gpu_checks import CHECKS, deterministic
-from bench.measure import Products, seconds_of, synchronize
+from bench.gpu_kernels import kernels
+from bench.measure import Products, seconds_of
 from bench.peer import product_rate
-from bench.peer_work import ALPHA, RANK, TARGETS
+from bench.peer_work import ALPHA, EXPERT, PREFIX_BY_HAND, RANK, TARGETS
 from cli.train import TrainFlags
 from cli.verb import run_verb
 from data.interactions import Interaction
 from data.pairs import EncodedPair, Row
 from data.splits import Split
 from errors import RunError, notice
-from machine.device import pick_device
+from machine.device import compile_layers, pick_device
 from machine.gpu import CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACES
 from machine.memory import memory_line
 from model.llama import Llama, LlamaConfig
@@ -54,7 +56,7 @@ from tensors import trainable_parameters
 
 SELF_TEST = SHAPES["small"] | {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 500}
 COMMON, OF_POLARITY, OWN = 65, 16, 162  # tokens of a prompt: of all, of its polarity, its own; see docs/performance.md
-ATTENTION_KERNELS = {"cudnn": "cuDNN", "flash": "flash", "fmha": "memory-efficient", "softmax": "products and softmax"}
+SMALL_CARD, SMALL_CARD_TOKENS = 24 * 10**9, 512  # bytes; tokens of each row that must fit with 8 pairs
 
 
 def made_pairs(count: int, vocabulary: int, own: int = OWN) -> list[EncodedPair]:
@@ -112,9 +114,11 @@ class Bench:
 # ---- speed and memory ---------------------------------------------------------------------------
 
 
-def one_step(args: argparse.Namespace, model: Llama, size: int) -> tuple[Callable[[], dict], Plan, list[EncodedPair]]:
-    """(a whole step of one micro-batch of `size` pairs, its plan, the pairs)."""
-    pairs = made_pairs(size, model.config.vocab_size, args.own)
+def one_step(
+    args: argparse.Namespace, model: Llama, size: int, own: int = 0
+) -> tuple[Callable[[], dict], Plan, list[EncodedPair]]:
+    """(a whole step of one micro-batch of `size` pairs, its plan, the pairs). own: instead of --own."""
+    pairs = made_pairs(size, model.config.vocab_size, own or args.own)
     flags = TrainFlags(batch_size=size, micro_batch_size=size, checkpointing=args.checkpointing)
     objective = make_objective(vars(flags))
     plan = make_plan(model, objective, pairs, pairs, flags)
@@ -132,10 +136,10 @@ def one_step(args: argparse.Namespace, model: Llama, size: int) -> tuple[Callabl
     return step, plan, pairs
 
 
-def training(args: argparse.Namespace, model: Llama, size: int, rates: dict[str, float]) -> dict:
-    """Seconds, rates and memory of steps of `size` pairs. rates: of plain products."""
+def training(args: argparse.Namespace, model: Llama, size: int, rates: dict[str, float], own: int = 0) -> dict:
+    """Seconds, rates and memory of steps of `size` pairs. rates: of plain products; own: instead of --own."""
     device = model.lm_head.weight.device
-    step, plan, pairs = one_step(args, model, size)
+    step, plan, pairs = one_step(args, model, size, own)
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -156,6 +160,35 @@ def training(args: argparse.Namespace, model: Llama, size: int, rates: dict[str,
         **memory_of(device),
         "planned_bytes": plan.training,
     }
+
+
+@contextlib.contextmanager
+def small_card(device: torch.device) -> Iterator[None]:
+    """Meanwhile, tensors get no more memory than on a card of 24 GB. Raises RunError without a GPU of that size."""
+    if device.type != "cuda":
+        raise RunError("a CPU has no card")
+    total = torch.cuda.get_device_properties(device).total_memory
+    if total < SMALL_CARD:
+        raise RunError("this GPU has less")
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(SMALL_CARD / total, device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+@contextlib.contextmanager
+def compiled(model: Llama) -> Iterator[None]:
+    """Meanwhile, the decoder layers run as --compile makes them. Raises RunError on a CPU, where it takes minutes."""
+    if model.lm_head.weight.device.type != "cuda":
+        raise RunError("it takes minutes on a CPU")
+    compile_layers(model)
+    try:
+        yield
+    finally:
+        for layer in model.model.layers:
+            layer._compiled_call_impl = None  # PyTorch has no call that undoes it
 
 
 def attention_of(model: Llama) -> str:
@@ -188,37 +221,6 @@ def memory_of(device: torch.device) -> dict:
     }
 
 
-def kernels(args: argparse.Namespace, model: Llama, size: int) -> dict:
-    """How many kernels a step has, the share of its time without one, and which attention ran."""
-    device = model.lm_head.weight.device
-    if device.type != "cuda":
-        raise RunError("a CPU has no kernels to count")
-    step, *_ = one_step(args, model, size)
-    step()
-    synchronize(device)
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile:
-        step()
-        synchronize(device)
-    on_gpu = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    names = " ".join({event.name.lower() for event in on_gpu})
-    return {
-        "kernels": len(on_gpu),
-        "idle_share": idle_share([(event.time_range.start, event.time_range.end) for event in on_gpu]),
-        "attention": [backend for word, backend in ATTENTION_KERNELS.items() if word in names],
-    }
-
-
-def idle_share(spans: list[tuple[float, float]]) -> float:
-    """The share of the time from the first start to the last end that no span covers."""
-    spans = sorted(spans)
-    busy, end = 0.0, spans[0][0]
-    for start, stop in spans:
-        busy += max(0.0, stop - max(start, end))
-        end = max(end, stop)
-    return 1 - busy / (end - spans[0][0])
-
-
 def scoring(args: argparse.Namespace, model: Llama, prompts: int) -> dict:
     """Prompts per second, as validation scores them: the first time, and after it."""
     pairs = made_pairs(prompts, model.config.vocab_size, args.own)
@@ -230,7 +232,7 @@ def scoring(args: argparse.Namespace, model: Llama, prompts: int) -> dict:
 
 
 def expert(args: argparse.Namespace, shape: dict, device: torch.device, size: int) -> dict:
-    """The expert peer of bench.peer on the same pairs and a base of the same shape, in bf16."""
+    """The expert peer of bench.peer on the same pairs, prompts and a base of the same shape, in bf16."""
     for package in ("transformers", "peft"):
         if importlib.util.find_spec(package) is None:
             raise RunError(f"{package} is not installed")
@@ -249,7 +251,13 @@ def expert(args: argparse.Namespace, shape: dict, device: torch.device, size: in
 
     cold = seconds_of(step, device)[0]
     warm = statistics.median(seconds_of(step, device)[0] for _ in range(args.steps))
-    return {"pairs": size, "first_step_s": cold, "step_s": warm, **memory_of(device)}
+    figures = {"pairs": size, "first_step_s": cold, "step_s": warm, **memory_of(device)}
+    prompts = [pair.positive.prompt for pair in made_pairs(args.prompts, shape["vocab_size"], args.own)]
+    for name in (EXPERT, PREFIX_BY_HAND):
+        scored = functools.partial(peer_forms.SCORES[name], model.eval(), prompts, 5, 6)
+        _, warm = (seconds_of(scored, device)[0] for _ in range(2))
+        figures[f"prompts_per_s, {name}"] = args.prompts / warm
+    return figures
 
 
 # ---- all of it ----------------------------------------------------------------------------------
@@ -287,6 +295,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--own", type=int, default=OWN, help="tokens of a row that no other shares")
     parser.add_argument("--prompts", type=int, default=512, help="to score")
     parser.add_argument("--steps", type=int, default=5, help="timed, after the first")
+    parser.add_argument("--compiled", action="store_true", help="time compiled layers too; they take a minute")
     parser.add_argument("--checkpointing", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--seconds", type=float, default=420, help="no part begins after so many")
     parser.add_argument("--device", default="cuda")
@@ -307,13 +316,20 @@ def ours(bench: Bench, args: argparse.Namespace, shape: dict, device: torch.devi
         bench.part(f"training, {size} pairs", lambda size=size: training(args, model, size, rates))
     bench.part("scoring", lambda: scoring(args, model, args.prompts))
 
-    def trained_within(context: contextlib.AbstractContextManager) -> dict:
-        with context:
-            return training(args, model, sizes[0], rates)
+    most = sizes[0]
 
-    bench.part(f"training, {sizes[0]} pairs, masked attention", lambda: trained_within(masked(model)))
-    bench.part(f"training, {sizes[0]} pairs, deterministic", lambda: trained_within(deterministic(device)))
-    bench.part(f"kernels, {sizes[0]} pairs", lambda: kernels(args, model, sizes[0]))
+    def trained_within(context: contextlib.AbstractContextManager, own: int = 0) -> dict:
+        with context:
+            return training(args, model, most, rates, own)
+
+    bench.part(f"training, {most} pairs, masked attention", lambda: trained_within(masked(model)))
+    bench.part(f"training, {most} pairs, deterministic", lambda: trained_within(deterministic(device)))
+    whole_rows = SMALL_CARD_TOKENS - len(made_pairs(1, shape["vocab_size"], 0)[0].positive.ids)
+    name = f"training, {most} pairs of {SMALL_CARD_TOKENS} tokens, 24 GB"
+    bench.part(name, lambda: trained_within(small_card(device), whole_rows))
+    bench.part(f"kernels, {most} pairs", lambda: kernels(one_step(args, model, most)[0], device))
+    if args.compiled:
+        bench.part(f"training, {most} pairs, compiled", lambda: trained_within(compiled(model)))
 
 
 def main(argv: list[str]) -> None:

@@ -71,6 +71,7 @@ class Products:
         flops, calls = 2 * PRODUCT_TOKENS * PRODUCT_IN * PRODUCT_OUT, 50 if self.device.type == "cuda" else 1
 
         def repeated(product: Callable[[], torch.Tensor]) -> float:
+            product()  # the first one of a shape looks for its kernel
             return calls * flops / seconds_of(lambda: [product() for _ in range(calls)], self.device)[0]
 
         with torch.inference_mode():

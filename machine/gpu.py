@@ -1,6 +1,7 @@
 """What a GPU is told before it computes, and what is known of it."""
 
 import os
+import warnings
 
 import torch
 
@@ -29,6 +30,8 @@ def prepare_gpu(device: torch.device, deterministic: bool) -> None:
     torch.cuda.set_device(device)
     # Partial sums of a product in bf16 would have 8 bits.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    # Autograd's own thread has no CUDA context before its first product; PyTorch makes one, and warns.
+    warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA context")
     # On Hopper, cuDNN's attention is the first choice and makes a plan for every new shape, which takes 0.4 s. Rows
     # here have many lengths.
     torch.backends.cuda.enable_cudnn_sdp(False)

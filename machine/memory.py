@@ -68,10 +68,12 @@ def bytes_of(model: nn.Module) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process may still take."""
+    """Bytes that this process may still take. On a GPU, torch.cuda.set_per_process_memory_fraction may limit it."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free, total = torch.cuda.mem_get_info(device)
+        reserved = torch.cuda.memory_reserved(device)
+        allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
+        return min(free, allowed) + reserved - torch.cuda.memory_allocated(device)
     free = _kilobytes("/proc/meminfo", "MemAvailable") or windows.free_memory() or macos.free_memory()
     return (free or _physical_memory()) // ranks.count_on_node()
 

@@ -113,7 +113,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Meta's own files pair 2i with 2i+1, so their rows of q_proj and k_proj are in another order.
     With Dh = 4: half-split pairs (0,2)(1,3), Meta pairs (0,1)(2,3).
     """
-    swapped = x.roll(x.shape[-1] // 2, dims=-1)  # the halves change places
+    swapped = torch.cat(x.chunk(2, dim=-1)[::-1], dim=-1)  # the halves change places
     return x * cos + swapped * sin
 
 

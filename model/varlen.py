@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from files import optional_module
 from model.backward import recomputed, take
@@ -27,17 +28,20 @@ LARGEST_HEAD, HEAD_MULTIPLE = 256, 8  # what the kernel takes
 def has_varlen(dtype: torch.dtype, device: torch.device, head_dim: int) -> bool:
     """Whether the kernel takes these tensors and is to be used.
 
-    It needs an NVIDIA GPU from Ampere on, 16 bits, and PyTorch 2.12 for windows and grouped queries. It is not used
-    under use_deterministic_algorithms, where products and a softmax are certain to give the same bytes, nor where
-    PyTorch's flash attention is switched off (torch.backends.cuda.enable_flash_sdp).
+    It needs an NVIDIA GPU from Ampere on, 16 bits, and PyTorch 2.11 for windows. It is not used under
+    use_deterministic_algorithms, where products and a softmax are certain to give the same bytes, nor where PyTorch's
+    flash attention is switched off (torch.backends.cuda.enable_flash_sdp).
     """
     fits = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
     if not (fits and head_dim <= LARGEST_HEAD and head_dim % HEAD_MULTIPLE == 0) or varlen_attn is None:
         return False
     flash = torch.backends.cuda.is_flash_attention_available() and torch.backends.cuda.flash_sdp_enabled()
     wanted = flash and not torch.are_deterministic_algorithms_enabled() and torch.version.hip is None
-    known = {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
-    return wanted and known and torch.cuda.get_device_capability(device) >= (8, 0)
+    return wanted and _takes("window_size") and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _takes(parameter: str) -> bool:
+    return parameter in inspect.signature(varlen_attn).parameters
 
 
 class Layout(NamedTuple):
@@ -57,15 +61,42 @@ class Runs:
     def __init__(self, most: tuple[int, int], keys: Tensor, query_ends: Tensor, key_ends: Tensor):
         self.most, self.keys = most, keys
         self.query_ends, self.key_ends = query_ends.int(), key_ends.int()
+        self.grouped = _takes("enable_gqa")  # from PyTorch 2.12 on
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """softmax(q k^T / sqrt(Dh)) v along the branches. q: (Q, H, Dh); k, v: (N, K, Dh). Returns (Q, H, Dh)."""
-        return recomputed(self._attend, q, k, v)
+        if torch.compiler.is_compiling():  # it traces no call of autograd within a backward pass
+            return recomputed(self.of_keys, q, k, v)
+        return _Attend.apply(self, q, k, v)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def of_keys(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same with autograd's own backward pass."""
         k, v = take(k, self.keys), take(v, self.keys)  # (L, K, Dh)
-        causal, fewer = (-1, 0), k.shape[1] < q.shape[1]
-        return varlen_attn(q, k, v, self.query_ends, self.key_ends, *self.most, window_size=causal, enable_gqa=fewer)
+        served = q.shape[1] // k.shape[1]  # query heads of a key/value head
+        if served > 1 and not self.grouped:
+            k, v = (part.repeat_interleave(served, dim=1) for part in (k, v))  # (L, H, Dh)
+        groups = {"enable_gqa": served > 1} if self.grouped else {}
+        return varlen_attn(q, k, v, self.query_ends, self.key_ends, *self.most, window_size=(-1, 0), **groups)
+
+
+class _Attend(torch.autograd.Function):
+    """runs.of_keys(q, k, v), which is computed again in the backward pass: gathered keys and values are not kept.
+
+    torch.utils.checkpoint does the same, and asks more of the CPU, for which a GPU waits (docs/performance.md).
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, runs: Runs, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.runs = runs
+        ctx.save_for_backward(q, k, v)
+        return runs.of_keys(q, k, v)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
+        with torch.enable_grad():
+            inputs = [part.detach().requires_grad_() for part in ctx.saved_tensors]
+            y = ctx.runs.of_keys(*inputs)
+        return None, *torch.autograd.grad(y, inputs, grad)
 
 
 def added_runs(number: Tensor, starts: Tensor, ends: Tensor) -> Layout:

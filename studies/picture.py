@@ -21,7 +21,7 @@ def draw_sweep(path: Path, study: Study, rows: list[Measured], constant: float, 
     there = [row for row in rows if row.label in x_of and row.runs]
     base = next((row for row in rows if row.label not in x_of and row.runs), None)
     places = {label: i for i, label in enumerate(x_of)}  # evenly spaced: lambda 0 has no logarithm
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    figure = Figure(figsize=(11, 4.1), layout="constrained")
     for axes, (name, label) in zip(figure.subplots(1, len(PANELS)), PANELS):
         for row in there:
             at, mean = places[row.label], row.values[name].mean()
@@ -37,6 +37,7 @@ def draw_sweep(path: Path, study: Study, rows: list[Measured], constant: float, 
             axes.axhline(height, color="tab:orange", linestyle=":", label="constant: Yes to like, No to dislike")
         axes.set(title=label, xlabel="lambda", xticks=list(places.values()), xticklabels=list(x_of.values()))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+    # Below the panels: within them it would hide runs. The last panel has every line.
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=9)
     write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))

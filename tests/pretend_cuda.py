@@ -235,6 +235,8 @@ class PretendCuda:
             "get_device_capability": lambda device=None: (9, 0),
             "is_bf16_supported": lambda including_emulation=True: True,
             "mem_get_info": lambda device=None: (MEMORY, MEMORY),
+            "get_per_process_memory_fraction": lambda device=None: 1.0,
+            "is_current_stream_capturing": lambda: False,
             "memory_reserved": lambda device=None: 0,
             "memory_allocated": lambda device=None: 0,
             "max_memory_allocated": lambda device=None: 10**9,

@@ -18,7 +18,7 @@ from machine.device import forked_rng, pick_device
 from model.prefix_tree import masked_attention, prefix_tree
 from objectives import paper
 from tests.kill_points import small_run
-from tests.pretend_cuda import BACK, COPY, COPY_LATER, NAME, WAITS, PretendCuda
+from tests.pretend_cuda import BACK, COPY, COPY_LATER, MEMORY, NAME, WAITS, PretendCuda
 
 OBJECTIVES = {
     "own": {},
@@ -114,6 +114,15 @@ def test_the_pretend_gpu_refuses_what_a_gpu_refuses(gpu):
     torch.manual_seed(3)
     torch.rand(9)  # of the CPU's generator, not the GPU's
     assert torch.equal(torch.rand(4, device="cuda").cpu(), drawn)
+
+
+def test_a_limit_of_the_gpus_memory_counts_as_its_size(gpu, monkeypatch):
+    device = torch.device("cuda:0")
+    assert memory.free_memory(device) == MEMORY
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.25)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1_000)
+    assert memory.free_memory(device) == MEMORY // 4 - 1_000
 
 
 # ---- what is saved ------------------------------------------------------------------------------

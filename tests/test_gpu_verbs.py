@@ -10,7 +10,7 @@ import eval as eval_verb
 import predict
 import train
 from bench import gpu as bench_gpu
-from bench import gpu_checks, measure
+from bench import gpu_checks, gpu_kernels, measure
 from data.sources.stand_in import stand_in
 from data.sources.tallrec import write_split
 from errors import RunError
@@ -113,10 +113,12 @@ ARGUMENTS = ["--device", "cpu", "--shape", "self-test", "--pairs", "2", "--own",
 
 def test_the_benchmark_for_gpus_runs_on_a_cpu_and_says_what_it_skipped(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench_gpu.importlib.util, "find_spec", lambda name: None)
-    bench_gpu.main([*ARGUMENTS, "--out", str(tmp_path / "found")])
+    bench_gpu.main([*ARGUMENTS, "--compiled", "--out", str(tmp_path / "found")])
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["skipped"] == {
         "training, 2 pairs, masked attention": "RunError: varlen_attn is not used here",
+        "training, 2 pairs of 512 tokens, 24 GB": "RunError: a CPU has no card",
+        "training, 2 pairs, compiled": "RunError: it takes minutes on a CPU",
         "kernels, 2 pairs": "RunError: a CPU has no kernels to count",
         "expert peer, 2 pairs": "RunError: transformers is not installed",
     }
@@ -151,11 +153,18 @@ def test_made_pairs_share_what_prompts_share():
 
 
 def test_the_idle_share_is_what_no_kernel_covers():
-    assert bench_gpu.idle_share([(4, 6), (0, 2), (1, 3), (9, 10)]) == pytest.approx(0.4)
+    assert gpu_kernels.idle_share([(4, 6), (0, 2), (1, 3), (9, 10)]) == pytest.approx(0.4)
+
+
+def test_the_time_of_kernels_is_summed_by_what_they_do():
+    spans = [("sm90_xmma_gemm_bf16", 0, 3000), ("flash_fwd_kernel", 3000, 4000), ("nvjet_tst", 4000, 4500)]
+    assert gpu_kernels.milliseconds(spans, gpu_kernels.kind_of) == {"products": "3.50 (2)", "attention": "1.00 (1)"}
+    assert gpu_kernels.kind_of("vectorized_elementwise_kernel<4, MulFunctor>") == gpu_kernels.OTHER
 
 
 def test_the_peer_is_drawn_and_takes_the_same_pairs():
     pytest.importorskip("transformers")
     pytest.importorskip("peft")
     args = bench_gpu.arguments(ARGUMENTS)
-    assert bench_gpu.expert(args, bench_gpu.SELF_TEST, torch.device("cpu"), 2)["step_s"] > 0
+    found = bench_gpu.expert(args, bench_gpu.SELF_TEST, torch.device("cpu"), 2)
+    assert found["step_s"] > 0 and found["prompts_per_s, expert"] > 0

@@ -13,7 +13,7 @@ from model import varlen
 from model.llama import RopeScaling
 from model.prefix_tree import PrefixTree, masked_attention, prefix_tree, take
 from tensors import trainable_parameters
-from tests.varlen_stand_in import make_varlen_attn
+from tests.varlen_stand_in import make_varlen_attn, without_groups
 
 ROWS = {
     "nothing shared": [[1, 2, 3], [4, 5], [6]],
@@ -106,6 +106,18 @@ MODELS = {
 
 WAYS = [(kind, layers, False) for kind in MODELS for layers in (0, 1, 2)]
 WAYS += [("plain", 0, True), ("grouped-query", 1, True), ("dynamic rope", 2, True)]
+
+
+def test_keys_are_repeated_where_the_kernel_takes_no_groups(model, stand_in, monkeypatch):
+    model, rows = model(num_key_value_heads=2), CASES["branches of branches"]
+    found = []
+    for function in (varlen.varlen_attn, without_groups(varlen.varlen_attn)):
+        monkeypatch.setattr(varlen, "varlen_attn", function)
+        tree = tree_of(model, rows, by_runs=True)
+        y = model.model(tree.input_ids, tree)
+        found.append((y.detach(), *torch.autograd.grad(y.square().sum(), list(trainable_parameters(model).values()))))
+    for grouped, repeated in zip(*found):
+        torch.testing.assert_close(repeated, grouped, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind, checkpointed, by_runs", WAYS)

@@ -14,7 +14,7 @@ from model.varlen import added_runs, has_varlen, selected_runs
 from tests.kill_points import small_run
 from tests.pretend_cuda import PretendCuda
 from tests.test_prefix_tree import CASES, tree_of
-from tests.varlen_stand_in import make_varlen_attn
+from tests.varlen_stand_in import make_varlen_attn, without_groups
 
 GPU = torch.device("cuda:0")
 
@@ -87,8 +87,8 @@ def test_positions_that_follow_each_other_are_one_run():
 # ---- when it is chosen --------------------------------------------------------------------------
 
 
-def without_groups(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):
-    """PyTorch 2.11's."""
+def without_windows(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
+    """PyTorch 2.10's."""
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,8 @@ def without_groups(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, windo
         ({"capability": (8, 0)}, True),
         ({"capability": (7, 5)}, False),
         ({"function": None}, False),
-        ({"function": without_groups}, False),
+        ({"function": without_windows}, False),
+        ({"function": without_groups(make_varlen_attn())}, True),
         ({"flash": False}, False),
         ({"deterministic": True}, False),
     ],

@@ -38,6 +38,15 @@ def make_varlen_attn(as_plain=lambda tensor: tensor, dtypes=BITS_16):
     return varlen_attn
 
 
+def without_groups(varlen_attn):
+    """As PyTorch 2.11 has it: as many key/value heads as query heads."""
+
+    def varlen_attn_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+        return varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window_size)
+
+    return varlen_attn_2_11
+
+
 def _one(q, k, v, scale, window):
     """One sequence. q: (n, H, Dh); k, v: (m, K, Dh)."""
     repeat, wide = q.shape[1] // k.shape[1], torch.promote_types(q.dtype, torch.float32)
