@@ -15,11 +15,12 @@ import numpy as np
 from data.interactions import Dataset, Interaction
 from data.sources.stand_in import STAND_IN
 from metrics import Scored, bootstrap_metrics, metric_values
-from resampling import two_sided_p, with_intervals
+from resampling import with_intervals
 from scoring.splits import without_learning
 from studies.declared import MARK, TRAIN, Study
 from studies.published import PUBLISHED, WEIGHTS, Published
 from studies.results import BASE, Line
+from studies.significance import both_p
 
 COLUMNS = (
     ("auc", "AUC"),
@@ -30,6 +31,7 @@ COLUMNS = (
     ("informative_consistency", "informative"),
 )
 NAMES = tuple(name for name, _ in COLUMNS)
+P_NAMES = ("p", "p_users", "p_seeds")  # of a CSV file
 OF_VALIDATION = (("auc", "validation AUC"), ("informative_consistency", "validation informative"))
 
 
@@ -130,8 +132,8 @@ def interval_text(row: Measured | dict, name: str, sign: str = "") -> str:
 
 
 def p_value(row: Measured, name: str) -> str:
-    """p of a difference, in words for a cell: of the mean over the runs, over resampled users."""
-    return f"p {two_sided_p(row.draws[name]):.3f}"
+    """p of a difference, in words for a cell: that it would hold for other users and, with several runs, seeds."""
+    return f"p {both_p(row.values[name], row.draws[name])[0]:.3f}"
 
 
 def is_close(row: Measured) -> str:
@@ -251,17 +253,17 @@ def fitted(label: str, width: int) -> str:
 
 
 def as_csv(rows: list[Measured]) -> str:
-    """One line for each row and metric, with every digit; p of differences alone."""
+    """One line for each row and metric, with every digit; p, and of what it is the larger, of differences alone."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "metric", "mean", "standard_deviation", "low_95", "high_95", "runs", "planned", "p"])
+    writer.writerow(["row", "metric", "mean", "standard_deviation", "low_95", "high_95", "runs", "planned", *P_NAMES])
     for row in rows:
         bounds = intervals(row) if row.runs else {}
         for name, values in row.values.items():
             low, high = bounds.get(name, ("", ""))
             deviation = values.std(ddof=1) if len(values) > 1 else ""
-            p = two_sided_p(row.draws[name]) if row.paired else ""
-            writer.writerow([row.label, name, values.mean(), deviation, low, high, row.runs, row.planned, p])
+            p = both_p(values, row.draws[name]) if row.paired else [""] * len(P_NAMES)
+            writer.writerow([row.label, name, values.mean(), deviation, low, high, row.runs, row.planned, *p])
     return text.getvalue()
 
 

@@ -6,7 +6,6 @@ from data.interactions import Dataset
 from report.card import base_name
 from report.tables import provenance
 from report.wrap import wrapped
-from resampling import BOOTSTRAP_DRAWS
 from studies.declared import LCFT_COLMF, Study
 from studies.results import Line
 from studies.tables import (
@@ -85,8 +84,9 @@ def notes_of(
         notes.append("As close as was set: whether our means lie in the range that was written down before the runs.")
     if any(row.runs for row in changes):
         notes.append(
-            f"p: two-sided, of the mean difference of these runs, by the paired bootstrap over the {users:,} users; "
-            f"at least {2 / (BOOTSTRAP_DRAWS + 1):.3f}, not corrected for many comparisons, too small with few users."
+            f"p: two-sided; the larger of that over users (paired bootstrap, {users:,} users) and that over seeds "
+            "(paired t-test), so that a difference has to hold for both; with one run, over users alone. Not corrected "
+            "for the number of comparisons."
         )
     passed = {line.about.get("train_flags") for line in lines} - {None, ""}
     return notes + [f"Flags of every run: {words}" for words in sorted(passed)]

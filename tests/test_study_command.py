@@ -2,6 +2,7 @@
 
 import html.parser
 import itertools
+import math
 import re
 
 import numpy as np
@@ -21,6 +22,7 @@ from studies.page import study_page
 from studies.presets import ALL, PRESETS
 from studies.published import FEW_SHOT_RECOMMENDERS, PUBLISHED
 from studies.results import BASE, Line
+from studies.significance import both_p, paired_t_p, student_p
 from studies.tables import differences, is_close, markdown, measure
 from studies.texts import outcome_of, texts_of
 
@@ -190,6 +192,30 @@ def test_p_is_never_zero_at_most_one_and_agrees_with_the_interval():
         assert (two_sided_p(draws + shift) < 0.05) == (low > 0) or abs(low) < 0.02
 
 
+def test_p_over_seeds_is_the_tail_of_students_density():
+    for freedom in (1, 2, 3, 4, 5, 8, 15):
+        for t in (0.0, 0.3, 1.0, 2.5, 6.0):
+            angle = np.linspace(math.atan(t / math.sqrt(freedom)), math.pi / 2, 20_001)
+            density = np.cos(angle) ** (freedom - 1)  # of T, with T / sqrt(freedom) = tan(angle)
+            whole = np.cos(np.linspace(0, math.pi / 2, 20_001)) ** (freedom - 1)
+            area = [
+                (y[1:] + y[:-1]).sum() * width for y, width in ((density, angle[1] - angle[0]), (whole, math.pi / 4e4))
+            ]
+            tail = area[0] / area[1]
+            assert student_p(t, freedom) == pytest.approx(tail, abs=1e-7) == student_p(-t, freedom)
+    changes = np.array([0.1, 0.4, -0.1, 0.3, 0.2])  # t = 0.18 / (0.19235 / sqrt(5)) = 2.0925; tables have .1045
+    assert paired_t_p(changes) == pytest.approx(0.1045, abs=5e-4)
+    assert paired_t_p(np.zeros(3)) == 1 and paired_t_p(np.full(3, 0.5)) == 0 and np.isnan(paired_t_p(np.ones(1)))
+
+
+def test_a_difference_counts_if_it_holds_for_users_and_for_seeds():
+    sure, split = np.full(1000, 0.2), np.array([0.9, -0.5])
+    p, users, seeds = both_p(split, sure)
+    assert p == seeds > 0.5 and users == two_sided_p(sure) < 0.01
+    assert both_p(np.array([0.2, 0.2]), np.linspace(-1, 1, 1000))[0] > 0.9
+    assert both_p(np.array([0.2]), sure)[0] == users
+
+
 def test_a_difference_stands_with_its_p_and_other_rows_without():
     rows = rows_of_users([4] * 8)
     study = read_command("figure3", ["--kl-weights", "0,1", "--seeds", "2"]).study
@@ -261,7 +287,7 @@ def test_the_page_has_every_figure_of_the_tables_and_links_the_runs_that_are_the
     for row in outcome.rows:
         assert f"{row.values['auc'].mean():.3f}" in page and row.label in page
     assert page.count("<svg") == 3 and "minus the control (1\u00a0of\u00a02 runs): contradictions" in page
-    assert "p 0." in page and "Flags of every run: --valid-rows 5" in page and "The base is the built-in demo" in page
+    assert ", p " in page and "Flags of every run: --valid-rows 5" in page and "The base is the built-in demo" in page
 
 
 def test_the_page_of_a_study_without_any_run_says_so(tmp_path):
