@@ -82,9 +82,12 @@ def table(head: list[str], rows: list[list[str]], kind: str = "", bad: frozenset
 
 
 def _cell(text: str) -> str:
-    """A mean with its interval, and the p of a difference, in a line of their own; any other text as it is."""
-    found = re.fullmatch(r"([+-]?[\d.]+(?: ± [\d.]+)?) (\[[-+\d., ]+\](?:, p [\d.]+)?)", text)
-    return f"{found[1]} <small>{found[2]}</small>" if found else escape(text)
+    """A mean, its deviation, its interval and the p of a difference below each other; any other text as it is."""
+    found = re.fullmatch(r"([+-]?[\d.]+)(?: (± [\d.]+))? (\[[-+\d., ]+\])(?:, (p [\d.]+))?", text)
+    if not found:
+        return escape(text)
+    value, *below = filter(None, found.groups())
+    return f"{value} " + "".join(f"<small>{part}</small>" for part in below)
 
 
 def clipped(text: str, most: int) -> str:

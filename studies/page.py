@@ -10,7 +10,7 @@ from report.charts import Interval, figure, forest
 from report.html import page, paragraph, table
 from report.tables import CAUTION
 from studies.results import BASE, Line
-from studies.tables import COLUMNS, Measured, interval_text, intervals, is_close, p_value, published_texts
+from studies.tables import COLUMNS, MINUS, Measured, interval_text, intervals, is_close, p_value, published_texts
 from studies.texts import Outcome
 
 RUN_PAGE = "report.html"
@@ -104,8 +104,8 @@ def _tables(outcome: Outcome) -> list[str]:
     parts += ["<h2>What it answers</h2>", table(["", *(HEADS[name] for name in ANSWERS)], answers)]
     parts += ["<h2>Without any learning</h2>", table(["", "AUC", "contradiction", "both right"], unlearned)]
     if changes:
-        cells = [[row.label, *(_cell(row, name, "+") for name in PICTURES), _count(row)] for row in changes]
-        parts += ["<h2>Minus the control</h2>", table(["", *(HEADS[name] for name in PICTURES), "runs"], cells)]
+        cells = [[row.label.removesuffix(MINUS), *(_cell(row, name, "+") for name in PICTURES)] for row in changes]
+        parts += ["<h2>Minus the control</h2>", table(["", *(HEADS[name] for name in PICTURES)], cells)]
     return parts
 
 

@@ -31,6 +31,7 @@ COLUMNS = (
     ("informative_consistency", "informative"),
 )
 NAMES = tuple(name for name, _ in COLUMNS)
+MINUS = ", minus the control"  # ends the label of a difference
 P_NAMES = ("p", "p_users", "p_seeds")  # of a CSV file
 OF_VALIDATION = (("auc", "validation AUC"), ("informative_consistency", "validation informative"))
 
@@ -115,7 +116,7 @@ def differences(study: Study, lines: dict[str, Line], data: Dataset) -> list[Mea
         ]
         values = {name: np.array([(a.values[name] - b.values[name])[0] for a, b in pairs]) for name in NAMES if pairs}
         draws = {name: np.mean([a.draws[name] - b.draws[name] for a, b in pairs], axis=0) for name in NAMES if pairs}
-        rows.append(Measured(f"{setting.label}, minus the control", values, draws, setting.seeds, paired=True))
+        rows.append(Measured(f"{setting.label}{MINUS}", values, draws, setting.seeds, paired=True))
     return rows
 
 

@@ -309,5 +309,5 @@ def test_a_forest_plot_has_each_mean_at_its_place_and_holds_what_it_must():
 
 def test_a_cell_has_interval_and_p_in_a_line_of_their_own():
     cell = table([""], [["+0.012 ± 0.003 [-0.100, +0.200], p 0.040"]])
-    assert "+0.012 ± 0.003 <small>[-0.100, +0.200], p 0.040</small>" in cell
+    assert "+0.012 <small>± 0.003</small><small>[-0.100, +0.200]</small><small>p 0.040</small>" in cell
     assert "<small>" not in table([""], [["not run"]])
