@@ -40,15 +40,12 @@ def score_base(run: RunFolder, name: str, model: Llama, split: Split, shared: Pa
     return scored
 
 
-def shared_answers(folder: Path, name: str) -> dict[str, np.ndarray] | None:
-    """The columns in a folder of --base-scores that holds one base and one split of this name; None if none is whole.
+def shared_answers(folder: Path, name: str) -> list[dict[str, np.ndarray]]:
+    """The columns of every whole file in a folder of --base-scores that is of a split of this name.
 
-    Each column is an array (N,), see metrics.Scored.
+    There are several if runs asked in different prompts. Each column is an array (N,), see metrics.Scored.
     """
-    for path in sorted(folder.glob(f"{name}-*.scores")):
-        if columns := _read_columns(path):
-            return columns
-    return None
+    return [columns for path in sorted(folder.glob(f"{name}-*.scores")) if (columns := _read_columns(path))]
 
 
 def shared_file(name: str, inputs: Inputs, flags: TrainFlags) -> Path | None:

@@ -1,9 +1,11 @@
 """From the folder of a finished run to its line in the results file."""
 
 import json
+import math
 
+from errors import RunError
 from files import read_whole
-from metrics import metric_values
+from metrics import Scored, metric_values
 from run.answers import read_answers
 from run.base_scores import shared_answers
 from run.config import versions
@@ -15,6 +17,7 @@ from studies.results import BASE, Line, read_lines, write_lines
 
 ANSWERS = "consistency.json"  # in the folder of what asks in all wordings
 OF_A_QUESTION = ("asks", "kind", "trained_on", "held_out", "same_answer_is_right")
+TOLD_APART_BY = ("auc", "contradiction_rate", "group_accuracy")
 OF_THE_PLACE = (
     *("data_dir", "model", "out", "base_scores", "resume", "json", "config", "merge_out", "plan", "device"),
     *("setting", "bert", "jobs", "collaborative", "init_adapter"),
@@ -69,11 +72,20 @@ def _line_of_run(name: str, run: Run, seconds: int | None, bench: Bench) -> Line
 
 
 def _line_of_base(name: str, bench: Bench) -> Line:
-    """The answers before training, which the runs share. name: of a run that was compared with them."""
-    results, _, _, about = _left_by(name, bench)
-    answers = shared_answers(bench.out / BASE, "test")
-    z = [answers[f"log_yes_{side}"] - answers[f"log_no_{side}"] for side in ("pos", "neg")]
-    return Line(BASE, about | _metrics(results["test"]["before"]), *z)
+    """The answers before training, which the runs share. name: of a run that was compared with them.
+
+    Other answers may be there too, to the prompts of another objective: they do not give this run's figures.
+    """
+    results, _, predictions, about = _left_by(name, bench)
+    before, scored = results["test"]["before"], predictions.scored
+    for columns in shared_answers(bench.out / BASE, "test"):
+        if len(columns["log_yes_pos"]) != len(scored.labels):
+            continue
+        asked = Scored(scored.users, scored.labels, **columns)
+        values = metric_values(asked)
+        if all(math.isclose(values[name], before[name], rel_tol=1e-9, abs_tol=1e-12) for name in TOLD_APART_BY):
+            return Line(BASE, about | _metrics(before), asked.z_pos, asked.z_neg)
+    raise RunError(f"{bench.out / BASE}: has no answers that give the figures of the base in {name}; delete that run")
 
 
 def _line_of_scored(name: str, run: Run, seconds: int | None, bench: Bench) -> Line:

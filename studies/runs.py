@@ -127,7 +127,7 @@ def _next(waiting: dict[str, Run], active: list[Active], bench: Bench) -> str | 
     """
     if len(active) >= bench.jobs:
         return None
-    scoring = any(one.scores_base for one in active) and shared_answers(bench.out / BASE, "test") is None
+    scoring = any(one.scores_base for one in active) and not shared_answers(bench.out / BASE, "test")
     for name, run in waiting.items():
         ready = all(bench.is_finished(other) for other in run.after)
         if ready and not (run.scores_base and scoring):

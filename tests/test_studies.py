@@ -76,7 +76,8 @@ for i, (a, b) in enumerate(z):
     lines.append(",".join(map(str, [i // 2, i, i % 2, p, q, int((p > .5) == (q > .5)), i, 0, *logs])))
 (out / "predictions.csv").write_text("\\n".join(lines) + "\\n")
 values = {"auc": 0.5, "contradiction_rate": 0.25, "group_accuracy": 0.5, "interval_95": {}, "counts": {}}
-results = {"test": {"before": values, "after": values}, "steps": 3, "best_step": 2, "best_valid_auc": 0.6,
+before = values | {"contradiction_rate": 1.0, "group_accuracy": 0.0}  # of the base's answers: Yes to everything
+results = {"test": {"before": before, "after": values}, "steps": 3, "best_step": 2, "best_valid_auc": 0.6,
            "stopped": "steps done"}
 (out / "results.json").write_text(json.dumps(results))
 '''
