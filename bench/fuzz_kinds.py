@@ -17,6 +17,7 @@ from bench import fuzz_bert as made_bert
 from bench import fuzz_made as made
 from bench import fuzz_made_data as made_data
 from bench import fuzz_recommender as recommender
+from bench import fuzz_vectors as vectors
 from bench.fuzz_made import World
 from cli.data import load_data
 from cli.flags import Resolved, parse_flags
@@ -244,7 +245,7 @@ def _merge(folder: Path, out: Path) -> list:
 
 def kinds() -> dict[str, Kind]:
     """Every kind by name. The order decides which case damages which kind."""
-    return checkpoint_kinds() | data_kinds() | run_kinds() | bert_kinds() | recommender_kinds()
+    return checkpoint_kinds() | data_kinds() | run_kinds() | bert_kinds() | recommender_kinds() | vector_kinds()
 
 
 def checkpoint_kinds() -> dict[str, Kind]:
@@ -355,4 +356,24 @@ def recommender_kinds() -> dict[str, Kind]:
         "scores to compare": Kind(
             recommender.make_pair, "[pr]*.*", recommender.compare_runs, recommender.compare_command
         ),
+    }
+
+
+def vector_kinds() -> dict[str, Kind]:
+    """Files of runs with vectors in their prompts, and of the recommenders that give them."""
+    score, ask = (vectors.score, vectors.score_command), (vectors.ask, vectors.predict_command)
+    resumed, tuned = (vectors.resume, vectors.resume_command), vectors.make_tuned
+    used = (vectors.start, vectors.start_command)
+    return {
+        "vectors.json, mf": Kind(tuned("mf"), "vectors.json", *score),
+        "vectors.json, sasrec": Kind(tuned("sasrec-full"), "vectors.json", *score),
+        "vectors.json (predict)": Kind(tuned("sasrec-full"), "vectors.json", *ask),
+        "vectors.safetensors": Kind(tuned("mf"), "vectors.safetensors", *ask),
+        "vectors, recommender": Kind(tuned("sasrec-full"), "recommender.safetensors", *ask),
+        "vectors, soft prompt": Kind(vectors.make_soft_prompt, "vectors.*", *score),
+        "vectors, catalogue": Kind(tuned("mf"), "catalogue.jsonl", *ask),
+        "resume vectors": Kind(tuned("mf"), "[vr]e*", *resumed),
+        "resume vectors, state": Kind(tuned("mf"), "last/*/*", *resumed, repair_state),
+        "vectors from, config": Kind(vectors.make_recommender("mf"), "config.json", *used, lines=0),
+        "vectors from, best": Kind(vectors.make_recommender("mf"), "best.safetensors", *used),
     }

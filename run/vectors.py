@@ -24,9 +24,10 @@ from files import read_whole, write_bytes, write_json
 from lora.adapter import WEIGHTS
 from machine import ranks
 from model.llama import Llama, LlamaConfig
-from model.soft_file import load_vectors
+from model.soft_file import VECTORS, kept_tensors, load_vectors, read_vectors
 from model.soft_tokens import FreeVectors, MappedVectors, add_vectors
 from run.collaborative import (
+    Recommender,
     as_record,
     fresh_table,
     from_record,
@@ -35,6 +36,7 @@ from run.collaborative import (
     tell_unknown,
 )
 from run.folder import RunFolder
+from tensors import put_tensors
 
 RECORD, RECOMMENDER = "vectors.json", "recommender.safetensors"
 COLLABORATIVE, SOFT_PROMPT = "collaborative", "soft prompt"
@@ -159,8 +161,8 @@ def _put_back(
     if record["kind"] == SOFT_PROMPT:
         ids, module = _soft_ids(V), FreeVectors(len(PLACES_OF_SOFT_PROMPT), D)
     else:
-        tensors = _read_recommender(folder) if (folder / RECOMMENDER).is_file() else {}
-        recommender = from_record(record, tensors, folder / RECORD)
+        recommender = _read_recommender(folder, record)
+        refuse_other_sizes(folder, recommender, D)
         if not recommender.reads_histories:
             size = recommender.settings["dim"]
             empty = {name: torch.zeros(len(getattr(recommender, name)), size) for name in ("users", "items")}
@@ -183,8 +185,27 @@ def _read_record(folder: Path) -> dict:
     return record
 
 
-def _read_recommender(folder: Path) -> dict[str, Tensor]:
+def _read_recommender(folder: Path, record: dict) -> Recommender:
+    """Without tensors if its users are rows of a table, which vectors.safetensors has."""
+    path = folder / RECOMMENDER
+    recommender = from_record(record, {}, folder / RECORD, path)
+    if not recommender.reads_histories:
+        return recommender
+    if not path.is_file():
+        raise RunError(f"{path}: missing; it belongs to {RECORD} in that folder, so fetch it too")
     try:
-        return load(read_whole(folder / RECOMMENDER))
+        return replace(recommender, tensors=load(read_whole(path)))
     except SafetensorError as error:
-        raise RunError(f"{folder / RECOMMENDER}: damaged or truncated ({quoted(str(error), 80)})") from None
+        raise RunError(f"{path}: damaged or truncated ({quoted(str(error), 80)}); fetch it again") from None
+
+
+def refuse_other_sizes(folder: Path, recommender: Recommender, hidden_size: int) -> None:
+    """Raises AdapterError if vectors.safetensors does not fit what vectors.json says, which may be of any size.
+
+    Known before memory is taken for it.
+    """
+    tensors = read_vectors(folder, folder / WEIGHTS)
+    with torch.device("meta"):
+        table = torch.zeros(1 + len(recommender.users) + len(recommender.items), recommender.settings["dim"])
+        module = MappedVectors(table, hidden_size, derived=recommender.reads_histories)
+    put_tensors(kept_tensors(module), tensors, str(folder / VECTORS))
