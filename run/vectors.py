@@ -7,7 +7,7 @@ vectors.safetensors     what was trained, and the recommender's vectors, of the 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from tensors import put_tensors
 
 RECORD, RECOMMENDER = "vectors.json", "recommender.safetensors"
 COLLABORATIVE, SOFT_PROMPT = "collaborative", "soft prompt"
+NO_USERS = "--user: has no effect, since the prompts have no vector of a user"
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,10 @@ def has_vectors(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
-def restore_vectors(model: Llama, data: Dataset, folder: Path) -> Dataset:
+def restore_vectors(model: Llama, data: Dataset, rows: list[Interaction], folder: Path) -> Dataset:
     """The data set with the ids of its vectors, which are in the model then; as it was if the run has none.
 
+    rows: all that will be asked about, since a recommender may compute its vectors of their histories.
     Raises RunError if the data are not those of the run, AdapterError if the files do not fit.
     """
     if not has_vectors(folder):
@@ -118,13 +120,21 @@ def restore_vectors(model: Llama, data: Dataset, folder: Path) -> Dataset:
             f"--run {folder}: its vectors are of the users and items of {quoted(record.get('data'))} "
             f"({quoted(record.get('data_source'))}), and not of {data.name} ({data.source}); score the data of the run"
         )
-    return replace(data, vectors=_put_back(model, record, [*data.valid, *data.test], folder))
+    return replace(data, vectors=_put_back(model, record, rows, folder))
 
 
 def restore_for_titles(
-    model: Llama, data: Dataset, rows: list[Interaction], folder: Path, items: Mapping[str, int | str]
+    model: Llama,
+    data: Dataset,
+    rows: list[Interaction],
+    folder: Path,
+    items: Mapping[str, int | str],
+    tell: Callable[[str], None] = notice,
 ) -> Dataset:
-    """The same for titles that a user typed. rows: all that will be scored; items: the id of each title as typed."""
+    """The same for titles that a user typed. rows: all that will be scored; items: the id of each title as typed.
+
+    tell: takes a line about users, and one about titles, that the run does not know.
+    """
     if not has_vectors(folder):
         return data
     record = _read_record(folder)
@@ -137,20 +147,21 @@ def restore_for_titles(
     known = [as_known(row) for row in rows]
     ids = _put_back(model, record, known, folder)
     if record["kind"] == COLLABORATIVE:
-        _tell_unknown_names(rows, known, record)
+        for line in _unknown_names(rows, known, record):
+            tell(line)
     return replace(data, vectors=lambda row: ids(as_known(row)))
 
 
-def _tell_unknown_names(rows: list[Interaction], known: list[Interaction], record: dict) -> None:
+def _unknown_names(rows: list[Interaction], known: list[Interaction], record: dict) -> Iterator[str]:
     strangers = {row.user for row, found in zip(rows, known) if found.user is None}
     if strangers and record["users"]:
-        notice(
+        yield (
             f"{len(strangers):,} of {len({row.user for row in rows}):,} users are not among the training users of the "
             "run: they get the vector of the unknown. The column user of --input, or --user NAME, says who asks"
         )
     titles = {row.target for row, found in zip(rows, known) if found.target is None}
     if titles:
-        notice(f"{len(titles):,} titles are not in the run's data: they get the vector of the unknown")
+        yield f"{len(titles):,} titles are not in the run's data: they get the vector of the unknown"
 
 
 def _put_back(
@@ -182,6 +193,8 @@ def _read_record(folder: Path) -> dict:
         record = None
     if not isinstance(record, dict) or record.get("kind") not in (COLLABORATIVE, SOFT_PROMPT):
         raise RunError(f"{path}: does not say what vectors the run has; was the file changed?")
+    if record["kind"] == COLLABORATIVE:
+        from_record(record, {}, path, path)  # refused before any of it is used
     return record
 
 
