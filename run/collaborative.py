@@ -1,7 +1,7 @@
 """--collaborative METHOD:RUN: the vectors of a trained recommender, and which of them stand in the prompt of a row."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -91,14 +91,17 @@ def load_recommender(named: str, data: Dataset) -> Recommender:
     settings = _settings(path, config, method)
     shots = select_shots(data.train, shot_count(flags["shots"]), flags["seed"])
     ids, form = number_ids(data, shots), history_form(METHODS[method], settings)
+    tensors = _read(path / BEST)
+    if method in READS_HISTORIES:
+        recommender = Recommender(method, settings, {}, ids.items, tensors, path / BEST)
+        return replace(recommender, tensors=dict(trainable_parameters(filled(recommender))))
     module = METHODS[method].build(Training(ids, encode_rows(shots, ids, form)), settings)
-    put_tensors(trainable_parameters(module), _read(path / BEST), str(path / BEST))
+    put_tensors(trainable_parameters(module), tensors, str(path / BEST))
     users, items = user_and_item_vectors(module)
     if settings.get("bias"):
         notice(f"{flag}: only the vectors stand in the prompt; its biases do not")
-    tensors = {"users": users, "items": items} if users is not None else dict(trainable_parameters(module))
-    tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    return Recommender(method, settings, {} if users is None else ids.users, ids.items, tensors, path / BEST)
+    tensors = {"users": users.detach().clone(), "items": items.detach().clone()}
+    return Recommender(method, settings, ids.users, ids.items, tensors, path / BEST)
 
 
 def _settings(path: Path, config: dict, method: str) -> dict:

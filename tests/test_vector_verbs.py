@@ -2,21 +2,30 @@
 
 # ruff: noqa: F401, F811 (imported fixtures)
 
+import csv
 import json
 import os
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 import audit
 import auditing.terms
 import eval as eval_verb
 import predict
+from cli.data import load_data
+from cli.flags import parse_flags
+from cli.model import RunDataFlags
+from data.splits import Wanted, encode_wanted
 from errors import AdapterError, RunError
 from run.checkpoint import _put_best
-from run.collaborative import place
-from tests.test_collaborative import folder, published, quick, recommenders, second, stage_1, stage_2, start
+from run.collaborative import load_recommender, place
+from run.restore import resolve_settings, restore_model
+from run.vectors import restore_vectors
+from tests.test_collaborative import data_at, folder, published, quick, recommenders, second, stage_1, stage_2, start
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +35,7 @@ def runs(second, stage_2, published, tmp_path_factory):
     return {
         "collm": stage_2,
         "lcft-colmf": second(parent / "lcft", "--objective", "lcft-colmf", "--kl-weight", "0.3"),
+        "lcft-colmf ce": second(parent / "ce", "--objective", "lcft-colmf", "--main-loss", "ce"),
         "sasrec": second(parent / "sasrec", method="sasrec-full"),
         "prompt4nr": start("ml-1m", parent / "soft", "--data-dir", published, "--soft-prompt", "normal"),
     }
@@ -61,18 +71,16 @@ def test_every_value_agrees_with_a_second_computation_the_vectors_among_them(run
 
 
 def test_a_wrong_vector_and_a_wrong_loss_are_noticed(runs, capsys, monkeypatch):
-    def failed():
-        with pytest.raises(SystemExit) as end:
-            audited(runs["lcft-colmf"], capsys)
-        assert end.value.code == 1
-        return {check["what"] for check in json.loads(capsys.readouterr().out)["value_checks"] if not check["ok"]}
-
-    with monkeypatch.context() as patch:
-        patch.setattr("run.vectors.place", _one_too_low)
-        assert {what.split(",")[0] for what in failed()} == {"vector of <UserID>", "vector of <TargetItemID>"}
-    real_loss = auditing.terms.yes_logit_loss
-    monkeypatch.setattr(auditing.terms, "yes_logit_loss", lambda *args: real_loss(*args) * 1.001)
-    assert failed() == {"CE, lcft-colmf", "L, lcft-colmf"}
+    real = auditing.terms.yes_logit_loss
+    monkeypatch.setattr(auditing.terms, "yes_logit_loss", lambda *args: real(*args) * 1.001)
+    monkeypatch.setattr("run.vectors.place", _one_too_low)
+    with pytest.raises(SystemExit) as end:
+        audited(runs["lcft-colmf"], capsys)
+    assert end.value.code == 1
+    failed = {check["what"] for check in json.loads(capsys.readouterr().out)["value_checks"] if not check["ok"]}
+    vectors = {what for what in failed if what.startswith("vector of")}
+    assert {what.split(",")[0] for what in vectors} == {"vector of <UserID>", "vector of <TargetItemID>"}
+    assert failed - vectors == {"CE, lcft-colmf", "L, lcft-colmf"}
 
 
 def _one_too_low(recommender, rows):
@@ -132,6 +140,59 @@ def test_a_conversation_with_a_soft_prompt(runs, monkeypatch, capsys):
     assert "after tuning" in shown and "unknown" not in said
 
 
+# ---- which probability --------------------------------------------------------------------------
+
+
+def read_by_hand(run):
+    """{reading: (P(yes) to X+, to X-) of each test row} from the logits of whole rows, without scoring/."""
+    flags, resolved = parse_flags(RunDataFlags, ["--run", str(run), "--device", "cpu"], "")
+    settings, config = resolve_settings(flags, resolved)
+    data = load_data(vars(settings))
+    model, tokenizer = restore_model(flags, settings)
+    data = restore_vectors(model, data, data.test, run)
+    wanted = Wanted("test", settings.template, settings.max_len, count=6)
+    found = {"sigmoid": [], "softmax": []}
+    for pair in encode_wanted(data.test, data, tokenizer, wanted).pairs:
+        yes, no = (pair.positive.answer[0], pair.negative.answer[0])[:: 1 if pair.liked else -1]
+        with torch.no_grad():
+            rows = [model(torch.tensor([side.prompt]))[0, -1].double() for side in (pair.positive, pair.negative)]
+        found["sigmoid"].append([float(row[yes].sigmoid()) for row in rows])
+        found["softmax"].append([float((row[yes] - row[no]).sigmoid()) for row in rows])
+    return found
+
+
+@pytest.mark.parametrize(
+    "name, flags, reading",
+    [
+        ("collm", (), "sigmoid"),
+        ("lcft-colmf", (), "sigmoid"),
+        ("lcft-colmf ce", (), "softmax"),
+        ("prompt4nr", (), "sigmoid"),
+        ("collm", ("--probability", "softmax"), "softmax"),
+    ],
+)
+def test_auc_calibration_and_contradictions_are_of_the_probability_that_is_named(runs, name, flags, reading, tmp_path):
+    run, out = runs[name], tmp_path / "scored"
+    eval_verb.main(["--run", str(run), "--rows", "6", "--device", "cpu", "--out", str(out), *flags])
+    results = json.loads((out / "results.json").read_text())
+    assert results["probability"] == reading
+    with open(out / "predictions.csv") as file:
+        lines = list(csv.DictReader(file))
+    labels = np.array([int(line["label"]) for line in lines])
+    p = np.array([[float(line[f"p_yes_{side}"]) for side in ("positive", "negative")] for line in lines])
+    np.testing.assert_allclose(p, read_by_hand(run)[reading], atol=0.02)  # bf16, and in the tree another order
+    assert results["brier"] == pytest.approx(((p[:, 0] - labels) ** 2).mean(), abs=1e-6)
+    assert results["contradiction_rate"] == pytest.approx(((p[:, 0] > 0.5) == (p[:, 1] > 0.5)).mean())
+    wins = [(a > b) + (a == b) / 2 for a in p[labels == 1, 0] for b in p[labels == 0, 0]]
+    assert results["auc"] == pytest.approx(np.mean(wins), abs=1e-9)
+
+
+def test_examples_in_the_prompt_are_read_by_softmax(folder, tmp_path):
+    asked = ["--model", "demo", "--data", folder, "--rows", "6", "--examples", "2", "--max-len", "2048"]
+    eval_verb.main([*asked, "--device", "cpu", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "results.json").read_text())["probability"] == "softmax"
+
+
 # ---- damaged run folders ------------------------------------------------------------------------
 
 
@@ -165,6 +226,18 @@ def test_sizes_that_the_files_do_not_have_are_refused_before_memory_is_taken(
     monkeypatch.setattr("torch.nn.init.uniform_", _refuse_to_fill(torch.nn.init.uniform_))
     with pytest.raises(AdapterError, match=f"{file}.safetensors: the adapter does not fit the model"):
         eval_verb.main(["--run", str(copy), "--device", "cpu"])
+
+
+def test_a_recommender_whose_settings_ask_for_other_sizes_is_refused_before_memory_is_taken(
+    recommenders, folder, tmp_path, monkeypatch
+):
+    copy = shutil.copytree(recommenders["sasrec-full"], tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    config["settings"] |= {"dim": 4096, "blocks": 100}  # 40 GB
+    (copy / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("torch.nn.init.uniform_", _refuse_to_fill(torch.nn.init.uniform_))
+    with pytest.raises(AdapterError, match="best.safetensors: the adapter does not fit the model"):
+        load_recommender(f"sasrec-full:{copy}", data_at(folder))
 
 
 def _refuse_to_fill(fill):
