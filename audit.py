@@ -105,12 +105,10 @@ def main(argv: list[str]) -> None:
         add_lora(model)  # gradients need trainable tensors; B is zero, so no value changes
     pair = encode_split([row], data, tokenizer, settings.template, settings.max_len).pairs[0]
     ids = data.vectors(row) if data.vectors else {}
-    if ids:
-        tokenizer = NamedVectors(tokenizer, {number: placeholder for placeholder, number in ids.items()})
+    if ids:  # gradients are taken of the vectors, too
         vectors_of(model).requires_grad_(True)
-    kl_weight = flags.kl_weight
-    if kl_weight is None:
-        kl_weight = config["flags"].get("kl_weight", {"value": 1e-4})["value"]
+        tokenizer = NamedVectors(tokenizer, {number: placeholder for placeholder, number in ids.items()})
+    kl_weight = lambda_of(flags, config)
     with at_work("computing every value a second time"):
         trained = main_loss(settings, pair) or trained_contrast(config)
         figures = audit_pair(model.eval(), tokenizer, pair, kl_weight, settings.precision, trained)
@@ -138,6 +136,13 @@ def main(argv: list[str]) -> None:
     show(report, flags)
     if not report["ok"]:
         raise SystemExit(1)
+
+
+def lambda_of(flags: AuditFlags, config: dict) -> float:
+    """The weight of the KL: of the flag, or of the run, or train.py's default."""
+    if flags.kl_weight is not None:
+        return flags.kl_weight
+    return config["flags"].get("kl_weight", {"value": 1e-4})["value"]
 
 
 def show(report: dict, flags: AuditFlags) -> None:
