@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import audit
+import auditing.checks
 import auditing.terms
 import eval as eval_verb
 import predict
@@ -39,6 +40,12 @@ def runs(second, stage_2, published, tmp_path_factory):
         "sasrec": second(parent / "sasrec", method="sasrec-full"),
         "prompt4nr": start("ml-1m", parent / "soft", "--data-dir", published, "--soft-prompt", "normal"),
     }
+
+
+@pytest.fixture(autouse=True)
+def one_tensor(monkeypatch):
+    """Central differences for one tensor of LoRA and one of the vectors: each takes a second."""
+    monkeypatch.setattr(auditing.checks, "CHECKED_TENSORS", 1)
 
 
 # ---- audit.py -----------------------------------------------------------------------------------
