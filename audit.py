@@ -25,10 +25,12 @@ from auditing.checks import figure_checks, gradient_checks, tolerances, value_ch
 from auditing.figures import answer_figures, contrast_figures, reading_figures, released_figures, row_figures
 from auditing.naive import naive_terms
 from auditing.naive_contrasts import with_contrast
-from auditing.terms import Contrast, gradients, readings, rows_of, terms_of
+from auditing.terms import MAIN_LOSSES, Contrast, MainLoss, gradients, readings, rows_of, terms_of
+from auditing.vectors import NamedVectors, vector_checks
 from cli.data import data_problems, load_data
 from cli.flags import Resolved, flag, parse_flags
 from cli.model import RunDataFlags, model_problems
+from cli.train import TrainFlags
 from cli.verb import run_verb
 from data.pairs import EncodedPair
 from data.splits import encode_split
@@ -40,11 +42,13 @@ from machine import ranks
 from machine.bar import at_work
 from model.demo import base_in_results
 from model.llama import Llama
+from model.soft_tokens import vectors_of
+from objectives.by_name import flags_of, make_objective
 from protocols import Tokenizer
 from report.audit_page import LONGEST_STYLE, PAGE_HEADING, audit_page
 from report.audit_text import audit_text
 from run.restore import resolve_settings, restore_model
-from run.vectors import has_vectors
+from run.vectors import restore_vectors
 from run.wording import in_words_of
 from tensors import trainable_parameters
 
@@ -92,20 +96,25 @@ def main(argv: list[str]) -> None:
         raise DataError(
             f"--sample {flags.sample}: the {flags.split} split has {len(rows):,} rows; choose 0 to {len(rows) - 1}"
         )
-    if has_vectors(Path(flags.run or "")):
-        raise RunError(f"--run {flags.run}: has vectors in its prompts, which are no tokens; audit a run without them")
-    row = rows[flags.sample]
+    row, folder = rows[flags.sample], Path(flags.run or "")
     model, tokenizer = restore_model(flags, settings)
+    data = restore_vectors(model, data, [row], folder)
     adapter = flags.run or flags.adapter
     if not adapter:
         torch.manual_seed(0)
         add_lora(model)  # gradients need trainable tensors; B is zero, so no value changes
     pair = encode_split([row], data, tokenizer, settings.template, settings.max_len).pairs[0]
-    kl_weight = flags.kl_weight
-    if kl_weight is None:
-        kl_weight = config["flags"].get("kl_weight", {"value": 1e-4})["value"]
+    ids = data.vectors(row) if data.vectors else {}
+    if ids:  # gradients are taken of the vectors, too
+        vectors_of(model).requires_grad_(True)
+        tokenizer = NamedVectors(tokenizer, {number: placeholder for placeholder, number in ids.items()})
+    kl_weight = lambda_of(flags, config)
     with at_work("computing every value a second time"):
-        figures = audit_pair(model.eval(), tokenizer, pair, kl_weight, settings.precision, trained_contrast(config))
+        trained = main_loss(settings, pair) or trained_contrast(config)
+        figures = audit_pair(model.eval(), tokenizer, pair, kl_weight, settings.precision, trained)
+        of_vectors = vector_checks(model, row, ids, folder)
+    figures["value_checks"] += of_vectors
+    figures["ok"] = figures["ok"] and all(check["ok"] for check in of_vectors)
     report = {
         "run": flags.run,
         **base_in_results(settings.model),
@@ -121,11 +130,19 @@ def main(argv: list[str]) -> None:
         "target": data.catalogue[row.target].title,
         "label": row.label,
         "kl_weight": kl_weight,
+        "vectors": list(ids),
         **figures,
     }
     show(report, flags)
     if not report["ok"]:
         raise SystemExit(1)
+
+
+def lambda_of(flags: AuditFlags, config: dict) -> float:
+    """The weight of the KL: of the flag, or of the run, or train.py's default."""
+    if flags.kl_weight is not None:
+        return flags.kl_weight
+    return config["flags"].get("kl_weight", {"value": 1e-4})["value"]
 
 
 def show(report: dict, flags: AuditFlags) -> None:
@@ -137,6 +154,14 @@ def show(report: dict, flags: AuditFlags) -> None:
         notice(f"\nWritten to {flags.html}")
     if flags.json:
         print(json.dumps(report, allow_nan=False))
+
+
+def main_loss(settings: TrainFlags, pair: EncodedPair) -> MainLoss | None:
+    """CoLLM's loss as the run was trained with it, if it was. settings: of the run."""
+    if settings.objective not in MAIN_LOSSES:
+        return None
+    kind = settings.main_loss if "main_loss" in flags_of(settings.objective) else "bce-yes"
+    return MainLoss(settings.objective, kind, make_objective(vars(settings)).rows_per_pair, pair.liked)
 
 
 def trained_contrast(config: dict) -> Contrast | None:
@@ -151,12 +176,12 @@ def audit_pair(
     pair: EncodedPair,
     kl_weight: float,
     precision: str,
-    contrast: Contrast | None = None,
+    contrast: Contrast | MainLoss | None = None,
 ) -> dict:
     """Every figure about one pair; "ok" says whether all checks agree.
 
     model: in evaluation mode, so that LoRA's dropout is off. precision: of the base, bf16 or fp32. contrast: the term
-    that the run was trained with, if it is none of Eq. 2 and the published code.
+    or the loss that the run was trained with, if it is none of Eq. 2 and the published code.
     Raises RunError if a logit is not finite.
     """
     # Recompute every layer: time does not matter for one pair, and a 7B base takes most of the memory.

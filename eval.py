@@ -133,7 +133,7 @@ def score_model(flags: EvalFlags, resolved: Resolved, command: str) -> None:
     wanted = Wanted(
         flags.split, settings.template, settings.max_len, settings.drop_long, flags.rows, questions=questions
     )
-    data = restore_vectors(model, data, Path(flags.run or ""))
+    data = restore_vectors(model, data, getattr(data, flags.split), Path(flags.run or ""))
     if flags.examples is not None:
         data = with_examples_in_front(flags, data)
     reading = flags.probability or make_objective(vars(settings)).reading

@@ -49,7 +49,7 @@ from run.base import base_tokenizer
 from run.catalogue import ids_of_titles
 from run.interactive import ask_at_terminal, converse, open_oracle
 from run.restore import resolve_settings, restore_model
-from run.vectors import has_vectors, restore_for_titles
+from run.vectors import NO_USERS, has_vectors, restore_for_titles
 from scoring.splits import score_split
 
 SCORES = ("target", "p_yes_positive", "p_yes_negative", "score", "rank", "contradiction")
@@ -143,7 +143,7 @@ def with_vectors(model: Llama, asked: Asked, flags: PredictFlags) -> Asked:
     folder = Path(flags.run or "")
     if not has_vectors(folder):
         if flags.user is not None:
-            notice("--user: has no effect, since the prompts have no vector of a user")
+            notice(NO_USERS)
         return asked
     rows = [row for rows in asked.groups() for row in rows]
     return replace(asked, data=restore_for_titles(model, asked.data, rows, folder, ids_of_titles(folder)))

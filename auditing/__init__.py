@@ -1,4 +1,4 @@
 """The parts of audit.py: every term under our own code, a second implementation, and one held against the other.
 
-Imports data, model, loss and the ground floor.
+Imports data, model, loss, objectives, run and the ground floor.
 """

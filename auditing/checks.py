@@ -10,10 +10,11 @@ from torch import Tensor
 
 from auditing.naive import TERMS, naive_contributions, naive_log_softmax, naive_terms
 from auditing.naive_contrasts import with_contrast
-from auditing.tail import Tail
-from auditing.terms import READINGS, Contrast, Terms, gradients, rows_of, sign, terms_of
+from auditing.tail import Tail, Whole
+from auditing.terms import READINGS, Contrast, MainLoss, Terms, gradients, rows_of, sign, terms_of
 from data.pairs import EncodedPair
 from model.llama import Llama
+from model.soft_tokens import vectors_of
 
 # How far loss.py may be from the naive implementation: (nats, relative to the value). With float64 logits only the
 # order of summation differs. With float32 logits, PyTorch's log_softmax alone is off by about 1e-5 at a vocabulary
@@ -26,6 +27,7 @@ STEP, GRADIENT_ABSOLUTE, GRADIENT_RELATIVE = 3e-5, 1e-9, 1e-6
 # equal, the gradient of the KL is a difference of nearly equal numbers; the bound is then relative to OF_CE times the
 # gradient of the CE.
 TRAINED_RELATIVE, OF_CE = 1e-3, 0.1
+LARGEST_COPY = 2 * 10**8  # parameters of a model of which Whole makes a copy, 8 bytes each
 CHECKED_TENSORS = 4  # trainable tensors whose largest gradient entry is checked
 CHECKED_TERMS = (
     ("CE", "own"),
@@ -56,7 +58,7 @@ def close(value: float, exact: float, absolute: float, relative: float = 0.0) ->
 
 def named(term: str, reading: str) -> str:
     """What a check calls the CE, or the KL or the term in its place."""
-    return f"{term}, {reading}" if reading in READINGS or term != "KL" else f"term of {reading}"
+    return f"{term}, {reading}" if sign(reading) < 0 or term != "KL" else f"term of {reading}"
 
 
 # ---- values -------------------------------------------------------------------------------------
@@ -166,15 +168,33 @@ def _worst(pairs_of_values: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def gradient_checks(
-    model: Llama, pair: EncodedPair, trained: dict, precision: str, contrast: Contrast | None = None
+    model: Llama, pair: EncodedPair, trained: dict, precision: str, contrast: Contrast | MainLoss | None = None
 ) -> list[dict]:
     """Autograd through loss.py compared with central differences of naive_terms, at the largest entry of a few tensors.
 
     Both are float64. trained: gradients() of the whole model in its own precision, compared with those of
-    float64 less strictly, and not at all if precision is bf16. contrast: the term that the run was trained with.
+    float64 less strictly, and not at all if precision is bf16. contrast: what the run was trained with. Vectors in the
+    prompt are checked too, where a float64 copy of the whole model is small.
     """
+    input_ids = rows_of(pair).input_ids.to(model.lm_head.weight.device)
+    checks = _gradient_checks(Tail(model, input_ids), pair, trained, precision, contrast)
+    if vectors_of(model) is not None and sum(p.numel() for p in model.parameters()) <= LARGEST_COPY:
+        checks += _gradient_checks(Whole(model, input_ids), pair, trained, precision, contrast)
+    return checks
+
+
+def _of_training(contrast: Contrast | MainLoss | None) -> list[tuple[str, str]]:
+    """The terms of what the run was trained with; CE is another one with CoLLM's loss alone."""
+    if contrast is None:
+        return []
+    return [(term, contrast.name) for term in (("CE", "KL") if isinstance(contrast, MainLoss) else ("KL",))]
+
+
+def _gradient_checks(
+    tail: Tail, pair: EncodedPair, trained: dict, precision: str, contrast: Contrast | MainLoss | None
+) -> list[dict]:
+    """Those of the parameters of a float64 copy of the model or of its end."""
     batch = rows_of(pair)
-    tail = Tail(model, batch.input_ids.to(model.lm_head.weight.device))
     logits = tail.logits()  # (3, T, V)
     detached = logits[1].detach().cpu()
     exact = gradients(terms_of(logits, batch, contrast), tail.parameters)
@@ -186,7 +206,7 @@ def gradient_checks(
             with_contrast(naive_terms(pair, tail.nudged(name, index, by).cpu(), detached), pair, contrast)
             for by in (STEP, -STEP)
         )
-        for term, reading in (*CHECKED_TERMS, *(("KL", c.name) for c in (contrast,) if c)):
+        for term, reading in (*CHECKED_TERMS, *_of_training(contrast)):
             quotient = (above[term][reading] - below[term][reading]) / (2 * STEP)
             gradient, as_trained = (float(grads[reading][term][name].flatten()[index]) for grads in (exact, trained))
             largest = float(exact[reading][term][name].abs().max())

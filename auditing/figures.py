@@ -8,7 +8,7 @@ import difflib
 import torch
 from torch import Tensor
 
-from auditing.terms import Contrast, Terms, sign
+from auditing.terms import Contrast, MainLoss, Terms, sign
 from data.pairs import EncodedPair
 from loss import log_probabilities
 from protocols import Tokenizer
@@ -139,13 +139,21 @@ def reading_figures(
     }
 
 
-def contrast_figures(pair: EncodedPair, contrast: Contrast | None, terms: Terms, logits: Tensor) -> dict | None:
-    """The term in the place of the KL that was trained: its name, its value, and what it is made of.
+def contrast_figures(
+    pair: EncodedPair, contrast: Contrast | MainLoss | None, terms: Terms, logits: Tensor
+) -> dict | None:
+    """The term in the place of the KL that was trained, or CoLLM's loss: its name, its value, and what it is made of.
 
-    logits: (3, T, V). z_*: the log-odds of Y+ against Y- at the first answer token, after X+ and X-.
+    logits: (3, T, V). z_*: the log-odds of Y+ against Y- at the first answer token, after X+ and X-; of CoLLM's loss
+    the logit that it looks at.
     """
     if contrast is None:
         return None
+    if isinstance(contrast, MainLoss):
+        yes, no = (pair.positive.answer[0], pair.negative.answer[0])[:: 1 if pair.liked else -1]
+        rows = logits[0, len(pair.positive.prompt) - 1], logits[1, len(pair.negative.prompt) - 1]  # (V,) each
+        z = [float(row[yes] - (row[no] if contrast.main_loss == "ce" else 0.0)) for row in rows]
+        return {**contrast._asdict(), "z_pos": z[0], "z_neg": z[1]}
     log_p = log_probabilities(logits[0, len(pair.positive.prompt) - 1])  # (V,)
     log_q = log_probabilities(logits[1, len(pair.negative.prompt) - 1])
     y, n = pair.positive.answer[0], pair.negative.answer[0]

@@ -53,7 +53,7 @@ def naive_terms(pair: EncodedPair, logits: Tensor, detached: Tensor | None = Non
     logits: (3, T, V) of the rows (X+, Y+), (X-, Y-), (X-, Y+), float64 on the CPU; the logits at one token
     predict the next token. detached: (T, V), the negative row that `released` detaches from the graph, which
     a central difference must therefore keep fixed; None stands for logits[1]. "first": log-probabilities at the first
-    answer token, after X+ and X-.
+    answer token, after X+ and X-; "first_logits": the logits there.
     """
     positive, negative = pair.positive, pair.negative
     n_pos, n_neg = len(positive.prompt), len(negative.prompt)
@@ -75,24 +75,27 @@ def naive_terms(pair: EncodedPair, logits: Tensor, detached: Tensor | None = Non
         "first": terms["kl_own"][0],
         "released": min(sum(terms["kl_released"]), RELEASED_KL_CAP),
     }
-    terms["first"] = tuple(naive_log_softmax(row.tolist()) for row in (logits[0, n_pos - 1], logits[1, n_neg - 1]))
+    terms["first_logits"] = tuple(row.tolist() for row in (logits[0, n_pos - 1], logits[1, n_neg - 1]))
+    terms["first"] = tuple(map(naive_log_softmax, terms["first_logits"]))
     return terms
 
 
 def naive_released(pair: EncodedPair, logits_pos: Tensor, logits_neg: Tensor) -> tuple[float, list[float]]:
     """(CE, KL at every position) as the authors' published code computes them. logits_*: (T, V).
 
-    CE is the mean over the whole positive row. The KL compares the positive row with the negative row,
+    CE is the mean over the whole positive row, without ids beyond the vocabulary: these are vectors, which
+    nothing predicts. The KL compares the positive row with the negative row,
     position by position, after shifting the negative row so that both end together.
     """
     ids, longer = pair.positive.ids, len(pair.negative.ids) - len(pair.positive.ids)
-    ce, kl = 0.0, []
+    ce, counted, kl = 0.0, 0, []
     for column in range(len(ids)):
         log_p = naive_log_softmax(logits_pos[column].tolist())
-        if column + 1 < len(ids):
+        if column + 1 < len(ids) and ids[column + 1] < len(log_p):
             ce -= log_p[ids[column + 1]]
+            counted += 1
         if column + longer >= 0:
             kl.append(naive_kl(naive_log_softmax(logits_neg[column + longer].tolist()), log_p))
         else:
             kl.append(0.0)
-    return ce / (len(ids) - 1), kl
+    return ce / counted, kl

@@ -1,4 +1,4 @@
-"""The second implementation of the terms in the place of the KL: probabilities and plain sums, nothing from loss.py."""
+"""The second implementation of the terms in the place of the KL, and of CoLLM's loss: nothing from loss.py."""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +7,33 @@ from auditing.naive import naive_kl
 from data.pairs import EncodedPair
 
 
-def with_contrast(naive: dict, pair: EncodedPair, contrast: tuple[str, float] | None) -> dict:
-    """naive_terms with another reading: the term that the run was trained with. contrast: its name and margin."""
+def with_contrast(naive: dict, pair: EncodedPair, contrast: tuple | None) -> dict:
+    """naive_terms with another reading: what the run was trained with. contrast: of auditing/terms.py, or None."""
     if contrast is None:
         return naive
-    name, margin = contrast
-    term = naive_contrast(name, *naive["first"], pair.positive.answer[0], pair.negative.answer[0], margin)
-    more = {"CE": naive["CE"]["own"], "KL": term}
+    name, kind, *_ = contrast
+    if name in ("collm", "lcft-colmf"):
+        more = {"CE": naive_main_loss(pair, naive["first_logits"][: contrast[2]], kind), "KL": naive["KL"]["first"]}
+    else:
+        term = naive_contrast(name, *naive["first"], pair.positive.answer[0], pair.negative.answer[0], kind)
+        more = {"CE": naive["CE"]["own"], "KL": term}
     return naive | {part: naive[part] | {name: value} for part, value in more.items()}
+
+
+def naive_main_loss(pair: EncodedPair, logits: Sequence[Sequence[float]], kind: str) -> float:
+    """CoLLM's loss, the sum over these prompts: X+, and perhaps X-. logits: V each, at the first answer token.
+
+    log(1 + exp(-z)) if yes is right, log(1 + exp(z)) if not; z is the logit of yes, with kind "ce" less that of no.
+    """
+    yes, no = pair.positive.answer[0], pair.negative.answer[0]
+    if not pair.liked:
+        yes, no = no, yes
+    total = 0.0
+    for side, row in enumerate(logits):
+        z = row[yes] - (row[no] if kind == "ce" else 0.0)
+        yes_is_right = pair.liked if side == 0 else not pair.liked
+        total += math.log1p(math.exp(-z if yes_is_right else z))
+    return total
 
 
 def naive_contrast(name: str, log_p: Sequence[float], log_q: Sequence[float], y: int, n: int, margin: float) -> float:

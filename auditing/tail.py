@@ -51,3 +51,18 @@ class Tail:
             logits = self.logits()
         entries[index] = before
         return logits
+
+
+class Whole(Tail):
+    """A float64 copy of the whole model, for the gradients of the vectors in its prompts; same members as Tail."""
+
+    def __init__(self, model: Llama, input_ids: Tensor):
+        """input_ids: (B, T), on the device of the model."""
+        self.model, self.input_ids = copy.deepcopy(model).double(), input_ids
+        self.parameters = {
+            name: parameter for name, parameter in trainable_parameters(self.model).items() if ".vectors." in name
+        }
+
+    def logits(self) -> Tensor:
+        """Logits of all positions, (B, T, V) float64, with their graph."""
+        return self.model(self.input_ids)

@@ -3,7 +3,8 @@
 audit.py compares these values with a second implementation (auditing/naive.py). A reading is an answer to
 "which KL?". Eq. 2 allows three: each side is forced on its own answer (own), both sides are forced on one
 answer (shared), or only the first token counts (first). The fourth is what the authors' published code
-computes (released). A run that was trained with another term in the place of the KL has a fifth: that objective.
+computes (released). A run that was trained with another term in the place of the KL, or with CoLLM's loss, has a
+fifth: that objective.
 
 Shape letters: T tokens, A answer positions, N positions of the positive row, V vocabulary.
 """
@@ -26,6 +27,7 @@ from loss import (
     released_loss,
     sequence_terms,
 )
+from objectives.collm import two_answer_cross_entropy, yes_logit_loss
 
 READINGS = ("own", "shared", "first", "released")
 
@@ -37,14 +39,30 @@ class Contrast(NamedTuple):
     margin: float
 
 
-def readings(contrast: Contrast | None) -> tuple[str, ...]:
-    """All readings of a pair of a run that was trained with this term, or with none of them."""
+class MainLoss(NamedTuple):
+    """The loss of CoLLM in the place of CE: of the first answer token of the first `sides` of X+, X-, less lambda KL.
+
+    main_loss: "bce-yes", of the raw logit of yes, or "ce", of that less the one of no; liked: whether yes is right to
+    X+.
+    """
+
+    name: str
+    main_loss: str
+    sides: int
+    liked: bool
+
+
+MAIN_LOSSES = ("collm", "lcft-colmf")
+
+
+def readings(contrast: Contrast | MainLoss | None) -> tuple[str, ...]:
+    """All readings of a pair of a run that was trained with this, or with none of them."""
     return READINGS + ((contrast.name,) if contrast else ())
 
 
 def sign(reading: str) -> int:
     """L subtracts lambda times a KL, and adds lambda times another term."""
-    return -1 if reading in READINGS else 1
+    return -1 if reading in (*READINGS, *MAIN_LOSSES) else 1
 
 
 def rows_of(pair: EncodedPair) -> PairBatch:
@@ -57,7 +75,8 @@ class Terms:
     """Every term of one pair, in nats.
 
     paper: the terms of the readings own, shared and first, (1, A) each.
-    ce, kl: (N,), the terms of the reading released; next_ids: (N,) int64, its targets. contrast: {its name: (1,)}.
+    ce, kl: (N,), the terms of the reading released; next_ids: (N,) int64, its targets. contrast: {its name: (1,)}, or
+    of a MainLoss the KL that it has; main: {its name: (sides,)}.
     """
 
     paper: dict[str, PairTerms]
@@ -65,17 +84,21 @@ class Terms:
     kl: Tensor
     next_ids: Tensor
     contrast: dict[str, Tensor]
+    main: dict[str, Tensor]
 
     def detached(self) -> "Terms":
         """The same terms without their graph."""
         paper = {name: PairTerms(*(term.detach() for term in terms)) for name, terms in self.paper.items()}
         contrast = {name: term.detach() for name, term in self.contrast.items()}
-        return Terms(paper, self.ce.detach(), self.kl.detach(), self.next_ids, contrast)
+        main = {name: term.detach() for name, term in self.main.items()}
+        return Terms(paper, self.ce.detach(), self.kl.detach(), self.next_ids, contrast, main)
 
     def loss(self, reading: str, kl_weight: float) -> Tensor:
         """L of this pair alone, a scalar."""
         if reading == "released":
             return released_loss(self.ce, self.kl, self.next_ids, kl_weight, pairs=1, accumulation_steps=1)
+        if reading in self.main:
+            return self.main[reading].sum() - kl_weight * self.contrast[reading].sum()
         if reading in self.contrast:
             return paper_loss(self.paper["own"], 0.0, pairs_in_step=1) + kl_weight * self.contrast[reading].sum()
         return paper_loss(self.paper[reading], kl_weight, pairs_in_step=1)
@@ -91,7 +114,7 @@ class Terms:
         return (self.contrast[reading] if reading in self.contrast else self.paper[reading].kl).sum()
 
 
-def terms_of(logits: Tensor, batch: PairBatch, contrast: Contrast | None = None) -> Terms:
+def terms_of(logits: Tensor, batch: PairBatch, contrast: Contrast | MainLoss | None = None) -> Terms:
     """Every term by loss.py, with its graph. logits: (3, T, V), all positions of batch = rows_of(pair)."""
     device = logits.device
     positions, targets = batch.positions.to(device), batch.targets.to(device)
@@ -104,11 +127,26 @@ def terms_of(logits: Tensor, batch: PairBatch, contrast: Contrast | None = None)
     lengths, input_ids = batch.lengths.to(device), batch.input_ids.to(device)
     _, column, column_neg, has_partner = aligned_positions(lengths[0:1], lengths[1:2])  # (N,) each
     next_ids = next_tokens(input_ids[0:1], lengths[0:1])[0, column]
+    next_ids = next_ids.masked_fill(next_ids >= logits.shape[-1], -1)  # a vector is no token, so nothing predicts it
     # These are logits already, so nothing is left for lm_head to do.
     ce, kl = sequence_terms(lambda rows: rows, logits[0, column], logits[1, column_neg], next_ids)
-    first = log_probabilities(at[:2, 0]).split(1), targets[:2, 0].split(1)  # (1, V) and (1,) each
-    trained = {c.name: CONTRASTS[c.name](FirstToken(*first[0], *first[1], c.margin)) for c in (contrast,) if c}
-    return Terms(paper, ce, kl.masked_fill(~has_partner, 0.0), next_ids, trained)
+    trained, main = {}, {}
+    if isinstance(contrast, Contrast):
+        first = log_probabilities(at[:2, 0]).split(1), targets[:2, 0].split(1)  # (1, V) and (1,) each
+        trained = {contrast.name: CONTRASTS[contrast.name](FirstToken(*first[0], *first[1], contrast.margin))}
+    elif contrast:
+        trained = {contrast.name: paper["first"].kl.sum(1)}
+        main = {contrast.name: main_terms(at[:2, 0], targets[:2, 0], contrast)}
+    return Terms(paper, ce, kl.masked_fill(~has_partner, 0.0), next_ids, trained, main)
+
+
+def main_terms(logits: Tensor, targets: Tensor, main: MainLoss) -> Tensor:
+    """The loss of CoLLM for each of the prompts, (sides,). logits: (2, V), targets: (2,) at the first answer token."""
+    yes, no = (targets if main.liked else targets.flip(0)).unsqueeze(1).expand(-1, main.sides)
+    logits, right = logits[: main.sides], targets[: main.sides] == yes
+    if main.main_loss == "bce-yes":
+        return yes_logit_loss(logits, yes, right)
+    return two_answer_cross_entropy(logits, yes, no, right)
 
 
 def gradients(terms: Terms, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:

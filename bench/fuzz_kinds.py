@@ -17,6 +17,7 @@ from bench import fuzz_bert as made_bert
 from bench import fuzz_made as made
 from bench import fuzz_made_data as made_data
 from bench import fuzz_recommender as recommender
+from bench import fuzz_vectors as vectors
 from bench.fuzz_made import World
 from cli.data import load_data
 from cli.flags import Resolved, parse_flags
@@ -31,6 +32,7 @@ from errors import notice
 from model import convert
 from model.demo import is_demo
 from model.llama import Llama
+from run import outcome
 from run.base import base_identity, load_base
 from run.checkpoint import MANIFEST
 from run.folder import RunFolder
@@ -154,7 +156,8 @@ def read_data(name: str | None) -> Callable[[Path, Path], None]:
 
 
 def small_rules() -> None:
-    """Let data sets have a few rows instead of thousands: the same code in a hundredth of the time."""
+    """Let data sets have a few rows instead of thousands, and runs no picture: the same code in less time."""
+    outcome.draw_curves = lambda path, history, results: None
     movie.SPLIT_SIZES = (80, 10, 10)
     amazon_book.MORE_REVIEWS_THAN = 2
 
@@ -244,7 +247,7 @@ def _merge(folder: Path, out: Path) -> list:
 
 def kinds() -> dict[str, Kind]:
     """Every kind by name. The order decides which case damages which kind."""
-    return checkpoint_kinds() | data_kinds() | run_kinds() | bert_kinds() | recommender_kinds()
+    return checkpoint_kinds() | data_kinds() | run_kinds() | bert_kinds() | recommender_kinds() | vector_kinds()
 
 
 def checkpoint_kinds() -> dict[str, Kind]:
@@ -355,4 +358,24 @@ def recommender_kinds() -> dict[str, Kind]:
         "scores to compare": Kind(
             recommender.make_pair, "[pr]*.*", recommender.compare_runs, recommender.compare_command
         ),
+    }
+
+
+def vector_kinds() -> dict[str, Kind]:
+    """Files of runs with vectors in their prompts, and of the recommenders that give them."""
+    score, ask = (vectors.score, vectors.score_command), (vectors.ask, vectors.predict_command)
+    resumed, tuned = (vectors.resume, vectors.resume_command), vectors.make_tuned
+    used = (vectors.start, vectors.start_command)
+    return {
+        "vectors.json, mf": Kind(tuned("mf"), "vectors.json", *score),
+        "vectors.json, sasrec": Kind(tuned("sasrec-full"), "vectors.json", *score),
+        "vectors.json (predict)": Kind(tuned("sasrec-full"), "vectors.json", *ask),
+        "vectors.safetensors": Kind(tuned("mf"), "vectors.safetensors", *ask),
+        "vectors, recommender": Kind(tuned("sasrec-full"), "recommender.safetensors", *ask),
+        "vectors, soft prompt": Kind(vectors.make_soft_prompt, "vectors.*", *score),
+        "vectors, catalogue": Kind(tuned("mf"), "catalogue.jsonl", *ask),
+        "resume vectors": Kind(tuned("mf"), "[vr]e*", *resumed),
+        "resume vectors, state": Kind(tuned("mf"), "last/*/*", *resumed, repair_state),
+        "vectors from, config": Kind(vectors.make_recommender("mf"), "config.json", *used, lines=0),
+        "vectors from, best": Kind(vectors.make_recommender("mf"), "best.safetensors", *used),
     }

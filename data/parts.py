@@ -29,6 +29,8 @@ PROMPT4NR = (  # CoLLM's form of Prompt4NR: each feature is three vectors, betwe
 PLACES_OF_SOFT_PROMPT = tuple(PLACEHOLDER.findall(PROMPT4NR))
 # The templates with placeholders, by what stands there: a recommender's vectors, or learnt ones.
 WITH_COLLABORATIVE, WITH_SOFT_PROMPT = ("collm", "collm-released"), ("prompt4nr",)
+# The template that asks the same in text alone: that of stage 1, and of a base that has not been tuned.
+WITHOUT_VECTORS = {"collm": "tallrec", "collm-released": "released", "prompt4nr": "tallrec"}
 
 
 def filled_in(form: str, fields: dict[str, str]) -> str | tuple[str, ...]:

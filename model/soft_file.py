@@ -42,8 +42,15 @@ def save_vectors(model: nn.Module, folder: Path, adapter: Path) -> None:
 def load_vectors(model: nn.Module, folder: Path, adapter: Path) -> None:
     """Copy saved vectors into those that `model` already has.
 
-    Raises AdapterError naming every tensor that is missing, surplus, misshapen or not finite, or if the adapter beside
-    the file is another than the vectors were saved with.
+    Raises AdapterError as read_vectors, and naming every tensor that is missing, surplus, misshapen or not finite.
+    """
+    put_tensors(kept_tensors(vectors_of(model)), read_vectors(folder, adapter), str(folder / VECTORS))
+
+
+def read_vectors(folder: Path, adapter: Path) -> dict[str, Tensor]:
+    """The tensors of the file by name, whatever they are.
+
+    Raises AdapterError if there is no such file, or if the adapter beside it is another than it was saved with.
     """
     path = folder / VECTORS
     if not path.is_file():
@@ -59,7 +66,7 @@ def load_vectors(model: nn.Module, folder: Path, adapter: Path) -> None:
             f"{path}: was saved with another adapter than {adapter.name} beside it; if the run was killed between the "
             "two, resume it with --resume, else fetch both files again"
         )
-    put_tensors(kept_tensors(vectors_of(model)), tensors, str(path))
+    return tensors
 
 
 def _sha256(path: Path) -> str:

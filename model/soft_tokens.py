@@ -85,8 +85,10 @@ class FreeVectors(nn.Module):
 
 
 def add_vectors(model: nn.Module, vectors: nn.Module) -> None:
-    """Let `model`, a Llama, read ids from V on as `vectors`; the code of the model does not know of them."""
-    model.model.embed_tokens = SoftEmbedding(model.model.embed_tokens, vectors.to(model.lm_head.weight.device))
+    """Let `model`, a Llama, read ids from V on as `vectors`, in the place of others; its code does not know of them."""
+    embedding = model.model.embed_tokens
+    tokens = embedding.tokens if isinstance(embedding, SoftEmbedding) else embedding
+    model.model.embed_tokens = SoftEmbedding(tokens, vectors.to(model.lm_head.weight.device))
 
 
 def vectors_of(model: nn.Module) -> nn.Module | None:

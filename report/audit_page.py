@@ -3,7 +3,7 @@
 import math
 from html import escape
 
-from report.audit_text import READING_LABELS, check_summary, compact, heading, reading_rows, verdict
+from report.audit_text import READING_LABELS, check_summary, compact, differentiated, heading, reading_rows, verdict
 from report.charts import Area, bar, chart, curve, figure, label
 from report.html import page, paragraph, table
 from report.tables import STAND_IN
@@ -67,7 +67,7 @@ def audit_page(report: dict) -> str:
         '<p class="note">a(v) [log a(v) − log b(v)]; a, b are p, q for the paper and q, p for released. '
         "A dot stands for the space in front of a word. What is below 0.0001 nats is left out.</p>",
         _vocabulary(report),
-        "<h2>L of this pair alone, and its gradients over all LoRA parameters</h2>",
+        f"<h2>L of this pair alone, and its gradients over {differentiated(report)}</h2>",
         _readings(report),
         '<p class="note">paper: CE⁺ + CE⁻ summed over the answer tokens, and KL(p ‖ q). released: CE⁺ only, the mean '
         "over all tokens of the row, and KL(q ‖ p) summed over all positions, q detached. L subtracts the KL, so a "

@@ -53,12 +53,24 @@ def _trained_term(report: dict) -> list[str]:
     """The term in the place of the KL, if the run was trained with one."""
     if not (trained := report["contrast"]):
         return []
+    if "main_loss" in trained:
+        return [_main_loss(trained)]
     margin = f" with a margin of {trained['margin']:g}" if trained["name"] == "margin" else ""
     return [
         f"Trained with --objective {trained['name']}{margin}: L = CE+ + CE- + lambda times its term, which is "
         f"{trained['term']:.6f}; the log-odds of Y+ against Y- at the first answer token are {trained['z_pos']:+.4f} "
         f"after X+ and {trained['z_neg']:+.4f} after X-"
     ]
+
+
+def _main_loss(trained: dict) -> str:
+    """CoLLM's loss, and what it looks at."""
+    z = "the logit of Yes" if trained["main_loss"] == "bce-yes" else "the logit of Yes less that of No"
+    sides = "X+ alone" if trained["sides"] == 1 else "X+ and X-, less lambda KL"
+    return (
+        f"Trained with --objective {trained['name']}: L = the binary cross-entropy of z for {sides}; z is {z} at the "
+        f"first answer token, {trained['z_pos']:+.4f} after X+ and {trained['z_neg']:+.4f} after X-"
+    )
 
 
 def prompts(report: dict, colour: bool) -> list[str]:
@@ -137,7 +149,7 @@ def vocabulary_tables(report: dict) -> list[str]:
 
 def reading_rows(report: dict) -> list[tuple[str, list[str]]]:
     """(label, one cell per reading): L, its parts and its gradients."""
-    kl, loss = ("KL or term", "L") if report["contrast"] else ("KL", "L = CE - lambda KL")
+    kl, loss = ("KL or term", "L") if "term" in (report["contrast"] or {}) else ("KL", "L = CE - lambda KL")
     rows = (
         ("CE", "ce", ".6f"),
         (kl, "kl", ".6f"),
@@ -155,18 +167,24 @@ def reading_rows(report: dict) -> list[tuple[str, list[str]]]:
     ]
 
 
+def differentiated(report: dict) -> str:
+    """What the gradients are taken of."""
+    return "all parameters of LoRA and of the vectors" if report["vectors"] else "all LoRA parameters"
+
+
 def reading_table(report: dict) -> list[str]:
     """L under every reading, in columns."""
-    lines = ["L of this pair alone, and its gradients over all LoRA parameters"]
+    lines = [f"L of this pair alone, and its gradients over {differentiated(report)}"]
     trained = report["contrast"] and report["contrast"]["name"]
     # Four columns fit; at the first answer token, that of another term, `shared` is `own`.
     shown = [i for i, name in enumerate(report["readings"]) if not (trained and name == "shared")]
     names = [READING_LABELS.get(name, name) for name in report["readings"]]
     for label, cells in [("", names), *reading_rows(report)]:
         lines.append(f"{label:24}" + "".join(f"{cells[i]:>14}" for i in shown))
+    term = "term" in (report["contrast"] or {})
     return [
         *lines,
-        *([f"  {trained}: CE+ + CE- as in paper, plus lambda times its term."] if trained else []),
+        *([f"  {trained}: CE+ + CE- as in paper, plus lambda times its term."] if term else []),
         "  paper: CE+ + CE- summed over the answer tokens, and KL(p || q).",
         "  released: CE+ only, the mean over all tokens of the row, and KL(q || p) summed",
         "  over positions, q detached. L subtracts the KL, so a cosine above 0 means that",

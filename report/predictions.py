@@ -58,15 +58,22 @@ def batch_summary(results: dict) -> str:
     return "\n".join(lines)
 
 
-def answers_in_words(title: str, before: Scored, after: Scored) -> str:
-    """Both answers to one title, of the untuned base and of the run, and whether they contradict each other."""
+def answers_in_words(title: str, before: Scored, after: Scored, reading: str) -> str:
+    """Both answers to one title, of the untuned base and of the run, and whether they contradict each other.
+
+    reading: which probability of yes is that of the run; that of the base is "softmax".
+    """
     lines = [*wrapped(title), f"  {'':16}{'will like?':>14}{'will dislike?':>16}"]
     for name, scored in (("before tuning", before), ("after tuning", after)):
         answers = [(float(p[0]), "Yes" if p[0] > 0.5 else "No") for p in (scored.p_pos, scored.p_neg)]
         (p_like, like), (p_dislike, dislike) = answers
         verdict = f"contradiction: {like} to both" if like == dislike else "consistent"
         lines.append(f"  {name:16}{f'{like} {p_like:.3f}':>14}{f'{dislike} {p_dislike:.3f}':>16}   {verdict}")
-    return "\n".join([*lines, "  The number is P(Yes) / (P(Yes) + P(No))."])
+    lines.append("  The number is P(Yes) / (P(Yes) + P(No)).")
+    if reading == "sigmoid":
+        lines[-1:] = ["  Before, the number is P(Yes) / (P(Yes) + P(No)), and no vector is in the prompts;"]
+        lines.append("  after, it is the sigmoid of the logit of Yes, as this run was trained.")
+    return "\n".join(lines)
 
 
 def shown_prompts(prompts: dict) -> str:

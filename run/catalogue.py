@@ -14,6 +14,7 @@ from errors import DataError, RunError, quoted
 from files import read_whole, write_text
 from machine import ranks
 from run.folder import RunFolder
+from run.vectors import has_vectors
 
 CATALOGUE = "catalogue.jsonl"
 
@@ -61,7 +62,12 @@ def known_of_run(
 
 
 def ids_of_titles(folder: Path) -> dict[str, int | str]:
-    """{title as it is typed: its id in the run's data}; of several items with one title the first."""
+    """{title as it is typed: its id in the run's data}; of several items with one title the first.
+
+    Raises RunError if the file is missing or damaged: the vectors of items are looked up by it.
+    """
+    if not (folder / CATALOGUE).is_file():
+        raise RunError(f"{folder / CATALOGUE}: missing; titles get their vectors by it, so fetch it too")
     found: dict[str, int | str] = {}
     for number, item in _read_numbered(folder / CATALOGUE):
         found.setdefault(typed(item), number)
@@ -81,9 +87,9 @@ def _read_numbered(path: Path) -> list[tuple[int | str, Item]]:
             if not isinstance(title, str) or not isinstance(author, str | None) or type(identity) not in (int, str):
                 raise TypeError
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            what_to_do = "fetch it again" if has_vectors(path.parent) else "delete it, and the run's data are loaded"
             raise RunError(
-                f"{path} line {number}: not an item, found {quoted(line)}; was the file changed? "
-                "Delete it, and the run's data are loaded instead"
+                f"{path} line {number}: not an item, found {quoted(line)}; was the file changed? If so, {what_to_do}"
             ) from None
         items.append((identity, Item(title, author)))
     return items

@@ -183,7 +183,7 @@ def _put_best(path: Path, content: bytes | None) -> None:
     """A later step than the state's may have left its adapter, which need not be the best when it is done again."""
     if content is None:
         path.unlink(missing_ok=True)
-    elif not path.exists() or path.read_bytes() != content:
+    elif not path.is_file() or path.stat().st_size != len(content) or path.read_bytes() != content:
         write_bytes(path, content)
 
 

@@ -1,7 +1,8 @@
 """--collaborative METHOD:RUN: the vectors of a trained recommender, and which of them stand in the prompt of a row."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from baselines.base import Training, history_form
 from baselines.methods import METHODS
 from baselines.rows import encode_rows, number_ids
+from baselines.sasrec_full import SASRecFull
 from baselines.vectors import READS_HISTORIES, WITH_VECTORS, history_vectors, sasrec_of, user_and_item_vectors
 from cli.baseline import BaselineFlags
 from cli.train import shot_count
@@ -31,7 +33,8 @@ INIT_STD = 0.1  # of vectors that begin anew, as ours of the recommenders do
 class Recommender:
     """A trained recommender as train.py uses it. users, items: the number of each that it knows, from 1.
 
-    tensors: "users" (U, d) and "items" (I, d); of a method that reads histories all its tensors by name instead.
+    tensors: "users" (U, d) and "items" (I, d); of a method that reads histories all its tensors by name instead; where:
+    the file that these are from.
     """
 
     method: str
@@ -39,6 +42,7 @@ class Recommender:
     users: dict[int | str, int]
     items: dict[int | str, int]
     tensors: dict[str, Tensor]
+    where: Path
 
     @property
     def reads_histories(self) -> bool:
@@ -87,14 +91,17 @@ def load_recommender(named: str, data: Dataset) -> Recommender:
     settings = _settings(path, config, method)
     shots = select_shots(data.train, shot_count(flags["shots"]), flags["seed"])
     ids, form = number_ids(data, shots), history_form(METHODS[method], settings)
+    tensors = _read(path / BEST)
+    if method in READS_HISTORIES:
+        recommender = Recommender(method, settings, {}, ids.items, tensors, path / BEST)
+        return replace(recommender, tensors=dict(trainable_parameters(filled(recommender))))
     module = METHODS[method].build(Training(ids, encode_rows(shots, ids, form)), settings)
-    put_tensors(trainable_parameters(module), _read(path / BEST), str(path / BEST))
+    put_tensors(trainable_parameters(module), tensors, str(path / BEST))
     users, items = user_and_item_vectors(module)
     if settings.get("bias"):
         notice(f"{flag}: only the vectors stand in the prompt; its biases do not")
-    tensors = {"users": users, "items": items} if users is not None else dict(trainable_parameters(module))
-    tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    return Recommender(method, settings, {} if users is None else ids.users, ids.items, tensors)
+    tensors = {"users": users.detach().clone(), "items": items.detach().clone()}
+    return Recommender(method, settings, ids.users, ids.items, tensors, path / BEST)
 
 
 def _settings(path: Path, config: dict, method: str) -> dict:
@@ -130,8 +137,7 @@ def place(recommender: Recommender, rows: list[Interaction]) -> Placed:
         def user_number(row: Interaction) -> int:
             return users.get(row.user, 0)
     else:
-        module = sasrec_of(len(items), recommender.settings)
-        put_tensors(trainable_parameters(module), recommender.tensors, "the recommender of the run")
+        module = filled(recommender)
         numbers = {key: n for n, key in enumerate(dict.fromkeys(_history(recommender, row) for row in rows), start=1)}
         histories = torch.tensor([(0,) * (recommender.settings["length"] - len(key)) + key for key in numbers])
         tables = [history_vectors(module, histories), module.item.weight[1:].detach()]
@@ -147,6 +153,19 @@ def place(recommender: Recommender, rows: list[Interaction]) -> Placed:
         return user_number(row), 0 if item is None else first + item
 
     return Placed(table, of_row)
+
+
+def filled(recommender: Recommender) -> SASRecFull:
+    """The model of a method that reads histories, with its tensors.
+
+    Raises AdapterError if they do not fit, before memory is taken: settings in a file may ask for any size.
+    """
+    build = partial(sasrec_of, len(recommender.items), recommender.settings)
+    with torch.device("meta"):
+        put_tensors(trainable_parameters(build()), recommender.tensors, str(recommender.where))
+    module = build()
+    put_tensors(trainable_parameters(module), recommender.tensors, str(recommender.where))
+    return module
 
 
 def _history(recommender: Recommender, row: Interaction) -> tuple[int, ...]:
@@ -187,8 +206,8 @@ def as_record(recommender: Recommender) -> dict:
     }
 
 
-def from_record(record: dict, tensors: dict[str, Tensor], path: Path) -> Recommender:
-    """What as_record gave. Raises RunError, naming the file, if it is something else."""
+def from_record(record: dict, tensors: dict[str, Tensor], path: Path, where: Path) -> Recommender:
+    """What as_record gave. Raises RunError, naming its file, if it is something else. where: the tensors' file."""
     method = record.get("method")
     if method not in WITH_VECTORS:
         raise RunError(f"{path}: the method is {quoted(method)}; was the file changed?")
@@ -205,4 +224,5 @@ def from_record(record: dict, tensors: dict[str, Tensor], path: Path) -> Recomme
         checked_settings(record.get("settings"), method, str(path), "was the file changed?"),
         **known,
         tensors=tensors,
+        where=where,
     )

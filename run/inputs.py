@@ -9,6 +9,7 @@ from cli.data import load_data
 from cli.flags import flag_name
 from cli.train import TrainFlags, shot_count
 from data.interactions import Dataset, Interaction, select_shots
+from data.parts import WITHOUT_VECTORS
 from data.prompts import wording_of
 from data.questions import possible_questions
 from data.splits import Split, Wanted, encode_split, encode_wanted, refuse_more_than, rows_that_fit
@@ -25,8 +26,6 @@ from protocols import Tokenizer
 from run.base import base_identity, existing_folder, load_base, warn_of_misfit
 from run.vectors import RunVectors, start_vectors
 from run.wording import in_words_of, training_questions
-
-TEXT = {"collm": "tallrec", "collm-released": "released"}  # the template of stage 1, by that of stage 2
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,9 @@ def load_inputs(flags: TrainFlags, resumed: dict | None = None) -> Inputs:
         )
     )
     refuse_one_label(valid.rows, "--valid-rows" if flags.valid_rows else "--drop-long")
-    text = encode_split(valid.rows, data, tokenizer, TEXT[flags.template], flags.max_len) if flags.stage == 2 else None
+    text = None
+    if flags.stage == 2:
+        text = encode_split(valid.rows, data, tokenizer, WITHOUT_VECTORS[flags.template], flags.max_len)
     reading = make_objective(vars(flags)).reading
     valid, test, text = (split and replace(split, reading=reading) for split in (valid, test, text))
     adapter = adapter_settings(flags)

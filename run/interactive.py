@@ -2,9 +2,9 @@
 
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,16 +13,19 @@ from cli.predict import PredictFlags
 from cli.train import TrainFlags
 from data.interactions import DEFAULT_WORDING, Dataset, Interaction, Item
 from data.pairs import encode_pairs
+from data.parts import WITHOUT_VECTORS
 from data.prompts import wording_of
 from data.splits import Split, answers_in_context
 from data.users import User, rows_of_user, typed
 from errors import DataError, notice
 from metrics import Scored
 from model.llama import Llama
+from objectives.by_name import make_objective
 from protocols import Tokenizer
 from report.predictions import answers_in_words
-from run.catalogue import known_of_run
+from run.catalogue import ids_of_titles, known_of_run
 from run.restore import restore_model
+from run.vectors import NO_USERS, has_vectors, restore_for_titles
 from scoring.splits import score_split
 from tensors import trainable_parameters
 
@@ -34,27 +37,42 @@ empty line goes on, - takes the last one back. Ctrl-D or Ctrl-C ends this."""
 
 @dataclass(frozen=True)
 class Oracle:
-    """A run that answers. data: its items by the titles as they are typed; longest: of a history, None for all."""
+    """A run that answers. data: its items by the titles as they are typed; longest: of a history, None for all.
+
+    user: whose vector stands in its prompts, None for the unknown; folder: of the run; items: the id of each title.
+    """
 
     model: Llama
     tokenizer: Tokenizer
     settings: TrainFlags
     data: Dataset
     longest: int | None
+    user: str | None
+    folder: Path
+    items: Mapping[str, int | str]
+
+    @property
+    def reading(self) -> str:
+        """Which probability of yes the run trained."""
+        return make_objective(vars(self.settings)).reading
 
     def answers(self, user: User, target: Item) -> tuple[Scored, Scored]:
-        """Both answers about one title: of the untuned base, and of the run."""
+        """Both answers about one title: of the untuned base, which is asked in text alone, and of the run."""
         (row,) = rows_of_user(user, [target], self.data.wording, self.longest)
-        split = self._encoded(row)
+        template = self.settings.template
+        self.data.test[:] = [row]  # in its prompt the tokens of both answers are looked up
         with without_adapter(self.model):
-            before = score_split(self.model, split)
-        return before, score_split(self.model, split)
+            before = score_split(self.model, self._encoded(row, self.data, WITHOUT_VECTORS.get(template, template)))
+        after = self._encoded(row, self.with_vectors(row, tell=lambda line: None), template)
+        return before, score_split(self.model, replace(after, reading=self.reading))
 
-    def _encoded(self, row: Interaction) -> Split:
-        data, settings = self.data, self.settings
-        data.test[:] = [row]  # in its prompt the tokens of both answers are looked up
-        pairs, truncated = encode_pairs([row], data, self.tokenizer, settings.template, settings.max_len)
-        return Split([row], pairs, truncated, answers_in_context(data, self.tokenizer, settings.template))
+    def with_vectors(self, row: Interaction, tell: Callable[[str], None]) -> Dataset:
+        """The data with the vectors of this row, if the run has any; a recommender may compute them of its history."""
+        return restore_for_titles(self.model, self.data, [row], self.folder, self.items, tell)
+
+    def _encoded(self, row: Interaction, data: Dataset, template: str) -> Split:
+        pairs, truncated = encode_pairs([row], data, self.tokenizer, template, self.settings.max_len)
+        return Split([row], pairs, truncated, answers_in_context(data, self.tokenizer, template))
 
 
 def open_oracle(flags: PredictFlags, settings: TrainFlags, config: dict) -> Oracle:
@@ -63,10 +81,19 @@ def open_oracle(flags: PredictFlags, settings: TrainFlags, config: dict) -> Orac
     if known is None:
         raise DataError(f"--run {flags.run}: {why}; so there are no titles to choose from")
     items = {typed(item): item for item in known.items if item.title}
+    if not items:
+        raise DataError(f"--run {flags.run}: its catalogue has no titles; so there are none to choose from")
     noun, wording = flags.noun or config.get("noun") or "movie", config.get("wording", DEFAULT_WORDING)
     data = Dataset("titles", "of the run", noun, items, [], [], [], wording)
     longest = known.history[1] if flags.history is None else flags.history
-    return Oracle(*restore_model(flags, settings), settings, data, longest)
+    folder = Path(flags.run)
+    ids = ids_of_titles(folder) if has_vectors(folder) else {}
+    oracle = Oracle(*restore_model(flags, settings), settings, data, longest, flags.user, folder, ids)
+    if not ids and flags.user is not None:
+        notice(NO_USERS)
+    (row,) = rows_of_user(User(flags.user, (), (), ()), [next(iter(items.values()))], wording, longest)
+    oracle.with_vectors(row, tell=notice)  # what is missing or damaged is refused before anything is asked
+    return oracle
 
 
 @contextmanager
@@ -104,9 +131,9 @@ def converse(oracle: Oracle, ask: Callable[[str], str], say: Callable[[str], Non
                 disliked = several(rest, "dislike> ", ask, say)
             say(f"Which {noun} shall it judge? An empty line begins anew.")
             rest = [item for item in rest if item not in disliked]
-            user = User(None, tuple(liked), tuple(disliked), ())
+            user = User(oracle.user, tuple(liked), tuple(disliked), ())
             while target := one(rest, "judge> ", ask, say):
-                print(answers_in_words(typed(target), *oracle.answers(user, target)), flush=True)
+                print(answers_in_words(typed(target), *oracle.answers(user, target), oracle.reading), flush=True)
     except (EOFError, KeyboardInterrupt):
         say("")
 

@@ -7,7 +7,7 @@ vectors.safetensors     what was trained, and the recommender's vectors, of the 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,9 +24,10 @@ from files import read_whole, write_bytes, write_json
 from lora.adapter import WEIGHTS
 from machine import ranks
 from model.llama import Llama, LlamaConfig
-from model.soft_file import load_vectors
+from model.soft_file import VECTORS, kept_tensors, load_vectors, read_vectors
 from model.soft_tokens import FreeVectors, MappedVectors, add_vectors
 from run.collaborative import (
+    Recommender,
     as_record,
     fresh_table,
     from_record,
@@ -35,9 +36,11 @@ from run.collaborative import (
     tell_unknown,
 )
 from run.folder import RunFolder
+from tensors import put_tensors
 
 RECORD, RECOMMENDER = "vectors.json", "recommender.safetensors"
 COLLABORATIVE, SOFT_PROMPT = "collaborative", "soft prompt"
+NO_USERS = "--user: has no effect, since the prompts have no vector of a user"
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,10 @@ def has_vectors(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
-def restore_vectors(model: Llama, data: Dataset, folder: Path) -> Dataset:
+def restore_vectors(model: Llama, data: Dataset, rows: list[Interaction], folder: Path) -> Dataset:
     """The data set with the ids of its vectors, which are in the model then; as it was if the run has none.
 
+    rows: all that will be asked about, since a recommender may compute its vectors of their histories.
     Raises RunError if the data are not those of the run, AdapterError if the files do not fit.
     """
     if not has_vectors(folder):
@@ -116,13 +120,21 @@ def restore_vectors(model: Llama, data: Dataset, folder: Path) -> Dataset:
             f"--run {folder}: its vectors are of the users and items of {quoted(record.get('data'))} "
             f"({quoted(record.get('data_source'))}), and not of {data.name} ({data.source}); score the data of the run"
         )
-    return replace(data, vectors=_put_back(model, record, [*data.valid, *data.test], folder))
+    return replace(data, vectors=_put_back(model, record, rows, folder))
 
 
 def restore_for_titles(
-    model: Llama, data: Dataset, rows: list[Interaction], folder: Path, items: Mapping[str, int | str]
+    model: Llama,
+    data: Dataset,
+    rows: list[Interaction],
+    folder: Path,
+    items: Mapping[str, int | str],
+    tell: Callable[[str], None] = notice,
 ) -> Dataset:
-    """The same for titles that a user typed. rows: all that will be scored; items: the id of each title as typed."""
+    """The same for titles that a user typed. rows: all that will be scored; items: the id of each title as typed.
+
+    tell: takes a line about users, and one about titles, that the run does not know.
+    """
     if not has_vectors(folder):
         return data
     record = _read_record(folder)
@@ -135,20 +147,21 @@ def restore_for_titles(
     known = [as_known(row) for row in rows]
     ids = _put_back(model, record, known, folder)
     if record["kind"] == COLLABORATIVE:
-        _tell_unknown_names(rows, known, record)
+        for line in _unknown_names(rows, known, record):
+            tell(line)
     return replace(data, vectors=lambda row: ids(as_known(row)))
 
 
-def _tell_unknown_names(rows: list[Interaction], known: list[Interaction], record: dict) -> None:
+def _unknown_names(rows: list[Interaction], known: list[Interaction], record: dict) -> Iterator[str]:
     strangers = {row.user for row, found in zip(rows, known) if found.user is None}
     if strangers and record["users"]:
-        notice(
+        yield (
             f"{len(strangers):,} of {len({row.user for row in rows}):,} users are not among the training users of the "
             "run: they get the vector of the unknown. The column user of --input, or --user NAME, says who asks"
         )
     titles = {row.target for row, found in zip(rows, known) if found.target is None}
     if titles:
-        notice(f"{len(titles):,} titles are not in the run's data: they get the vector of the unknown")
+        yield f"{len(titles):,} titles are not in the run's data: they get the vector of the unknown"
 
 
 def _put_back(
@@ -159,8 +172,8 @@ def _put_back(
     if record["kind"] == SOFT_PROMPT:
         ids, module = _soft_ids(V), FreeVectors(len(PLACES_OF_SOFT_PROMPT), D)
     else:
-        tensors = _read_recommender(folder) if (folder / RECOMMENDER).is_file() else {}
-        recommender = from_record(record, tensors, folder / RECORD)
+        recommender = _read_recommender(folder, record)
+        refuse_other_sizes(folder, recommender, D)
         if not recommender.reads_histories:
             size = recommender.settings["dim"]
             empty = {name: torch.zeros(len(getattr(recommender, name)), size) for name in ("users", "items")}
@@ -180,11 +193,32 @@ def _read_record(folder: Path) -> dict:
         record = None
     if not isinstance(record, dict) or record.get("kind") not in (COLLABORATIVE, SOFT_PROMPT):
         raise RunError(f"{path}: does not say what vectors the run has; was the file changed?")
+    if record["kind"] == COLLABORATIVE:
+        from_record(record, {}, path, path)  # refused before any of it is used
     return record
 
 
-def _read_recommender(folder: Path) -> dict[str, Tensor]:
+def _read_recommender(folder: Path, record: dict) -> Recommender:
+    """Without tensors if its users are rows of a table, which vectors.safetensors has."""
+    path = folder / RECOMMENDER
+    recommender = from_record(record, {}, folder / RECORD, path)
+    if not recommender.reads_histories:
+        return recommender
+    if not path.is_file():
+        raise RunError(f"{path}: missing; it belongs to {RECORD} in that folder, so fetch it too")
     try:
-        return load(read_whole(folder / RECOMMENDER))
+        return replace(recommender, tensors=load(read_whole(path)))
     except SafetensorError as error:
-        raise RunError(f"{folder / RECOMMENDER}: damaged or truncated ({quoted(str(error), 80)})") from None
+        raise RunError(f"{path}: damaged or truncated ({quoted(str(error), 80)}); fetch it again") from None
+
+
+def refuse_other_sizes(folder: Path, recommender: Recommender, hidden_size: int) -> None:
+    """Raises AdapterError if vectors.safetensors does not fit what vectors.json says, which may be of any size.
+
+    Known before memory is taken for it.
+    """
+    tensors = read_vectors(folder, folder / WEIGHTS)
+    with torch.device("meta"):
+        table = torch.zeros(1 + len(recommender.users) + len(recommender.items), recommender.settings["dim"])
+        module = MappedVectors(table, hidden_size, derived=recommender.reads_histories)
+    put_tensors(kept_tensors(module), tensors, str(folder / VECTORS))

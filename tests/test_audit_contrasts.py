@@ -3,12 +3,13 @@
 # ruff: noqa: F401, F811 (imported fixtures)
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import audit
 import auditing.naive_contrasts
-from auditing.terms import Contrast
+from auditing.terms import Contrast, MainLoss
 from cli.train import TrainFlags
 from loss import CONTRASTS, FirstToken
 from objectives.by_name import make_objective
@@ -40,6 +41,29 @@ def test_every_value_and_gradient_agrees_with_the_second_computation_and_with_tr
     ce, term = reading["grad_ce"], reading["grad_weighted_kl"]
     # |a + b|^2 = |a|^2 + |b|^2 + 2 |a| |b| cos
     assert (ce**2 + term**2 + 2 * ce * term * reading["cosine"]) ** 0.5 == pytest.approx(norm, rel=1e-4)
+
+
+MAIN = [("collm", "bce-yes", 1), ("lcft-colmf", "bce-yes", 2), ("lcft-colmf", "ce", 2)]
+
+
+@pytest.mark.parametrize("liked", [True, False])
+@pytest.mark.parametrize("name, kind, sides", MAIN)
+def test_the_loss_of_collm_agrees_with_the_second_computation_and_with_training(model, pair, name, kind, sides, liked):
+    pair = replace(pair, liked=liked)
+    settings = TrainFlags(objective=name, kl_weight=KL_WEIGHT if sides == 2 else 0.0, main_loss=kind, stage=2)
+    main = audit.main_loss(settings, pair)
+    assert main == MainLoss(name, kind, sides, liked)
+    figures = audit.audit_pair(model, Pieces(), pair, settings.kl_weight, "fp32", main)
+    assert figures["ok"] and json.loads(json.dumps(figures)) == figures
+    whats = {check["what"] for check in figures["value_checks"]}
+    assert {f"{part}, {name}" for part in ("CE", "KL", "L")} <= whats
+    value, _, _ = make_objective(vars(settings)).loss(model, [pair], 1)
+    reading = figures["readings"][name]
+    assert reading["loss"] == pytest.approx(float(value.detach()), rel=1e-6)
+    value.backward()
+    norm = sum(float(p.grad.square().sum()) for p in trainable_parameters(model).values()) ** 0.5
+    ce, kl = reading["grad_ce"], reading["grad_weighted_kl"]
+    assert (ce**2 + kl**2 - 2 * ce * kl * reading["cosine"]) ** 0.5 == pytest.approx(norm, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(CONTRASTS))
