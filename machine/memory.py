@@ -84,6 +84,14 @@ def resident_memory() -> int:
     return known or peak_resident_memory()
 
 
+def mapped_memory() -> int:
+    """Bytes of this process in memory that are pages of files, such as a mapped checkpoint's; 0 where no system tells.
+
+    Linux gives them back when memory is short, so free_memory counts them, too.
+    """
+    return _kilobytes("/proc/self/status", "RssFile")
+
+
 def peak_resident_memory() -> int:
     """Bytes of this process that were in memory, at most so far."""
     resource = optional_module("resource")

@@ -16,7 +16,7 @@ from loss import CHUNK
 from machine import ranks
 from machine.gpu import bytes_of_libraries
 from machine.layer_cost import LayerCost, layer_cost
-from machine.memory import bytes_of, free_memory, resident_memory
+from machine.memory import bytes_of, free_memory, mapped_memory, resident_memory
 from model.llama import Llama
 from model.prefix_tree import prefix_tree
 from objectives.base import Objective, rows_in_blocks
@@ -118,7 +118,8 @@ def make_plan(
     resident = resident_memory() if device.type == "cpu" else bytes_of(model)
     sides = [pair.positive for pair in valid], [pair.negative for pair in valid]  # scored one after the other
     validated = sum(distinct_tokens([row.prompt for row in side]) for side in sides)
-    circumstances = _Circumstances(resident, free_memory(device) + resident, validated)
+    counted_twice = min(resident, mapped_memory()) if device.type == "cpu" else 0
+    circumstances = _Circumstances(resident, free_memory(device) + resident - counted_twice, validated)
     plans = [_plan_of(model, objective, pairs, size, flags, circumstances) for size in sizes]
     return min(plans, key=lambda plan: (not plan.fits, _work(plan) if plan.fits else plan.peak))
 

@@ -9,6 +9,7 @@ from data.own_wording import parse_own_wording, read_own_wording
 from data.prompts import WORDINGS, wording_of
 from data.questions import drawn_questions
 from errors import FlagError
+from objectives.by_name import OBJECTIVES
 
 
 def in_words_of(data: Dataset, file: str | None, config: dict) -> Dataset:
@@ -41,5 +42,6 @@ def seen_in_training(data: Dataset, config: dict) -> set[str]:
     questions = wording_of(data.wording).questions
     counts = {name: config["flags"].get(name, {}).get("value", 1) for name in ("train_paraphrases", "train_negatives")}
     positives, negatives = (list(words) for words in (questions.positives, questions.negatives))
-    tallrec = config["flags"].get("objective", {}).get("value") == "tallrec"
-    return {*positives[: counts["train_paraphrases"]], *negatives[: 0 if tallrec else counts["train_negatives"]]}
+    objective = OBJECTIVES.get(config["flags"].get("objective", {}).get("value"))
+    no_negatives = objective is not None and objective.rows_per_pair == 1
+    return {*positives[: counts["train_paraphrases"]], *negatives[: 0 if no_negatives else counts["train_negatives"]]}

@@ -13,6 +13,7 @@ from data.pairs import EncodedPair, Row, collate
 from errors import RunError
 from lora.inject import add_lora
 from machine.layer_cost import LiveTensors, layer_cost
+from machine.memory import mapped_memory
 from model.llama import rope_tables
 from model.prefix_tree import prefix_tree
 from objectives.paper import Paper
@@ -134,6 +135,18 @@ def test_auto_recomputes_as_few_layers_as_the_memory_asks_for(model, monkeypatch
         assert found.fits and found.peak <= peak + 2
     assert counts == sorted(counts, reverse=True) and set(counts) >= {0, 3, 6}
     assert not plan(1000).fits and plan(1000).checkpointed == 6
+
+
+def test_pages_of_a_mapped_file_are_not_counted_twice(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan_module, "free_memory", lambda device: 10**10)  # as if nobody else took any
+    size = 10**8
+    (tmp_path / "file").write_bytes(bytes(size))
+    flags = TrainFlags(micro_batch_size=1, checkpointing="on")
+    before = make_plan(model(), Paper(), PAIRS, PAIRS, flags).room
+    mapped = torch.from_file(str(tmp_path / "file"), size=size // 4, dtype=torch.float32)
+    assert mapped.sum() == 0  # every page is read
+    after = make_plan(model(), Paper(), PAIRS, PAIRS, flags).room
+    assert mapped_memory() >= size and after - before < size / 2
 
 
 def test_a_micro_batch_chosen_by_the_plan_is_large_with_much_memory_and_small_with_little(model, monkeypatch):

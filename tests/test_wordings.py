@@ -115,6 +115,8 @@ def test_what_training_saw_follows_from_the_flags_of_the_run():
     assert of_two == {"will like", "will dislike", "will not like"}
     assert seen_in_training(data, config(objective="paper")) == {"will like", "will dislike"}  # an earlier version's
     assert seen_in_training(data, config(objective="tallrec", train_paraphrases=2)) == {"will like", "is going to like"}
+    assert seen_in_training(data, config(objective="collm")) == {"will like"}
+    assert seen_in_training(data, config(objective="lcft-colmf")) == {"will like", "will dislike"}
     assert seen_in_training(data, {"flags": {}}) == set()
 
 
