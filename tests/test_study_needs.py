@@ -53,7 +53,8 @@ if verb == "eval":
     results = values | chosen | {"model": "m", "demo_model": True, "split": "test", "examples": 0}
 else:
     (out / "config.json").write_text(json.dumps({"flags": {"seed": {"value": 0}}, "versions": {"torch": "x"}}))
-    results = {"test": {"before": values, "after": values} | chosen, "steps": 1}
+    before = values | {"contradiction_rate": 1.0, "group_accuracy": 0.0}  # of the base's answers: Yes to everything
+    results = {"test": {"before": before, "after": values} | chosen, "steps": 1}
 (out / "results.json").write_text(json.dumps(results))
 """
 MF = Setting("MF", "all", 2, {"method": "mf"}, BASELINE)
