@@ -217,20 +217,23 @@ def row_metrics(scored: Scored) -> dict[str, np.ndarray]:
 
 
 def pair_metrics(scored: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """What is no mean over rows, under S sets of row weights, (S, N) to (S,) each; none without both answers.
+    """What is no mean over rows, under S sets of row weights, (S, N) to (S,) each; none of a score.
 
     informative_consistency: share of rows with both answers right, less that of the constant that has most right there.
+    informative_asked_once: the same if nobody asked the negative question and took the opposite of the first answer for
+    its answer. Then both are right where the first is, and nothing contradicts itself.
     """
-    if not (scored.has_answers and scored.has_both):
+    if not scored.has_answers:
         return {}
-    right_pos, right_neg = (scored.p_pos > 0.5) == scored.labels, (scored.p_neg > 0.5) != scored.labels
-    rows, right, both = (
-        weights @ x for x in (np.ones(len(right_pos)), right_pos + 1.0 * right_neg, right_pos & right_neg)
-    )
-    return {
-        "relative_consistency": relative_consistency(rows, right, both),
-        "informative_consistency": both / rows - constant_share(weights @ scored.labels / rows),
-    }
+    right_pos, rows = (scored.p_pos > 0.5) == scored.labels, weights.sum(1)
+    best = constant_share(weights @ scored.labels / rows)
+    found = {"informative_asked_once": weights @ right_pos / rows - best}
+    if scored.has_both:
+        right_neg = (scored.p_neg > 0.5) != scored.labels
+        right, both = weights @ (right_pos + 1.0 * right_neg), weights @ (right_pos & right_neg)
+        found["relative_consistency"] = relative_consistency(rows, right, both)
+        found["informative_consistency"] = both / rows - best
+    return found
 
 
 def expected_calibration_error(

@@ -42,13 +42,15 @@ from studies.archive import (
     read_archive,
     read_study,
 )
+from studies.bench import Bench, known_lines
 from studies.command import Command, case_study_words, items_of_all, read_command
 from studies.declared import STUDIES
+from studies.expected import expected
 from studies.page import study_page
 from studies.picture import draw_sweep
 from studies.presets import CASE_STUDY
 from studies.results import Line, read_lines, write_lines
-from studies.runs import Bench, expected, known_lines, make_runs, missing_runs, wanted_runs
+from studies.runs import make_runs, missing_runs, wanted_runs
 from studies.texts import outcome_of, shown, texts_of
 
 HELP = ("-h", "--help")
@@ -99,7 +101,7 @@ def carry_out(command: Command, data: Dataset) -> None:
     if flags.plan:
         lines = known_lines(bench)
         missing = missing_runs(wanted_runs(command.study, bench), lines, bench)
-        print("\n".join([*missing, expected(list(missing.values()), lines, bench.jobs)]))
+        print("\n".join([*missing, expected(missing, lines, bench, first=True)]))
         return
     base = base_in_results(flags.base)
     bench.out.mkdir(parents=True, exist_ok=True)

@@ -38,12 +38,16 @@ def plan_line(plan: dict, seconds: float) -> str:
     warning = "" if plan["fits"] else "; THIS DOES NOT FIT, or only just: see --plan"
     return (
         f"Planned for training and scoring: at most {plan['peak'] / 1e6:,.0f} MB of {plan['room'] / 1e6:,.0f} MB, "
-        f"about {max(1, round(seconds / 60)):,} min{warning}"
+        f"about {_in_minutes(seconds)}{warning}"
     )
 
 
-def plan_table(plan: dict, most_steps: int) -> str:
-    """run.plan.Plan.as_dict(): memory by part in MB, and time."""
+def _in_minutes(seconds: float) -> str:
+    return f"{max(1, round(seconds / 60)):,} min"
+
+
+def plan_table(plan: dict, most_steps: int, seconds: float) -> str:
+    """run.plan.Plan.as_dict(): memory by part in MB, and time. seconds: of the whole run."""
 
     def line(label: str, size: int) -> str:
         return f"  {label:52}{size / 1e6:>12,.1f}"
@@ -61,7 +65,7 @@ def plan_table(plan: dict, most_steps: int) -> str:
         line("available", plan["room"]),
         *wrapped(
             f"  time, from that of one layer: {plan['step_s']:,.1f} s a step, {plan['validation_s']:,.1f} s a "
-            f"validation; {most_steps:,} steps at most, {most_steps * plan['step_s'] / 3600:,.2f} h without validations"
+            f"validation; {most_steps:,} steps at most, about {_in_minutes(seconds)} with all that is scored"
         ),
     ]
     if not plan["fits"]:

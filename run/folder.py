@@ -175,6 +175,8 @@ class RunFolder:
                         file.write(json.dumps(content, allow_nan=False).encode() + b"\n")
             if self.events:
                 self.events.log(record, self.history)
+        if self.times and timing:
+            self.times.measured(timing["seconds"])
 
     def history(self) -> list[dict]:
         """The lines of metrics.jsonl so far; a line cut off by a crash is left out."""

@@ -176,7 +176,7 @@ def _plan_of(
         evaluation=int(max(cost.scoring * TOKENS_PER_BATCH / len(tree), scoring_head)),
         saving=3 * adapter if weight.device.type == "cpu" else 0,
         step_s=0.0,
-        validation_s=layers * cost.forward_s * circumstances.validated / len(tree) / ranks.count(),
+        validation_s=layers * cost.scoring_s * circumstances.validated / len(tree) / ranks.count(),
         room=circumstances.room,
     )
     passes = math.ceil(flags.batch_size / ranks.count() / size)

@@ -50,16 +50,27 @@ def count_steps(pairs: int, flags: OptimisationFlags) -> tuple[int, int]:
 
 @dataclass
 class Times:
-    """Seconds that the plan expects, of a step, a validation, and of scoring both splits once in both wordings."""
+    """Seconds that the plan expects, of a step, a validation, and of scoring both splits once in both wordings.
+
+    steps, seconds: of the steps that were made since, which correct the plan.
+    """
 
     step: float
     validation: float
     scoring: float
+    steps: int = 0
+    seconds: float = 0.0
+
+    def measured(self, seconds: float) -> None:
+        """Note how long a step took."""
+        self.steps += 1
+        self.seconds += seconds
 
     def left(self, step: int, total_steps: int, eval_every: int) -> float:
         """After this step, to the end of the run: with all validations and the final scoring."""
         validations = math.ceil(total_steps / eval_every) - step // eval_every if step < total_steps else 0
-        return (total_steps - step) * self.step + validations * self.validation + self.scoring
+        planned = (total_steps - step) * self.step + validations * self.validation + self.scoring
+        return planned * self.seconds / (self.steps * self.step) if self.steps else planned
 
 
 def training_bar(total_steps: int, progress: Progress) -> Bar:

@@ -68,11 +68,13 @@ def start_run(argv: list[str], description: str) -> Start | None:
     train, total_steps = inputs.train.pairs, count_steps(len(inputs.train.pairs), flags)[1]
     with at_work("planning memory and time"):
         plan = make_plan(inputs.model, objective, train, inputs.valid.pairs, flags)
-    planned = plan_table(plan.as_dict(), total_steps)
+    times = expected_times(plan, len(inputs.valid.rows), len(inputs.test.rows))
+    whole = times.scoring + times.left(0, total_steps, flags.eval_every)
+    planned = plan_table(plan.as_dict(), total_steps, whole)
     if flags.plan:
         answer(planned, aside=flags.json)
         if flags.json:
-            print(json.dumps(plan.as_dict()))
+            print(json.dumps(plan.as_dict() | {"run_s": whole}))
         return None
     # One decision for all ranks, whose free memory differs.
     inputs.model.model.checkpointed_layers, micro = ranks.broadcast([plan.checkpointed, plan.pairs])
@@ -82,14 +84,14 @@ def start_run(argv: list[str], description: str) -> Start | None:
         run.events = Events(tensorboard, Path(flags.tensorboard) / out.absolute().name)
     notice(step_plan(len(train), total_steps, objective, flags))
     longest = longest_pairs(train, min(flags.batch_size, flags.micro_batch_size * ranks.count()))
-    run.times = expected_times(plan, len(inputs.valid.rows), len(inputs.test.rows))
-    notice(plan_line(plan.as_dict(), run.times.left(0, total_steps, flags.eval_every) + run.times.scoring))
+    run.times = times
+    notice(plan_line(plan.as_dict(), whole))
     return Start(flags, inputs, objective, run, longest, planned, began)
 
 
 def expected_times(plan: Plan, valid: int, test: int) -> Times:
-    """valid, test: rows. A validation asks one question of each row of the first, scoring both of all rows."""
-    return Times(plan.step_s, plan.validation_s, plan.validation_s * 2 * (valid + test) / valid)
+    """valid, test: rows. A validation asks both questions of each row of the first, as scoring does of all rows."""
+    return Times(plan.step_s, plan.validation_s, plan.validation_s * (valid + test) / valid)
 
 
 def open_run(out: Path, flags: TrainFlags, resolved: Resolved, inputs: Inputs) -> RunFolder:

@@ -50,7 +50,8 @@ class Setting:
     @property
     def is_control(self) -> bool:
         """Whether it is LCFT, or LCFT-CoLMF, without its KL, with which others are compared."""
-        return self.flags in ({"kl-weight": "0"}, {"kl-weight": "0", "objective": COLMF})
+        of_method = {name: value for name, value in self.flags.items() if ALL_LINEAR.get(name) != value}
+        return of_method in ({"kl-weight": "0"}, {"kl-weight": "0", "objective": COLMF})
 
     def run_names(self) -> list[str]:
         """The folder of each run, by seed."""
@@ -168,12 +169,20 @@ FEW_SHOT, FULL_DATA = ("movie", "book"), ("ml-1m", "amazon-book")  # data sets o
 TRIALS = 12  # of every searched row of a table: the same budget for each
 
 
-def _few_shot(shots: str, seeds: int) -> tuple[Setting, ...]:
-    """They share everything but the prompts that they train on, and lambda."""
+# Of a small base with more shots: docs/consistency.md.
+ALL_LINEAR = {
+    "lora-targets": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+    **{"lora-r": "16", "lora-alpha": "32", "lr": "5e-4", "max-steps": "128", "eval-every": "32"},
+}
+
+
+def _few_shot(shots: str, seeds: int, more: dict[str, str] | None = None) -> tuple[Setting, ...]:
+    """They share everything but the prompts that they train on, and lambda. more: flags of all three."""
+    more = more or {}
     return (
-        Setting("TALLRec", shots, seeds, {"objective": "tallrec", **DROPOUT}),
-        Setting("control", shots, seeds, {"kl-weight": "0"}),
-        Setting(LCFT, shots, seeds, {"kl-weight": "1e-4"}),
+        Setting("TALLRec", shots, seeds, {"objective": "tallrec", **DROPOUT, **more}),
+        Setting("control", shots, seeds, {"kl-weight": "0", **more}),
+        Setting(LCFT, shots, seeds, {"kl-weight": "1e-4", **more}),
     )
 
 
@@ -313,6 +322,11 @@ STUDIES = {
         _several_wordings("64", 3),
         validation=True,
         wordings=True,
+    ),
+    "capacity": Study(
+        "TALLRec, the control and LCFT with 1,024 shots and LoRA in every linear layer, for a small base; 3 seeds",
+        _few_shot("1024", 3, ALL_LINEAR),
+        validation=True,
     ),
     "selection": Study(
         "TALLRec, the control and LCFT with the best state chosen by each validation measure; 64 shots, 5 seeds",

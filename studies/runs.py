@@ -1,29 +1,22 @@
 """The runs of a study: which are there, and the others started as processes of their verbs, several at a time."""
 
-import os
-import statistics
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
-from baselines.base import Method
-from baselines.methods import METHODS
 from errors import RunError, notice
 from files import read_whole
 from machine.signals import Stopped, StopRequest
 from run.base_scores import shared_answers
-from studies.bench import TRAINED, Bench, known_lines
-from studies.declared import BASELINE, EVAL, TRAIN, Run, Study
+from studies.bench import Bench, known_lines
+from studies.calls import call_of, environment
+from studies.declared import Run, Study
+from studies.expected import expected
 from studies.lines import ANSWERS, write_line
 from studies.parts import runs_of_part
 from studies.results import BASE, Line
 
-VERBS = {name: Path(__file__).parent.parent / name for name in (TRAIN, BASELINE, EVAL)}
-OTHER_BASES = "other-bases"  # folder of the answers before training that are not those of the table's untuned base
 POLL = 0.2  # seconds
 
 
@@ -47,20 +40,6 @@ def wanted_runs(study: Study, bench: Bench) -> dict[str, Run]:
     return runs_of_part(possible, bench.part)
 
 
-def expected(missing: list[Run], lines: dict[str, Line], jobs: int) -> str:
-    """How long the missing runs should take, from the median time of those of the same verb that are there."""
-    if not missing:
-        return "nothing is left to run"
-    seconds: dict[str, list[float]] = {}
-    for line in lines.values():
-        if line.about.get("seconds"):
-            seconds.setdefault(line.about.get("verb", TRAIN), []).append(line.about["seconds"])
-    if any(run.verb not in seconds for run in missing):
-        return f"{len(missing)} to make; how long one takes is known after the first"
-    left = sum(statistics.median(seconds[run.verb]) for run in missing) / jobs
-    return f"{len(missing)} to make in about {tqdm.format_interval(left)} (h:min:s), {jobs} at a time"
-
-
 def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
     """Run what is missing; returns all lines. The line of each finished run is written at once.
 
@@ -71,7 +50,7 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
         if name not in lines and bench.is_finished(name):
             lines = write_line(name, run, None, bench)
     waiting = missing_runs(wanted, lines, bench)
-    notice(f"runs of the study: {len(wanted)}; {expected(list(waiting.values()), lines, bench.jobs)}")
+    notice(f"runs of the study: {len(wanted)}; {expected(waiting, lines, bench, first=True)}")
     if left_out := sum(run.setting.needs_bert for run in study.runs().values()) if not bench.bert else 0:
         notice(f"left out: {left_out} runs that read titles with a BERT; name its folder with --bert DIR")
     active: list[Active] = []
@@ -95,8 +74,8 @@ def make_runs(study: Study, bench: Bench) -> dict[str, Line]:
                     if one.process.returncode == 0:
                         seconds = round(time.monotonic() - one.began) if one.whole else None
                         lines = write_line(one.run, wanted[one.run], seconds, bench)
-                        left = [*waiting.values(), *(wanted[other.run] for other in active)]
-                        notice(f"{one.run}: {_in_words(lines[one.run])}; {expected(left, lines, bench.jobs)}")
+                        left = waiting | {other.run: wanted[other.run] for other in active}
+                        notice(f"{one.run}: {_in_words(lines[one.run])}; {expected(left, lines, bench)}")
                     elif not told:
                         failed.append(f"{one.run}: {_last_line(_log_of(one.run, bench))}")
                         notice(f"FAILED {failed[-1]}")
@@ -142,52 +121,21 @@ def _not_run(name: str, run: Run, bench: Bench) -> str:
 
 def _start(name: str, run: Run, bench: Bench) -> Active:
     resumed = (bench.out / name / "config.json").exists()  # eval.py writes none, and begins anew
-    words = _words_to_ask(name, run, bench) if run.asks else _words_to_make(name, run, bench, resumed)
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(bench.threads))
+    if run.asks:  # what an interrupted one left is written anew
+        (bench.out / name).mkdir(parents=True, exist_ok=True)
+        (bench.out / name / ANSWERS).unlink(missing_ok=True)
     notice(f"{name}: {'resumed' if resumed else 'started'}")
     with open(_log_of(name, bench), "a") as log:
         # In a session of its own: Ctrl-C reaches this process alone, which passes it on once.
         process = subprocess.Popen(
-            [sys.executable, str(VERBS[run.verb]), *words],
+            call_of(name, run, bench, resumed),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=environment,
+            env=environment(bench),
             start_new_session=True,
         )
     return Active(name, run.scores_base, process, time.monotonic(), not resumed)
-
-
-def _words_to_make(name: str, run: Run, bench: Bench, resumed: bool) -> list[str]:
-    """The flags of a run that has a row of its own, or that one needs."""
-    setting, words, seed = run.setting, ["--out", str(bench.out / name)], str(run.seed)
-    if run.verb == TRAIN:
-        words += ["--base-scores", str(bench.out / (BASE if setting.plain else OTHER_BASES))]
-    if resumed:
-        return [*words, "--resume"]
-    words += bench.words[run.verb]
-    if run.verb == BASELINE and isinstance(METHODS[setting.flags["method"]], Method):
-        words += bench.words.get(TRAINED, ())
-    words += ["--examples-seed", seed] if run.verb == EVAL else ["--shots", setting.shots, "--seed", seed]
-    words += [word for flag, value in setting.flags.items() for word in (f"--{flag}", value) if word]
-    for flag, need in setting.needs.items():
-        words += [f"--{flag}", need.form.format(bench.out / need.setting.run_name(run.seed))]
-    words += ["--bert", bench.bert] if setting.needs_bert else []
-    if setting.trials and run.seed:
-        return [*words, "--setting", str(bench.out / setting.run_name(0))]
-    return words + (["--search", "--trials", str(setting.trials)] if setting.trials else [])
-
-
-def _words_to_ask(name: str, run: Run, bench: Bench) -> list[str]:
-    """Of eval.py, which keeps no states: what an interrupted one left is written anew."""
-    folder = bench.out / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ANSWERS).unlink(missing_ok=True)
-    asked = [word for other in run.after for word in ("--run", str(bench.out / other))]
-    return [
-        *(*asked, *bench.words[EVAL], "--wordings"),
-        *("--out", str(folder), "--predictions-out", str(folder / ANSWERS)),
-    ]
 
 
 def _log_of(name: str, bench: Bench) -> Path:

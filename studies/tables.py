@@ -29,6 +29,7 @@ COLUMNS = (
     ("contradiction_rate", "contradiction"),
     ("group_accuracy", "both right"),
     ("informative_consistency", "informative"),
+    ("informative_asked_once", "asked once"),
 )
 NAMES = tuple(name for name, _ in COLUMNS)
 MINUS = ", minus the control"  # ends the label of a difference

@@ -5,6 +5,12 @@ import json
 import os
 from pathlib import Path
 
+# Each worker of pytest-xdist, and all that it starts, has its share of the cores: more threads than cores wait for each
+# other, and the suite takes three times as long. torch reads this when it is imported.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+
 import pytest
 import sentencepiece
 import torch

@@ -21,7 +21,10 @@ from resampling import user_resamples
 
 RNG = np.random.default_rng(11)
 EXTREME = np.array([0.0, 1e-300, 1e-8, 1.0, 40.0, 800.0, 1e5, 1e300])
-NAMES = ("arbitrage", "ccs_consistency", "ccs_confidence", "relative_consistency", "informative_consistency")
+NAMES = (
+    *("arbitrage", "ccs_consistency", "ccs_confidence", "relative_consistency"),
+    *("informative_consistency", "informative_asked_once"),
+)
 
 
 def answers(z_pos, z_neg, labels, users=None):
@@ -116,6 +119,23 @@ def test_a_constant_wins_nothing_and_a_model_that_knows_wins_what_a_constant_has
     ones = np.ones(5)
     for z_pos, z_neg, expected in ((ones, -ones, 0.0), (-ones, ones, -0.2), (ones, ones, -0.6), (knows, -knows, 0.4)):
         assert metric_values(answers(z_pos, z_neg, labels))["informative_consistency"] == pytest.approx(expected)
+
+
+def test_who_asks_once_and_takes_the_opposite_is_measured_as_if_the_model_had_answered_that():
+    scored = some_answers()
+    opposite = answers(scored.z_pos, -scored.z_pos, scored.labels, scored.users)
+    once, both = evaluate(scored), evaluate(opposite)
+    assert once["informative_asked_once"] == pytest.approx(both["informative_consistency"])
+    interval = both["interval_95"]["informative_consistency"]
+    assert once["interval_95"]["informative_asked_once"] == pytest.approx(interval)
+    assert once["informative_asked_once"] > once["informative_consistency"]  # this model's second answers are no better
+
+
+def test_asked_once_needs_no_negative_prompt_but_answers():
+    labels = np.array([True, False, True])
+    alone = Scored([None] * 3, labels, log_yes_pos=np.log([0.9, 0.2, 0.6]), log_no_pos=np.log([0.1, 0.8, 0.4]))
+    assert metric_values(alone)["informative_asked_once"] == pytest.approx(1 / 3)
+    assert "informative_asked_once" not in metric_values(Scored([None] * 3, labels, score=np.ones(3)))
 
 
 def test_intervals_take_the_best_constant_of_the_same_resample():

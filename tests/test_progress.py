@@ -95,6 +95,13 @@ def test_the_time_that_is_left_knows_validations_and_the_final_scoring(step, lef
     assert Times(2.0, 10.0, 100.0).left(step, 25, 10) == left
 
 
+def test_steps_that_take_longer_than_planned_make_all_that_is_left_longer():
+    times = Times(2.0, 10.0, 100.0)
+    for seconds in (9.0, 3.0):  # 6 s a step, three times what was planned
+        times.measured(seconds)
+    assert times.left(10, 25, 10) == 3 * (15 * 2 + 2 * 10 + 100)
+
+
 def test_the_plan_and_the_end_are_one_line_each(monkeypatch):
     plan = {"peak": 5.5e8, "room": 2e9, "fits": True}
     assert plan_line(plan, 200) == "Planned for training and scoring: at most 550 MB of 2,000 MB, about 3 min"

@@ -17,10 +17,11 @@ from data.interactions import Interaction
 from errors import DataError, RunError, UserError
 from metrics import Scored
 from resampling import user_resamples
-from studies import runs
-from studies.declared import BASELINE, STUDIES, TRAIN, Run, Setting, Study
+from studies import calls, runs
+from studies.bench import Bench
+from studies.declared import BASELINE, STUDIES, TRAIN, Setting, Study
 from studies.results import BASE, Line, read_lines, write_lines
-from studies.runs import Bench, expected, make_runs, wanted_runs
+from studies.runs import make_runs, wanted_runs
 from studies.tables import as_csv, differences, markdown, measured_rows, rows_without_learning, terminal
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +32,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 words = sys.argv[1:]
+if "--plan" in words:
+    print(json.dumps({"run_s": 120}))
+    raise SystemExit(0)
 value = lambda name: words[words.index(name) + 1]
 out, shared = Path(value("--out")), Path(value("--base-scores"))
 fates = json.loads((out.parent / "fate.json").read_text())
@@ -93,7 +97,7 @@ def bench(tmp_path, monkeypatch):
     """A Bench whose train.py is the stub; bench.fate(run=...) decides how runs end."""
     stub = tmp_path / "stub.py"
     stub.write_text(STUB)
-    monkeypatch.setattr(runs, "VERBS", dict.fromkeys(runs.VERBS, stub))
+    monkeypatch.setattr(calls, "VERBS", dict.fromkeys(calls.VERBS, stub))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "fate.json").write_text("{}")
     return Bench(
@@ -105,7 +109,7 @@ def fate(bench, **fates):
     (bench.out / "fate.json").write_text(json.dumps({NAMES[int(name[1:])]: value for name, value in fates.items()}))
 
 
-def calls(bench):
+def made_calls(bench):
     path = bench.out / "calls.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -116,18 +120,18 @@ def calls(bench):
 def test_every_run_is_made_once_with_its_flags_and_its_share_of_the_cores(bench):
     lines = make_runs(STUDY, bench)
     assert list(wanted_runs(STUDY, bench)) == NAMES and set(lines) == {BASE, *NAMES}
-    made = {call["run"]: call for call in calls(bench)}
-    assert sorted(made) == sorted(NAMES) and len(calls(bench)) == 4
+    made = {call["run"]: call for call in made_calls(bench)}
+    assert sorted(made) == sorted(NAMES) and len(made_calls(bench)) == 4
     words = made[NAMES[3]]["words"]
     folder = bench.out / NAMES[3]
     given = ["--out", str(folder), "--base-scores", str(bench.out / "base"), "--model", "m"]
     assert words == [*given, "--shots", "64", "--seed", "1", "--kl-weight", "1"] and made[NAMES[3]]["threads"] == "3"
-    assert make_runs(STUDY, bench).keys() == lines.keys() and len(calls(bench)) == 4  # nothing is run twice
+    assert make_runs(STUDY, bench).keys() == lines.keys() and len(made_calls(bench)) == 4  # nothing is run twice
 
 
 def test_the_base_is_scored_once_before_others_start(bench):
     make_runs(STUDY, bench)
-    assert [call["base"] for call in calls(bench)] == [[], *[["test-0.scores"]] * 3]
+    assert [call["base"] for call in made_calls(bench)] == [[], *[["test-0.scores"]] * 3]
     line = read_lines(bench.results)[BASE]
     assert np.allclose(line.z_pos, 1.0) and np.allclose(line.z_neg, 1.0)  # -1 - -2, -3 - -4
 
@@ -140,7 +144,7 @@ def test_a_failed_run_is_named_with_its_reason_and_the_others_are_made(bench):
         make_runs(STUDY, bench)
     assert set(read_lines(bench.results)) == {BASE, *NAMES} - {NAMES[1]}
     fate(bench)
-    assert set(make_runs(STUDY, bench)) == {BASE, *NAMES} and calls(bench)[-1]["words"][-1] == "--resume"
+    assert set(make_runs(STUDY, bench)) == {BASE, *NAMES} and made_calls(bench)[-1]["words"][-1] == "--resume"
 
 
 def test_a_finished_run_without_its_line_is_read_and_not_run_again(bench):
@@ -149,7 +153,7 @@ def test_a_finished_run_without_its_line_is_read_and_not_run_again(bench):
     bench.results.write_text("".join(line for line in before.splitlines(True) if NAMES[2] not in line))
     make_runs(STUDY, bench)
     after = read_lines(bench.results)
-    assert len(calls(bench)) == 4 and after[NAMES[2]].about["seconds"] is None  # its time is not known any more
+    assert len(made_calls(bench)) == 4 and after[NAMES[2]].about["seconds"] is None  # its time is not known any more
     assert np.array_equal(after[NAMES[2]].z_pos, np.round(after[NAMES[2]].z_pos, 4))
 
 
@@ -158,13 +162,15 @@ def test_a_signal_stops_the_runs_and_the_same_command_resumes_them(bench):
     code = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from studies import runs
+from studies import calls, runs
+from studies.bench import Bench
+from studies.runs import make_runs
 from tests.test_studies import COMMON, STUDY
 from machine.signals import Stopped
-runs.VERBS = {{"train.py": Path({str(runs.VERBS[TRAIN])!r})}}
+calls.VERBS = {{"train.py": Path({str(calls.VERBS[TRAIN])!r})}}
 try:
     words = {{"train.py": ()}}
-    runs.make_runs(STUDY, runs.Bench(Path({str(bench.out)!r}), Path({str(bench.results)!r}), COMMON, words, 2, 1))
+    make_runs(STUDY, Bench(Path({str(bench.out)!r}), Path({str(bench.results)!r}), COMMON, words, 2, 1))
 except Stopped as stopped:
     print(stopped)
     raise SystemExit(75)
@@ -176,9 +182,9 @@ except Stopped as stopped:
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75 and "the same command resumes the study" in output
-    assert len(calls(bench)) == 2 and not bench.results.exists() and not (bench.out / "twice").exists()
+    assert len(made_calls(bench)) == 2 and not bench.results.exists() and not (bench.out / "twice").exists()
     assert set(make_runs(STUDY, bench)) == {BASE, *NAMES}
-    assert ["--resume" in call["words"] for call in calls(bench)[2:]] == [True, True, False, False]
+    assert ["--resume" in call["words"] for call in made_calls(bench)[2:]] == [True, True, False, False]
 
 
 def test_an_error_leaves_no_process_behind(bench, monkeypatch):
@@ -202,17 +208,6 @@ def test_lines_of_other_data_another_base_or_other_flags_are_refused(bench, name
     other = Bench(bench.out, bench.results, COMMON | {name: "other"}, bench.words, 1, 1)
     with pytest.raises(RunError, match=f"was made with {name} .* give another --results and --out"):
         make_runs(STUDY, other)
-
-
-def test_the_expected_time_is_the_median_of_the_runs_that_are_there():
-    lines = {str(i): Line(str(i), {"seconds": s}, np.zeros(1), np.zeros(1)) for i, s in enumerate([60, 90, 6000, None])}
-    run, other = Run(STUDY.settings[0], 0), Run(Setting("MF", "all", 1, {"method": "mf"}, BASELINE), 0)
-    assert expected([run] * 4, lines, 2) == "4 to make in about 03:00 (h:min:s), 2 at a time"  # 90 * 4 / 2 = 180 s
-    assert expected([], lines, 2) == "nothing is left to run"
-    assert expected([run] * 3, {}, 1) == "3 to make; how long one takes is known after the first"
-    assert expected([run, other], lines, 1) == "2 to make; how long one takes is known after the first"
-    lines["mf"] = Line("mf", {"seconds": 10, "verb": BASELINE}, np.zeros(1))
-    assert expected([run, other], lines, 1) == "2 to make in about 01:40 (h:min:s), 1 at a time"
 
 
 def test_equal_runs_of_two_studies_are_one_run():

@@ -9,12 +9,13 @@ import pytest
 
 from data.interactions import Interaction
 from errors import FlagError, RunError
-from studies import runs
-from studies.bench import TRAINED
+from studies import calls
+from studies.bench import TRAINED, Bench, known_lines
+from studies.calls import OTHER_BASES
 from studies.declared import BASELINE, EVAL, STUDIES, TRAIN, Need, Setting, Study
 from studies.parts import Part, own_file, read_all_lines, read_part, runs_of_part
 from studies.results import BASE, read_lines
-from studies.runs import OTHER_BASES, Bench, known_lines, make_runs, wanted_runs
+from studies.runs import make_runs, wanted_runs
 from studies.tables import measured_rows
 
 # What the verbs leave, without any model. A run that names a folder of another run fails if that one is not finished.
@@ -25,6 +26,9 @@ import numpy as np
 from safetensors.numpy import save
 verb, words = Path(sys.argv[0]).stem, sys.argv[1:]
 value = lambda name: words[words.index(name) + 1]
+if "--plan" in words:
+    print(json.dumps({"run_s": 60}))
+    sys.exit()
 out = Path(value("--out"))
 with open(out.parent / "calls.jsonl", "a") as file:
     file.write(json.dumps({"run": out.name, "verb": verb, "words": words}) + "\\n")
@@ -77,12 +81,12 @@ def bench(tmp_path, monkeypatch):
     """A Bench whose verbs are the stub, with three processes."""
     for verb in (TRAIN, BASELINE, EVAL):
         (tmp_path / verb).write_text(STUB)
-    monkeypatch.setattr(runs, "VERBS", {verb: tmp_path / verb for verb in (TRAIN, BASELINE, EVAL)})
+    monkeypatch.setattr(calls, "VERBS", {verb: tmp_path / verb for verb in (TRAIN, BASELINE, EVAL)})
     (tmp_path / "out").mkdir()
     return Bench(tmp_path / "out", tmp_path / "results.jsonl", {"data": "d"}, WORDS, 3, 1)
 
 
-def calls(bench):
+def made_calls(bench):
     return [json.loads(line) for line in (bench.out / "calls.jsonl").read_text().splitlines()]
 
 
@@ -92,17 +96,17 @@ def test_what_a_run_needs_is_made_first_and_named_by_its_folder(bench):
     assert made[name].after == ("shots=all-method=mf-seed=1", "shots=all-objective=collm-seed=1")
     assert len(made) == 2 + 2 + 2 + 1 + 1 and list(made) == sorted(made, key=lambda one: made[one].seed)
     make_runs(STUDY, bench)
-    words = next(call["words"] for call in calls(bench) if call["run"] == name)
+    words = next(call["words"] for call in made_calls(bench) if call["run"] == name)
     folder, adapter = bench.out / "shots=all-method=mf-seed=1", bench.out / "shots=all-objective=collm-seed=1"
     assert words[-4:] == ["--collaborative", f"mf:{folder}", "--init-adapter", str(adapter)]
     assert words[:4] == ["--out", str(bench.out / name), "--base-scores", str(bench.out / OTHER_BASES)]
-    assert max(Counter(call["run"] for call in calls(bench)).values()) == 1
+    assert max(Counter(call["run"] for call in made_calls(bench)).values()) == 1
 
 
 def test_flags_of_training_go_to_recommenders_that_train_alone(bench):
     rule = Setting("a rule", "all", 1, {"method": "logreg"}, BASELINE)
     make_runs(Study("", (rule, MF)), replace(bench, words=WORDS | {TRAINED: ("--epochs", "2")}))
-    given = {call["run"]: "--epochs" in call["words"] for call in calls(bench)}
+    given = {call["run"]: "--epochs" in call["words"] for call in made_calls(bench)}
     assert given == {rule.run_name(0): False, MF.run_name(0): True, MF.run_name(1): True}
 
 
@@ -118,7 +122,7 @@ def test_the_line_of_the_untuned_base_is_of_a_run_with_plain_prompts(bench):
 
 def test_in_context_learning_is_a_run_of_eval(bench):
     lines = make_runs(STUDY, bench)
-    (call,) = (call for call in calls(bench) if call["verb"] == "eval")
+    (call,) = (call for call in made_calls(bench) if call["verb"] == "eval")
     assert call["run"] == "shots=all-examples=0-seed=0"
     given = ["--model", "m", "--rows", "3", "--examples-seed", "0", "--examples", "0"]
     assert call["words"] == ["--out", str(bench.out / call["run"]), *given]
@@ -134,7 +138,7 @@ def test_an_unfinished_scoring_is_begun_anew(bench):
     (bench.out / "shots=all-examples=0-seed=0" / "results.json").unlink()  # it was stopped before its last file
     bench.results.unlink()
     make_runs(STUDY, bench)
-    assert [call["verb"] for call in calls(bench)].count("eval") == 2 and len(calls(bench)) == 9
+    assert [call["verb"] for call in made_calls(bench)].count("eval") == 2 and len(made_calls(bench)) == 9
 
 
 def test_recommenders_are_measured_on_the_rows_that_language_models_were_asked(bench):
@@ -157,7 +161,7 @@ def test_a_need_with_a_line_and_no_folder_is_made_again(bench):
     for path in (bench.out / MF.run_name(0)).iterdir():
         path.unlink()
     make_runs(STUDY, bench)
-    made = Counter(call["run"] for call in calls(bench))
+    made = Counter(call["run"] for call in made_calls(bench))
     assert {name for name, count in made.items() if count > 1} == {MF.run_name(0)}
 
 
@@ -184,8 +188,8 @@ def test_each_part_writes_a_file_of_its_own_and_together_they_are_the_study(benc
         own = set(read_lines(own_file(bench.results, part.part)))
         assert set(wanted_runs(STUDY, part)) == own - {BASE} <= set(made)
     assert not bench.results.exists() and set(read_all_lines(bench.results)) == {BASE, *STUDY.runs()}
-    before = len(calls(bench))
-    assert set(known_lines(bench)) == set(make_runs(STUDY, bench)) and len(calls(bench)) == before
+    before = len(made_calls(bench))
+    assert set(known_lines(bench)) == set(make_runs(STUDY, bench)) and len(made_calls(bench)) == before
 
 
 def test_a_part_is_written_as_a_fraction():

@@ -8,11 +8,12 @@ import pytest
 from data.interactions import Interaction
 from errors import DataError, RunError
 from metrics import auc
-from studies import runs
+from studies import calls
+from studies.bench import Bench
 from studies.declared import BASELINE, EVAL, STUDIES, TRAIN, Setting, Study
 from studies.published import PUBLISHED
 from studies.results import BASE, Line, read_lines, write_lines
-from studies.runs import Bench, make_runs, wanted_runs
+from studies.runs import make_runs, wanted_runs
 from studies.tables import differences, markdown, measured_rows, terminal
 
 # What baseline.py leaves, without any training. A run whose setting is not there yet fails.
@@ -55,11 +56,11 @@ def bench(tmp_path, monkeypatch):
     """A Bench whose baseline.py is the stub, with three processes and no BERT."""
     stub = tmp_path / "stub.py"
     stub.write_text(STUB)
-    monkeypatch.setattr(runs, "VERBS", {BASELINE: stub})
+    monkeypatch.setattr(calls, "VERBS", {BASELINE: stub})
     return Bench(tmp_path / "out", tmp_path / "results.jsonl", {"data": "d"}, {BASELINE: ("--data", "d")}, 3, 1)
 
 
-def calls(bench):
+def made_calls(bench):
     return {
         line["run"]: line["words"] for line in map(json.loads, (bench.out / "calls.jsonl").read_text().splitlines())
     }
@@ -68,7 +69,7 @@ def calls(bench):
 def test_the_first_seed_searches_and_the_others_take_its_setting(bench, capsys):
     assert SEEDS[1] == "shots=16-bias-method=gru4rec-seed=1"
     make_runs(STUDY, bench)
-    made = calls(bench)
+    made = made_calls(bench)
     common = ["--data", "d", "--shots", "16", "--seed"]
     flags = ["--method", "gru4rec", "--bias"]
     assert made[SEEDS[0]][2:] == [*common, "0", *flags, "--search", "--trials", "5"]
@@ -80,7 +81,7 @@ def test_with_a_bert_the_runs_that_read_titles_are_made(bench):
     with_bert = Bench(*(getattr(bench, name) for name in ("out", "results", "common", "words", "jobs", "threads")), "B")
     assert len(wanted_runs(STUDY, with_bert)) == 4
     make_runs(STUDY, with_bert)
-    assert calls(bench)[TITLES.run_names()[0]][-2:] == ["--bert", "B"]
+    assert made_calls(bench)[TITLES.run_names()[0]][-2:] == ["--bert", "B"]
 
 
 def test_runs_whose_search_failed_are_named_and_not_started(bench):
@@ -89,7 +90,7 @@ def test_runs_whose_search_failed_are_named_and_not_started(bench):
     with pytest.raises(RunError) as failed:
         make_runs(STUDY, bench)
     assert str(failed.value).splitlines()[1:] == [f"{name}: not run, since {SEEDS[0]} has failed" for name in SEEDS[1:]]
-    assert set(calls(bench)) == {SEEDS[0]}
+    assert set(made_calls(bench)) == {SEEDS[0]}
 
 
 def test_a_line_keeps_the_order_of_scores_exactly_and_nothing_else(bench):

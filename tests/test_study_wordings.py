@@ -16,12 +16,13 @@ from data.interactions import Interaction
 from data.questions import TALLREC
 from errors import DataError, RunError
 from resampling import user_resamples
-from studies import runs
+from studies import calls
 from studies.archive import LINES, make_archive
+from studies.bench import Bench
 from studies.command import without_device, words_for_eval
 from studies.declared import EVAL, STUDIES, TRAIN, Setting, Study, asking
 from studies.results import BASE, Line, read_lines, write_lines
-from studies.runs import Bench, missing_runs
+from studies.runs import missing_runs
 from studies.wordings import (
     HELD_OUT,
     asked_differences,
@@ -98,7 +99,7 @@ def test_a_run_interrupted_before_it_was_asked_is_asked_and_not_trained_again(tm
     argv = ["wordings", "--data", "demo", "--out", str(out), "--results", str(results), "--jobs", "2"]
     (run,) = study.settings[0].run_names()
     with monkeypatch.context() as patched:
-        patched.setitem(runs.VERBS, EVAL, stub)
+        patched.setitem(calls.VERBS, EVAL, stub)
         with pytest.raises(RunError, match=f"{asking(run)}: eval.py: error: interrupted"):
             reproduce.main([*argv, *PART])
     assert set(read_lines(results)) == {BASE, run}

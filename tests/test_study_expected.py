@@ -1,0 +1,55 @@
+"""How long a study should take: from the runs that are there, and from the plan of the first."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from studies import calls
+from studies.bench import Bench
+from studies.declared import BASELINE, TRAIN, Run, Setting
+from studies.expected import expected
+from studies.results import Line
+
+CONTROL = Setting("control", "64", 2, {"kl-weight": "0"})
+STUB = """
+import json
+from pathlib import Path
+print(json.dumps({"run_s": 120}))
+raise SystemExit("no plan" if (Path(__file__).parent / "no-plan").exists() else 0)
+"""
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """A Bench with two processes, whose train.py says that a run takes 120 s."""
+    stub = tmp_path / "stub.py"
+    stub.write_text(STUB)
+    monkeypatch.setitem(calls.VERBS, TRAIN, stub)
+    return Bench(tmp_path / "out", tmp_path / "results.jsonl", {}, {TRAIN: ("--model", "m")}, 2, 3)
+
+
+def test_the_expected_time_is_the_median_of_the_runs_that_are_there(bench):
+    lines = {str(i): Line(str(i), {"seconds": s}, np.zeros(1), np.zeros(1)) for i, s in enumerate([60, 90, 6000, None])}
+    two = {"control": Run(CONTROL, 0), "MF": Run(Setting("MF", "all", 1, {"method": "mf"}, BASELINE), 0)}
+    four = {str(i): two["control"] for i in range(4)}
+    assert expected(four, lines, bench) == "4 to make in about 03:00 (h:min:s), 2 at a time"  # 90 * 4 / 2 = 180 s
+    assert expected({}, lines, bench, first=True) == "nothing is left to run"
+    assert expected(four, {}, bench) == "4 to make; how long one takes is known after the first"
+    text = expected(two, lines, bench)
+    assert (
+        text == "2 to make in about 00:45 (h:min:s), 2 at a time; not counted: 1 of baseline.py, known after the first"
+    )
+    lines["mf"] = Line("mf", {"seconds": 10, "verb": BASELINE}, np.zeros(1))
+    assert expected(two, lines, bench) == "2 to make in about 00:50 (h:min:s), 2 at a time"
+
+
+def test_before_the_first_run_its_plan_says_how_long_it_takes(bench):
+    three = {"a": Run(CONTROL, 0, ("MF",)), "b": Run(CONTROL, 1), "asked": Run(CONTROL, 1, ("b",), asks=True)}
+    said = expected(three, {}, bench, first=True)
+    assert said.startswith("3 to make in about 02:00 (h:min:s), 2 at a time, by the plan of the first; not counted: 1")
+    of_others = {"a": three["a"]}  # it cannot be planned before what it needs is there
+    assert expected(of_others, {}, bench, first=True) == "1 to make; how long one takes is known after the first"
+    (Path(calls.VERBS[TRAIN]).parent / "no-plan").touch()  # the run itself will say why
+    assert expected(three, {}, bench, first=True) == "3 to make; how long one takes is known after the first"
+    assert not bench.out.exists()
