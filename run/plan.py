@@ -20,7 +20,7 @@ from machine.memory import bytes_of, free_memory, mapped_memory, resident_memory
 from model.llama import Llama
 from model.prefix_tree import prefix_tree
 from objectives.base import Objective, rows_in_blocks
-from scoring.forward import PAIRS_PER_BATCH, TOKENS_PER_BATCH, distinct_tokens
+from scoring.forward import TOKENS_PER_BATCH, distinct_tokens, pairs_per_batch
 from tensors import trainable_parameters
 
 ROOM = 0.92  # share of the free memory that a plan may fill: allocators waste some, libraries have buffers of their own
@@ -156,7 +156,7 @@ def _plan_of(
     weights = bytes_of(model) - adapter
     vocabulary, dim = weight.shape
     logits = min(CHUNK, int(batch.lengths.sum())) * 2 if objective.whole_rows else batch.positions.numel()
-    scoring_head = vocabulary * (dim * 4 + 2 * PAIRS_PER_BATCH * 4 * 5)
+    scoring_head = vocabulary * (dim * 4 + 2 * pairs_per_batch(vocabulary) * 4 * 5)
     plan = Plan(
         device=weight.device.type,
         layers=layers,

@@ -21,6 +21,7 @@ from data.splits import SIGMOID, SOFTMAX, Split
 from errors import RunError
 from loss import jensen_shannon, log_probabilities, token_kl
 from machine.bar import Bar
+from machine.memory import give_back_freed_memory
 from metrics import Scored
 from model.llama import Llama
 from model.prefix_tree import prefix_tree
@@ -29,7 +30,7 @@ COLUMNS = tuple(
     field.name for field in fields(Scored) if field.name not in ("users", "labels", "odds", "score")
 )  # in this order
 TOKENS_PER_BATCH = 4096  # distinct ones; on a CPU twice as many were no faster, and take twice the memory
-PAIRS_PER_BATCH = 256  # at lm_head: two times this many distributions over the vocabulary
+LOGITS_PER_BATCH = 2**22  # at lm_head, of one polarity: 16 MB in float32
 
 
 def score(model: Llama, split: Split, negatives: bool = True, progress: str | None = None) -> Scored:
@@ -56,6 +57,7 @@ def score(model: Llama, split: Split, negatives: bool = True, progress: str | No
             signs = [logsigmoid(sign * side) for side in sides for sign in (1, -1)]
             scores = (scores if negatives else {}) | dict(zip(COLUMNS, signs))
         columns = dict(zip(scores, torch.stack(list(scores.values())).double().cpu().numpy()))  # one copy from a GPU
+    give_back_freed_memory()
     refuse_non_finite(columns, pairs)
     labels = np.array([row.label for row in split.rows], dtype=bool)
     return Scored([row.user for row in split.rows], labels, **columns)
@@ -67,10 +69,15 @@ def _both_answers(model: Llama, hidden_states: Tensor, yes: int, no: int) -> dic
     # of lm_head serves all batches; it meets a single position per prompt.
     lm_head = model.lm_head.weight.float()  # (V, D)
     batches = []
-    for sides in zip(*(side.split(PAIRS_PER_BATCH) for side in hidden_states.chunk(2))):
+    for sides in zip(*(side.split(pairs_per_batch(len(lm_head))) for side in hidden_states.chunk(2))):
         pos, neg = (log_probabilities(side.float() @ lm_head.T) for side in sides)  # (B, V) each
         batches.append((pos[:, yes], pos[:, no], neg[:, yes], neg[:, no], token_kl(pos, neg), jensen_shannon(pos, neg)))
     return {name: torch.cat(parts) for name, parts in zip(COLUMNS, zip(*batches))}
+
+
+def pairs_per_batch(vocabulary: int) -> int:
+    """How many pairs are scored at once at lm_head: two distributions over the vocabulary for each."""
+    return max(1, min(256, LOGITS_PER_BATCH // vocabulary))
 
 
 def last_hidden(model: Llama, prompts: list[Sequence[int]], progress: str | None = None) -> Tensor:

@@ -4,6 +4,7 @@ import json
 import statistics
 import subprocess
 from collections import Counter
+from collections.abc import Iterable
 
 from tqdm import tqdm
 
@@ -14,14 +15,14 @@ from studies.results import Line
 
 
 def expected(missing: dict[str, Run], lines: dict[str, Line], bench: Bench, first: bool = False) -> str:
-    """In words, from the median time of the runs of the same verb that are there; missing: by name.
+    """In words, from the median time of the runs of the same verb whose folders are here; missing: by name.
 
-    first: before anything runs. Then a run of train.py that can start now is asked for its plan if no such run is
-    there, which takes as long as loading the base.
+    A line alone may come from another machine. first: before anything runs. Then a run of train.py that can start now
+    is asked for its plan if no such run is here, which takes as long as loading the base.
     """
     if not missing:
         return "nothing is left to run"
-    seconds, source = _typical_seconds(lines), ""
+    seconds, source = _typical_seconds(line for line in lines.values() if bench.is_finished(line.run)), ""
     if first and TRAIN not in seconds and (planned := _planned(missing, bench)):
         seconds[TRAIN], source = planned, ", by the plan of the first"
     unknown = Counter(run.verb for run in missing.values() if run.verb not in seconds)
@@ -33,10 +34,10 @@ def expected(missing: dict[str, Run], lines: dict[str, Line], bench: Bench, firs
     return text + (f"; not counted: {not_counted}, known after the first" if not_counted else "")
 
 
-def _typical_seconds(lines: dict[str, Line]) -> dict[str, float]:
+def _typical_seconds(lines: Iterable[Line]) -> dict[str, float]:
     """{verb: median of its runs}."""
     seconds: dict[str, list[float]] = {}
-    for line in lines.values():
+    for line in lines:
         if line.about.get("seconds"):
             seconds.setdefault(line.about.get("verb", TRAIN), []).append(line.about["seconds"])
     return {verb: statistics.median(times) for verb, times in seconds.items()}

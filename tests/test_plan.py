@@ -153,7 +153,7 @@ def test_a_micro_batch_chosen_by_the_plan_is_large_with_much_memory_and_small_wi
     model = model()
     monkeypatch.setattr(plan_module, "resident_memory", lambda: 0)
     monkeypatch.setattr(plan_module, "TOKENS_PER_BATCH", 1)  # scoring needs no more than training
-    monkeypatch.setattr(plan_module, "PAIRS_PER_BATCH", 1)
+    monkeypatch.setattr(plan_module, "pairs_per_batch", lambda vocabulary: 1)
     flags = TrainFlags(micro_batch_size=0, batch_size=9)
     monkeypatch.setattr(plan_module, "free_memory", lambda device: 10**12)
     assert make_plan(model, Paper(), PAIRS, PAIRS, flags).pairs == 8  # the most is shared there

@@ -31,6 +31,10 @@ def bench(tmp_path, monkeypatch):
 
 def test_the_expected_time_is_the_median_of_the_runs_that_are_there(bench):
     lines = {str(i): Line(str(i), {"seconds": s}, np.zeros(1), np.zeros(1)) for i, s in enumerate([60, 90, 6000, None])}
+    for name in (*lines, "mf"):
+        (bench.out / name).mkdir(parents=True)
+        (bench.out / name / "results.json").touch()
+    lines["elsewhere"] = Line("elsewhere", {"seconds": 1}, np.zeros(1), np.zeros(1))  # of another machine
     two = {"control": Run(CONTROL, 0), "MF": Run(Setting("MF", "all", 1, {"method": "mf"}, BASELINE), 0)}
     four = {str(i): two["control"] for i in range(4)}
     assert expected(four, lines, bench) == "4 to make in about 03:00 (h:min:s), 2 at a time"  # 90 * 4 / 2 = 180 s
