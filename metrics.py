@@ -15,7 +15,9 @@ from consistency import arbitrage, ccs_confidence, ccs_consistency, constant_sha
 from resampling import BOOTSTRAP_DRAWS, user_resamples, with_intervals
 
 ECE_BINS = 15
-SELECTABLE = ("auc", "auc_combined", "informative_consistency")  # what may choose a run's best state on validation rows
+ALL_RIGHT = "informative_all_right"
+# What may choose a run's best state on validation rows.
+SELECTABLE = ("auc", "auc_combined", "informative_consistency", ALL_RIGHT)
 DEFAULT_SELECTION = "auc"
 CONSTANTS = {  # label: whether it says Yes to "will like?", and to "will dislike?", whoever is asked
     'Yes to "like", No to "dislike"': (True, False),
@@ -34,6 +36,7 @@ class Scored:
     odds: (N, 2) log-odds of Yes to both prompts, where no more is known; all other arrays are None then.
     score: of a recommender that is no language model, one per row; all other arrays are None then. Only the order of
     its scores counts, so that nothing but AUC and UAUC is measured.
+    others: (N, K) log-odds of Yes to the question in other words; same: (K,) bool, whether the same answer is right.
     """
 
     users: list
@@ -46,6 +49,8 @@ class Scored:
     js: np.ndarray | None = None
     odds: np.ndarray | None = None
     score: np.ndarray | None = None
+    others: np.ndarray | None = None
+    same: np.ndarray | None = None
 
     @property
     def has_answers(self) -> bool:
@@ -221,7 +226,8 @@ def pair_metrics(scored: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
 
     informative_consistency: share of rows with both answers right, less that of the constant that has most right there.
     informative_asked_once: the same if nobody asked the negative question and took the opposite of the first answer for
-    its answer. Then both are right where the first is, and nothing contradicts itself.
+    its answer. Then both are right where the first is, and nothing contradicts itself. informative_all_right: share of
+    rows with these two and all answers in other words right, less the same constant's.
     """
     if not scored.has_answers:
         return {}
@@ -233,6 +239,9 @@ def pair_metrics(scored: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
         right, both = weights @ (right_pos + 1.0 * right_neg), weights @ (right_pos & right_neg)
         found["relative_consistency"] = relative_consistency(rows, right, both)
         found["informative_consistency"] = both / rows - best
+        if scored.others is not None:
+            right_others = ((scored.others > 0) == (scored.labels[:, None] == scored.same)).all(1)
+            found[ALL_RIGHT] = weights @ (right_pos & right_neg & right_others) / rows - best
     return found
 
 

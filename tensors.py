@@ -46,7 +46,7 @@ def put_tensors(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where
             problems.append(f"{name} has NaN or infinite values")
     if problems:
         shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-        raise AdapterError(f"{where}: the adapter does not fit the model: {shown}")
+        raise AdapterError(f"{where}: its tensors do not fit the model: {shown}")
     with torch.no_grad():
         for name, tensor in given.items():
             wanted[name].copy_(tensor)

@@ -11,7 +11,7 @@ from data.prompts import RENAMED, TEMPLATES
 from errors import CheckpointError, FlagError
 from machine import ranks
 from machine.device import BASE_DTYPES, DTYPES, native_precision
-from metrics import DEFAULT_SELECTION, SELECTABLE
+from metrics import ALL_RIGHT, DEFAULT_SELECTION, SELECTABLE
 from model.demo import is_demo, model_folder
 from model.soft_tokens import INITIAL
 from model.weights import parameter_count, read_llama_config
@@ -133,7 +133,12 @@ class OptimisationFlags:
     )
     eval_every: int = flag(10, "optimizer steps between validations", low=1)
     patience: int = flag(10, "stop after this many validations without a better state", low=1)
-    select: str = flag(DEFAULT_SELECTION, "measure that is best on validation in the best state", choices=SELECTABLE)
+    select: str = flag(
+        DEFAULT_SELECTION,
+        f"measure that is best on validation in the best state: {', '.join(SELECTABLE)}",
+        choices=SELECTABLE,
+        metavar="MEASURE",
+    )
     seed: int = flag(0, "draws the shots, A, the order and the dropout", low=0, high=2**32 - 1)
 
 
@@ -333,6 +338,10 @@ def _question_problems(flags: TrainFlags) -> list[str]:
     problems = []
     if flags.train_negatives > 1 and make_objective(vars(flags)).rows_per_pair == 1:
         problems.append(f"--train-negatives: has no effect with --objective {flags.objective}; leave it out")
+    if flags.select == ALL_RIGHT and flags.train_negatives == flags.train_paraphrases == 1:
+        problems.append(
+            f"--select {ALL_RIGHT}: asks in all words of training; add --train-negatives or --train-paraphrases"
+        )
     return problems + [
         f"{flag_name(name)}: --template released is the text of published prompts; leave one of them out"
         for name in ("train_negatives", "train_paraphrases")

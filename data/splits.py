@@ -50,11 +50,23 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Other:
+    """The rows of a split asked in other words, which stand in the place of the negative prompts.
+
+    same: whether the same answer is right as to the positive prompts.
+    """
+
+    same: bool
+    pairs: list[EncodedPair]
+
+
+@dataclass(frozen=True)
 class Split:
     """The interactions of one split, and the same as token ids.
 
     truncated: how many of them lost history to fit; answers: the token ids of both answers, see answers_in_context;
-    chosen: which rows of the whole split they are, None for all; reading: one of READINGS.
+    chosen: which rows of the whole split they are, None for all; reading: one of READINGS; others: the same rows in
+    other words.
     """
 
     rows: list[Interaction]
@@ -63,6 +75,12 @@ class Split:
     answers: dict[bool, list[int]]
     chosen: Chosen | None = None
     reading: str = SOFTMAX
+    others: tuple[Other, ...] = ()
+
+    @property
+    def all_pairs(self) -> list[EncodedPair]:
+        """Those in other words, too."""
+        return [*self.pairs, *(pair for other in self.others for pair in other.pairs)]
 
     @property
     def numbers(self) -> Sequence[int]:

@@ -4,6 +4,8 @@ A run keeps them in its folder; with --base-scores DIR all runs of the same base
 """
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from run.inputs import Inputs
 from scoring.forward import COLUMNS
 from scoring.splits import labels_of, score_split, users_of
 
+OTHER = "other_{}"  # the column of the answers in other words, by number
 ROUNDING = ("precision", "base_dtype", "compile")  # flags that change the last digits of an answer
 
 
@@ -32,11 +35,15 @@ def score_base(run: RunFolder, name: str, model: Llama, split: Split, shared: Pa
     name: of the split; shared: the file that holds the answers, see shared_file; None: one in the run folder.
     """
     path = shared or run.path / "last" / f"base-{name}.scores"
-    columns = _read_columns(path, len(split.pairs))
+    names = [OTHER.format(number) for number in range(len(split.others))]
+    columns = _read_columns(path, len(split.pairs), names)
     if not ranks.any_rank(columns is None):
-        return Scored(users_of(split.rows), labels_of(split.rows), **columns)
+        scored = Scored(users_of(split.rows), labels_of(split.rows), **{name: columns[name] for name in COLUMNS})
+        same = np.array([other.same for other in split.others])
+        return replace(scored, others=np.stack([columns[name] for name in names], 1), same=same) if names else scored
     scored = score_split(model, split, f"base on {name}")
-    _keep(run, path, save({column: getattr(scored, column) for column in COLUMNS}))
+    others = dict(zip(names, scored.others.T)) if names else {}
+    _keep(run, path, save({column: getattr(scored, column) for column in COLUMNS} | others))
     return scored
 
 
@@ -71,8 +78,11 @@ def _keep(run: RunFolder, path: Path, columns: bytes) -> None:
         write_bytes(path, hashlib.sha256(columns).digest() + columns)
 
 
-def _read_columns(path: Path, rows: int | None = None) -> dict[str, np.ndarray] | None:
-    """What score_base wrote, after the sha256 of it; None if it is not there or not whole. rows: if they are known."""
+def _read_columns(path: Path, rows: int | None = None, others: Sequence[str] = ()) -> dict[str, np.ndarray] | None:
+    """What score_base wrote, after the sha256 of it; None if it is not there or not whole.
+
+    rows: if they are known; others: the names of further columns.
+    """
     content = path.read_bytes() if path.is_file() else b""
     digest, content = content[:32], content[32:]
     if hashlib.sha256(content).digest() != digest:
@@ -82,5 +92,5 @@ def _read_columns(path: Path, rows: int | None = None) -> dict[str, np.ndarray] 
     except SafetensorError:
         return None
     shapes = {values.shape for values in columns.values()}
-    whole = set(columns) == set(COLUMNS) and len(shapes) == 1 and len(next(iter(shapes))) == 1
+    whole = set(columns) == {*COLUMNS, *others} and len(shapes) == 1 and len(next(iter(shapes))) == 1
     return columns if whole and rows in (None, len(next(iter(columns.values())))) else None

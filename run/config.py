@@ -65,9 +65,12 @@ def fingerprints(inputs: Inputs, model: str, init_adapter: str | None) -> dict[s
 
 
 def _of_prompts(split: Split) -> str:
-    """sha256 over the token ids of both rows of every pair: it covers wording, tokenizer, order and lengths."""
+    """sha256 over the token ids of both rows of every pair, and of those in other words.
+
+    It covers wording, tokenizer, order and lengths.
+    """
     digest = hashlib.sha256()
-    for pair in split.pairs:
+    for pair in split.all_pairs:
         for part in (pair.positive.prompt, pair.positive.answer, pair.negative.prompt, pair.negative.answer):
             digest.update(len(part).to_bytes(8, "little") + array("i", part).tobytes())
     return digest.hexdigest()

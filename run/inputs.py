@@ -12,13 +12,14 @@ from data.interactions import Dataset, Interaction, select_shots
 from data.parts import WITHOUT_VECTORS
 from data.prompts import wording_of
 from data.questions import possible_questions
-from data.splits import Split, Wanted, encode_split, encode_wanted, refuse_more_than, rows_that_fit
+from data.splits import Other, Split, Wanted, encode_split, encode_wanted, refuse_more_than, rows_that_fit
 from errors import DataError
 from lora.adapter import load_adapter, read_adapter_config, targets_named_in
 from lora.inject import add_lora, refuse_unknown_targets
 from lora.select import parse_targets
 from machine import ranks
 from machine.device import compile_layers, pick_device
+from metrics import ALL_RIGHT
 from model.llama import Llama
 from model.soft_tokens import add_vectors
 from objectives.by_name import make_objective
@@ -69,14 +70,21 @@ def load_inputs(flags: TrainFlags, resumed: dict | None = None) -> Inputs:
     shots = draw_shots(flags, data, tokenizer)
     asked = training_questions(data, len(shots), flags)
     train = encode_split(shots, data, tokenizer, flags.template, flags.max_len, question=asked)
+    in_other_words = other_questions(data, flags)
     valid, test = (
-        encode_wanted(rows, data, tokenizer, Wanted(split, flags.template, flags.max_len, flags.drop_long, count, flag))
-        for rows, split, count, flag in (
-            (data.selection_rows(), "validation", flags.valid_rows, "--valid-rows"),
-            (data.test, "test", flags.test_rows, "--test-rows"),
+        encode_wanted(
+            rows,
+            data,
+            tokenizer,
+            Wanted(split, flags.template, flags.max_len, flags.drop_long, count, flag, questions=others),
+        )
+        for rows, split, count, flag, others in (
+            (data.selection_rows(), "validation", flags.valid_rows, "--valid-rows", in_other_words),
+            (data.test, "test", flags.test_rows, "--test-rows", ()),
         )
     )
     refuse_one_label(valid.rows, "--valid-rows" if flags.valid_rows else "--drop-long")
+    valid = replace(valid, others=asked_otherwise(valid.rows, in_other_words, data, tokenizer, flags))
     text = None
     if flags.stage == 2:
         text = encode_split(valid.rows, data, tokenizer, WITHOUT_VECTORS[flags.template], flags.max_len)
@@ -91,6 +99,26 @@ def load_inputs(flags: TrainFlags, resumed: dict | None = None) -> Inputs:
     if flags.compile:
         compile_layers(model)
     return Inputs(data, tokenizer, model, adapter, train, valid, test, vectors, text)
+
+
+def other_questions(data: Dataset, flags: TrainFlags) -> tuple[str, ...]:
+    """The words beside the first positive and negative ones in which validation asks: all that training may ask."""
+    if flags.select != ALL_RIGHT:
+        return ()
+    questions = wording_of(data.wording).questions
+    positives, negatives = list(questions.positives), list(questions.negatives)
+    return (*positives[1 : flags.train_paraphrases], *negatives[1 : flags.train_negatives])
+
+
+def asked_otherwise(
+    rows: list[Interaction], words: tuple[str, ...], data: Dataset, tokenizer: Tokenizer, flags: TrainFlags
+) -> tuple[Other, ...]:
+    """The rows asked in each of these words."""
+    same = wording_of(data.wording).questions.same_answer
+    return tuple(
+        Other(same(one), encode_split(rows, data, tokenizer, flags.template, flags.max_len, question=one).pairs)
+        for one in words
+    )
 
 
 def refuse_one_label(rows: list[Interaction], flag: str) -> None:

@@ -23,6 +23,7 @@ def selection(history: list[dict], base: Scored, select: str, progress: Progress
         if all(measure in state for state in states.values()):
             step = max(states, key=lambda step: states[step][measure])  # the first of equals, as the loop has it
             step = progress.best_step if measure == select else step
-            chosen[measure] = {"step": step, "valid": {name: states[step].get(name) for name in SHOWN}}
+            figures = {name: states[step].get(name) for name in SHOWN if name in states[0]}
+            chosen[measure] = {"step": step, "valid": figures}
     best = states.get(progress.best_step, {}).get("auc", progress.best_value)
     return {"select": select, "best_valid_auc": best, "selection": chosen}

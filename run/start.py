@@ -67,7 +67,7 @@ def start_run(argv: list[str], description: str) -> Start | None:
 
     train, total_steps = inputs.train.pairs, count_steps(len(inputs.train.pairs), flags)[1]
     with at_work("planning memory and time"):
-        plan = make_plan(inputs.model, objective, train, inputs.valid.pairs, flags)
+        plan = make_plan(inputs.model, objective, train, inputs.valid.all_pairs, flags)
     times = expected_times(plan, len(inputs.valid.rows), len(inputs.test.rows))
     whole = times.scoring + times.left(0, total_steps, flags.eval_every)
     planned = plan_table(plan.as_dict(), total_steps, whole)

@@ -27,7 +27,7 @@ from model.llama import Llama
 from model.prefix_tree import prefix_tree
 
 COLUMNS = tuple(
-    field.name for field in fields(Scored) if field.name not in ("users", "labels", "odds", "score")
+    field.name for field in fields(Scored) if field.name not in ("users", "labels", "odds", "score", "others", "same")
 )  # in this order
 TOKENS_PER_BATCH = 4096  # distinct ones; on a CPU twice as many were no faster, and take twice the memory
 LOGITS_PER_BATCH = 2**22  # at lm_head, of one polarity: 16 MB in float32

@@ -17,8 +17,8 @@ from scoring.forward import COLUMNS, score
 
 
 def score_split(model: Llama, split: Split, progress: str | None = None) -> Scored:
-    """Both answers to every row of the split. progress: the name of the progress bar; none if None."""
-    return _score_on_all_ranks(model, split, negatives=True, progress=progress)
+    """All answers to every row of the split. progress: the name of the progress bar; none if None."""
+    return _with_others(model, split, _score_on_all_ranks(model, split, negatives=True, progress=progress))
 
 
 def validation_measures(model: Llama, split: Split) -> dict[str, float]:
@@ -26,16 +26,25 @@ def validation_measures(model: Llama, split: Split) -> dict[str, float]:
 
     Only the two answers are looked at, so that nothing that needs the whole vocabulary, as the KL, is among them.
     """
-    negative = replace(split, pairs=[replace(pair, positive=pair.negative) for pair in split.pairs])
-    sides = [_score_on_all_ranks(model, side, negatives=False, progress="validation") for side in (split, negative)]
+    both = split, _negatives(split)
+    sides = [_score_on_all_ranks(model, side, negatives=False, progress="validation") for side in both]
     odds = np.stack([side.z_pos for side in sides], axis=1)  # (N, 2)
-    values = metric_values(Scored(sides[0].users, sides[0].labels, odds=odds))
+    values = metric_values(_with_others(model, split, Scored(sides[0].users, sides[0].labels, odds=odds)))
     return {f"valid_{name}": value for name, value in values.items() if not np.isnan(value)}
 
 
 def log_odds_of_question(model: Llama, split: Split, question: str) -> np.ndarray:
     """Log-odds of Yes to another question, (N,). split: the rows with `question` in the place of "will dislike"."""
     return _score_on_all_ranks(model, _negatives(split), negatives=False, progress=f'"{question}"').z_pos
+
+
+def _with_others(model: Llama, split: Split, scored: Scored) -> Scored:
+    """The answers with those in other words, if the split has any."""
+    if not split.others:
+        return scored
+    asked = [_negatives(replace(split, pairs=other.pairs)) for other in split.others]
+    odds = [_score_on_all_ranks(model, side, negatives=False, progress="in other words").z_pos for side in asked]
+    return replace(scored, others=np.stack(odds, axis=1), same=np.array([other.same for other in split.others]))
 
 
 def _negatives(split: Split) -> Split:

@@ -6,6 +6,8 @@ trained on fewer: by kind, those that no run is ever trained on. Beside them, th
 Shape letters: N rows, W questions, S draws.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from baselines.rules import all_rules
@@ -42,7 +44,8 @@ MEANINGS = (
     "Negations trained on: those of the row; the other kinds are of questions that no run is trained on. All: every "
     "question together; consistent if the answers say one thing; informative: all right, less the best constant's "
     "share. Held out: the first question and those that no run is trained on. AUC of all answers: of the mean "
-    "log-odds, with the sign reversed for a negation."
+    "log-odds, with the sign reversed for a negation. p of a difference: the larger one of that over users (paired "
+    "bootstrap) and that over seeds (paired t-test), not corrected for the number of comparisons."
 )
 
 
@@ -122,7 +125,8 @@ def asked_differences(study: Study, figures: dict[str, Figures]) -> list[Measure
                 if asking(a) in figures and asking(b) in figures
             ]
             label = f"{setting.label}, minus {'the control' if other.is_control else other.method}"
-            rows += [_row(label, [_minus(*pair) for pair in pairs], setting.seeds)] if pairs else []
+            if pairs:
+                rows.append(replace(_row(label, [_minus(*pair) for pair in pairs], setting.seeds), paired=True))
     return rows
 
 

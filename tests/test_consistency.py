@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,17 @@ def test_who_asks_once_and_takes_the_opposite_is_measured_as_if_the_model_had_an
     interval = both["interval_95"]["informative_consistency"]
     assert once["interval_95"]["informative_asked_once"] == pytest.approx(interval)
     assert once["informative_asked_once"] > once["informative_consistency"]  # this model's second answers are no better
+
+
+def test_all_right_counts_rows_with_every_answer_right():
+    scored, z, same = some_answers(), RNG.normal(size=(60, 3)), np.array([True, False, False])
+    whole = replace(scored, others=z, same=same)
+    right = ((scored.z_pos > 0) == scored.labels) & ((scored.z_neg > 0) != scored.labels)
+    for k in range(3):
+        right &= (z[:, k] > 0) == (scored.labels if same[k] else ~scored.labels)
+    best = max(scored.labels.mean(), 1 - scored.labels.mean())
+    assert evaluate(whole)["informative_all_right"] == pytest.approx(right.mean() - best)
+    assert "informative_all_right" not in evaluate(scored)
 
 
 def test_asked_once_needs_no_negative_prompt_but_answers():

@@ -9,18 +9,21 @@ import torch
 from safetensors.torch import load_file
 
 import train
+from cli.flags import parse_flags
+from cli.train import TrainFlags, check_flags
 from data.sources.stand_in import stand_in
 from data.sources.tallrec import write_split
 from data.splits import encode_split
-from errors import UserError
-from metrics import DEFAULT_SELECTION, SELECTABLE, Scored, metric_values
+from errors import FlagError, UserError
+from metrics import ALL_RIGHT, DEFAULT_SELECTION, SELECTABLE, Scored, metric_values
 from report.selection import selection_table
 from report.tables import tuning
 from run.base import load_base
+from run.inputs import asked_otherwise, other_questions
 from run.progress import Progress
 from run.selection import selection
 from run.validate import read_progress
-from scoring.splits import score_split, validation_measures
+from scoring.splits import log_odds_of_question, score_split, validation_measures
 from tests.kill_points import small_run
 
 VALIDATIONS = [  # of three steps, each best by another measure
@@ -49,31 +52,62 @@ def test_the_measure_also_decides_when_a_run_stops(tmp_path):
     assert (stopped.step, stopped.best_step) == (2, 1)
 
 
-def test_a_run_records_every_measure_and_what_the_others_would_have_chosen(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "select, more",
+    [("informative_consistency", []), (ALL_RIGHT, ["--train-negatives", 2, "--train-paraphrases", 2])],
+)
+def test_a_run_records_every_measure_and_what_the_others_would_have_chosen(select, more, tmp_path, capsys):
     """Sixteen rows a split, so that it is quick."""
     data = stand_in()
     (tmp_path / "rows").mkdir()
     for split in ("train", "valid", "test"):
         write_split(tmp_path / "rows" / f"{split}.json", getattr(data, split)[:16], data)
     argv = ["--data", tmp_path / "rows", "--shots", 4, "--max-steps", 2, "--eval-every", 1, "--precision", "fp32"]
-    argv += ["--device", "cpu", "--lr", 0.01, "--select", "informative_consistency", "--out", tmp_path / "run"]
+    argv += ["--device", "cpu", "--lr", 0.01, "--select", select, "--out", tmp_path / "run", *more]
     train.main([*map(str, argv)])
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    measures = {f"valid_{name}" for name in (*SELECTABLE, "contradiction_rate", "group_accuracy", "arbitrage")}
+    selectable = [name for name in SELECTABLE if more or name != ALL_RIGHT]
+    measures = {f"valid_{name}" for name in (*selectable, "contradiction_rate", "group_accuracy", "arbitrage")}
     assert all(measures <= set(line) for line in lines)
     states = {0: results["valid"]["before"]} | {
         line["step"]: {name.removeprefix("valid_"): line[name] for name in measures} for line in lines
     }
-    for measure in SELECTABLE:
+    for measure in selectable:
         step = max(states, key=lambda step: states[step][measure])
         assert results["selection"][measure]["step"] == step
-    best = results["selection"]["informative_consistency"]
-    assert results["select"] == "informative_consistency" and results["best_step"] == best["step"]
+    best = results["selection"][select]
+    assert results["select"] == select and results["best_step"] == best["step"]
     assert {name: results["valid"]["after"][name] for name in best["valid"]} == pytest.approx(best["valid"], abs=1e-4)
-    assert "* chose this run's state (--select informative_consistency)" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--select auc: the run in .* was started with informative_consistency"):
+    shown = capsys.readouterr().out
+    assert f"* chose this run's state (--select {select})" in shown and max(map(len, shown.splitlines())) <= 80
+    with pytest.raises(UserError, match=f"--select auc: the run in .* was started with {select}"):
         train.main(["--resume", "--out", str(tmp_path / "run"), "--select", "auc"])
+    train.main(["--resume", "--out", str(tmp_path / "run")])  # reads the base's answers, in other words too, again
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["valid"] == results["valid"]
+
+
+def test_all_right_is_what_asking_each_question_by_itself_gives():
+    model, tokenizer = load_base("demo", "fp32", torch.device("cpu"))
+    data, rows, words = stand_in(), stand_in().valid[:12], ["is going to like", "will not like"]
+    flags = TrainFlags(select=ALL_RIGHT, train_negatives=2, train_paraphrases=2)
+    assert other_questions(data, flags) == tuple(words)
+    assert other_questions(data, replace(flags, select="auc")) == ()
+    split = encode_split(rows, data, tokenizer, "tallrec", 512)
+    found = validation_measures(
+        model, replace(split, others=asked_otherwise(rows, tuple(words), data, tokenizer, flags))
+    )
+    labels, asked = np.array([row.label for row in rows]), ["will like", "will dislike", *words]
+    right = np.ones(12, dtype=bool)
+    for question, same in zip(asked, (True, False, True, False)):
+        pairs = encode_split(rows, data, tokenizer, "tallrec", 512, question=question)
+        right &= (log_odds_of_question(model, pairs, question) > 0) == (labels == same)
+    assert found[f"valid_{ALL_RIGHT}"] == pytest.approx(right.mean() - max(labels.mean(), 1 - labels.mean()))
+
+
+def test_in_all_words_needs_several_of_them():
+    with pytest.raises(FlagError, match=f"--select {ALL_RIGHT}: asks in all words of training; add --train-negatives"):
+        parse_flags(TrainFlags, ["--select", ALL_RIGHT], "", check=check_flags)
 
 
 def test_the_default_is_one_of_them_and_a_run_that_follows_another_says_so():

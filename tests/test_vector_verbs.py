@@ -231,7 +231,7 @@ def test_sizes_that_the_files_do_not_have_are_refused_before_memory_is_taken(
     settings = json.loads((runs[name] / "vectors.json").read_text())["settings"]
     copy = changed(runs[name], tmp_path, settings=settings | size)
     monkeypatch.setattr("torch.nn.init.uniform_", _refuse_to_fill(torch.nn.init.uniform_))
-    with pytest.raises(AdapterError, match=f"{file}.safetensors: the adapter does not fit the model"):
+    with pytest.raises(AdapterError, match=f"{file}.safetensors: its tensors do not fit the model"):
         eval_verb.main(["--run", str(copy), "--device", "cpu"])
 
 
@@ -243,7 +243,7 @@ def test_a_recommender_whose_settings_ask_for_other_sizes_is_refused_before_memo
     config["settings"] |= {"dim": 4096, "blocks": 100}  # 40 GB
     (copy / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr("torch.nn.init.uniform_", _refuse_to_fill(torch.nn.init.uniform_))
-    with pytest.raises(AdapterError, match="best.safetensors: the adapter does not fit the model"):
+    with pytest.raises(AdapterError, match="best.safetensors: its tensors do not fit the model"):
         load_recommender(f"sasrec-full:{copy}", data_at(folder))
 
 
