@@ -15,6 +15,7 @@ from studies.texts import Outcome
 
 RUN_PAGE = "report.html"
 RANKING, ANSWERS = ("auc", "uauc", "auc_combined"), ("contradiction_rate", "group_accuracy", "informative_consistency")
+ASKED_ONCE = "informative_asked_once"
 HEADS = dict(COLUMNS)
 PICTURES = {"auc": "AUC, positive prompt", "contradiction_rate": "Contradicts itself", "group_accuracy": "Both right"}
 DEMO = "The base is the built-in demo model, or was made from it. It is tiny."
@@ -102,6 +103,8 @@ def _tables(outcome: Outcome) -> list[str]:
         heads = ["", "our AUC", "published AUC, UAUC", "run again by others", *["as close as was set"] * close]
         parts += ["<h2>Beside what is published</h2>", table(heads, published)]
     parts += ["<h2>What it answers</h2>", table(["", *(HEADS[name] for name in ANSWERS)], answers)]
+    once = [[row.label, _cell(row, ASKED_ONCE)] for row in answering]
+    parts += ["<h2>Asked once, the opposite taken for the other answer</h2>", table(["", "informative"], once)]
     parts += ["<h2>Without any learning</h2>", table(["", "AUC", "contradiction", "both right"], unlearned)]
     if changes:
         cells = [[row.label.removesuffix(MINUS), *(_cell(row, name, "+") for name in PICTURES)] for row in changes]
