@@ -29,7 +29,8 @@ def expected(missing: dict[str, Run], lines: dict[str, Line], bench: Bench, firs
     if unknown.total() == len(missing):
         return f"{len(missing)} to make; how long one takes is known after the first"
     left = sum(seconds[run.verb] for run in missing.values() if run.verb in seconds) / bench.jobs
-    text = f"{len(missing)} to make in about {tqdm.format_interval(left)} (h:min:s), {bench.jobs} at a time{source}"
+    unit = "h:min:s" if left >= 3600 else "min:s"
+    text = f"{len(missing)} to make in about {tqdm.format_interval(left)} ({unit}), {bench.jobs} at a time{source}"
     not_counted = " and ".join(f"{count} of {verb}" for verb, count in unknown.items())
     return text + (f"; not counted: {not_counted}, known after the first" if not_counted else "")
 

@@ -37,21 +37,23 @@ def test_the_expected_time_is_the_median_of_the_runs_that_are_there(bench):
     lines["elsewhere"] = Line("elsewhere", {"seconds": 1}, np.zeros(1), np.zeros(1))  # of another machine
     two = {"control": Run(CONTROL, 0), "MF": Run(Setting("MF", "all", 1, {"method": "mf"}, BASELINE), 0)}
     four = {str(i): two["control"] for i in range(4)}
-    assert expected(four, lines, bench) == "4 to make in about 03:00 (h:min:s), 2 at a time"  # 90 * 4 / 2 = 180 s
+    assert expected(four, lines, bench) == "4 to make in about 03:00 (min:s), 2 at a time"  # 90 * 4 / 2 = 180 s
+    many = {str(i): two["control"] for i in range(100)}
+    assert expected(many, lines, bench).startswith("100 to make in about 1:15:00 (h:min:s)")  # 90 * 100 / 2
     assert expected({}, lines, bench, first=True) == "nothing is left to run"
     assert expected(four, {}, bench) == "4 to make; how long one takes is known after the first"
     text = expected(two, lines, bench)
     assert (
-        text == "2 to make in about 00:45 (h:min:s), 2 at a time; not counted: 1 of baseline.py, known after the first"
+        text == "2 to make in about 00:45 (min:s), 2 at a time; not counted: 1 of baseline.py, known after the first"
     )
     lines["mf"] = Line("mf", {"seconds": 10, "verb": BASELINE}, np.zeros(1))
-    assert expected(two, lines, bench) == "2 to make in about 00:50 (h:min:s), 2 at a time"
+    assert expected(two, lines, bench) == "2 to make in about 00:50 (min:s), 2 at a time"
 
 
 def test_before_the_first_run_its_plan_says_how_long_it_takes(bench):
     three = {"a": Run(CONTROL, 0, ("MF",)), "b": Run(CONTROL, 1), "asked": Run(CONTROL, 1, ("b",), asks=True)}
     said = expected(three, {}, bench, first=True)
-    assert said.startswith("3 to make in about 02:00 (h:min:s), 2 at a time, by the plan of the first; not counted: 1")
+    assert said.startswith("3 to make in about 02:00 (min:s), 2 at a time, by the plan of the first; not counted: 1")
     of_others = {"a": three["a"]}  # it cannot be planned before what it needs is there
     assert expected(of_others, {}, bench, first=True) == "1 to make; how long one takes is known after the first"
     (Path(calls.VERBS[TRAIN]).parent / "no-plan").touch()  # the run itself will say why
