@@ -43,9 +43,7 @@ def test_the_expected_time_is_the_median_of_the_runs_that_are_there(bench):
     assert expected({}, lines, bench, first=True) == "nothing is left to run"
     assert expected(four, {}, bench) == "4 to make; how long one takes is known after the first"
     text = expected(two, lines, bench)
-    assert (
-        text == "2 to make in about 00:45 (min:s), 2 at a time; not counted: 1 of baseline.py, known after the first"
-    )
+    assert text == "2 to make in about 00:45 (min:s), 2 at a time; not counted: 1 of baseline.py, known after the first"
     lines["mf"] = Line("mf", {"seconds": 10, "verb": BASELINE}, np.zeros(1))
     assert expected(two, lines, bench) == "2 to make in about 00:50 (min:s), 2 at a time"
 
