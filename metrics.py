@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from consistency import arbitrage, ccs_confidence, ccs_consistency, constant_share, relative_consistency
+from consistency import arbitrage, bundle_columns, ccs_confidence, ccs_consistency, constant_share, relative_consistency
 from resampling import BOOTSTRAP_DRAWS, user_resamples, with_intervals
 
 ECE_BINS = 15
@@ -240,8 +240,8 @@ def pair_metrics(scored: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
         found["relative_consistency"] = relative_consistency(rows, right, both)
         found["informative_consistency"] = both / rows - best
         if scored.others is not None:
-            right_others = ((scored.others > 0) == (scored.labels[:, None] == scored.same)).all(1)
-            found[ALL_RIGHT] = weights @ (right_pos & right_neg & right_others) / rows - best
+            z, same = np.column_stack((scored.z_pos, scored.z_neg, scored.others)), [True, False, *scored.same]
+            found[ALL_RIGHT] = weights @ bundle_columns(z, scored.labels, np.array(same))["all_right"] / rows - best
     return found
 
 
