@@ -1,4 +1,4 @@
-"""Named tensors: which ones are trained, and how values are put into them.
+"""Tensors: which ones are trained, how values are put into them, copies to a device, random Booleans.
 
 Importable from everywhere.
 """
@@ -70,3 +70,16 @@ def on_device(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
     moved = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
     parts = moved.split([tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors)]
+
+
+def bernoulli(like: Tensor, probability: float) -> Tensor:
+    """Booleans in the shape of `like`, each true with this probability, to within 2^-16.
+
+    On a CPU each random 64-bit number gives four: that takes a third of the time of Tensor.bernoulli_, which takes 6 %
+    of a step of LoRA and a quarter of one of SASRec. A GPU draws Booleans in one kernel.
+    """
+    if like.device.type != "cpu":
+        return torch.empty(like.shape, dtype=torch.bool, device=like.device).bernoulli_(probability)
+    numbers = torch.empty(math.ceil(like.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
+    uniform = numbers.view(torch.int16)[: like.numel()]  # in [-2^15, 2^15)
+    return (uniform < min(round(probability * 2**16), 2**16 - 1) - 2**15).view(like.shape)

@@ -21,10 +21,10 @@ from baselines.sequence import FORM, OPTIONS, PUBLISHED, SequenceModel, embed_hi
 class SelfAttention(nn.Module):
     """softmax(QKᵀ / √d + mask) V with one head; queries may differ from keys and values."""
 
-    def __init__(self, d: int, dropout: float):
+    def __init__(self, d: int, dropout: nn.Module):
         super().__init__()
         self.query, self.key, self.value = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(self, queries: Tensor, x: Tensor, allowed: Tensor, padding: int = 0) -> Tensor:
         """queries: (B, Q, d); x: (B, L, d); out: (B, Q, d).
@@ -53,7 +53,7 @@ class SASRecEncoder(nn.Module):
         self.embedding, self.width = embedding, d
         self.position = nn.Embedding(length, d)
         self.dropout = nn.Dropout(dropout)
-        self.attention = SelfAttention(d, dropout)
+        self.attention = SelfAttention(d, nn.Dropout(dropout))
         self.feed_forward = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d), nn.Dropout(dropout))
         self.norm_query, self.norm_attended, self.norm_fed, self.norm_last = (nn.LayerNorm(d) for _ in range(4))
 

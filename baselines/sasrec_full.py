@@ -9,16 +9,39 @@ vector has, and their value is the bias. A history is therefore always padded to
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.base import ANY, DIM, DROPOUT, HISTORY, Method, Option, Training, binary_cross_entropy
 from baselines.rows import History, Rows
 from baselines.sasrec import SelfAttention
+from tensors import bernoulli
 
 NORM_EPS = 1e-8
 TOGETHER = 128  # rows
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout with random numbers that cost less: an epoch of ML-1M takes a sixth less time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In training each value is 0 with probability p, and x / (1 - p) otherwise."""
+        return x * (bernoulli(x, 1 - self.p) / (1 - self.p)) if self.training and self.p else x
+
+
+def attend_once(attention: SelfAttention, query: Tensor, x: Tensor, allowed: Tensor, padding: int) -> Tensor:
+    """attention(query, x, allowed, padding) for one query a row, (B, 1, d), without all its keys and values.
+
+    ⟨q, W_k x + b_k⟩ = ⟨W_kᵀ q, x⟩ + ⟨q, b_k⟩, whose last term is the same for all keys, so the softmax does not see it;
+    Σ a (W_v x + b_v) = W_v Σ a x + b_v Σ a.
+    """
+    scores = (attention.query(query) @ attention.key.weight) @ x.mT / query.shape[-1] ** 0.5  # (B, 1, L)
+    scores = F.pad(scores, (padding, 0)).masked_fill(~allowed, -torch.inf)
+    weights = attention.dropout(scores.softmax(-1))
+    return weights[..., padding:] @ x @ attention.value.weight.T + weights.sum(-1, keepdim=True) * attention.value.bias
 
 
 class Block(nn.Module):
@@ -30,10 +53,10 @@ class Block(nn.Module):
 
     def __init__(self, d: int, dropout: float):
         super().__init__()
-        self.attention, self.project = SelfAttention(d, dropout), nn.Linear(d, d)
+        self.attention, self.project = SelfAttention(d, Dropout(dropout)), nn.Linear(d, d)
         self.norm_query, self.norm_attended = nn.LayerNorm(d, eps=NORM_EPS), nn.LayerNorm(d, eps=NORM_EPS)
         self.feed_forward = nn.Sequential(
-            nn.Linear(d, d), nn.Dropout(dropout), nn.ReLU(), nn.Linear(d, d), nn.Dropout(dropout)
+            nn.Linear(d, d), Dropout(dropout), nn.ReLU(), nn.Linear(d, d), Dropout(dropout)
         )
         bound = math.sqrt(6 / (3 * d + d))
         for projection in (self.attention.query, self.attention.key, self.attention.value):
@@ -52,7 +75,8 @@ class Block(nn.Module):
         if last:
             not_later, wanted, real = not_later[-1:], x[:, -1:], real[:, -1:]
         queries = self.norm_query(wanted)
-        y = self.norm_attended(queries + self.project(self.attention(queries, x, not_later, padding)))
+        attention = partial(attend_once, self.attention) if last else self.attention
+        y = self.norm_attended(queries + self.project(attention(queries, x, not_later, padding)))
         return (y + self.feed_forward(y)) * real
 
 
@@ -67,7 +91,7 @@ class SASRecFull(nn.Module):
         super().__init__()
         self.item = nn.Embedding(items + 1, dim, padding_idx=0)
         self.position = nn.Embedding(length, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, dropout) for _ in range(blocks))
         self.norm_last = nn.LayerNorm(dim, eps=NORM_EPS)
 

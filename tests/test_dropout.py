@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lora.dropout import bernoulli
 from lora.layer import LoRALinear
 from machine.layer_cost import LiveTensors
+from tensors import bernoulli
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.02, 0.5, 0.95, 1 - 1e-6, 1.0])

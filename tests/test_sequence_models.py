@@ -1,6 +1,7 @@
 """GRU4Rec, Caser and SASRec in both forms against loops in float64, and what they and DROS must not react to."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from baselines import gru4rec, sasrec_full
 from baselines.base import settings_of
+from baselines.sasrec import SelfAttention
 from baselines.sequence import HistoryEmbedding, SequenceModel
 from tests.sequence_rows import ALL, FEW_SHOT, ITEMS, built, change, random_rows, rows_for
 
@@ -171,6 +173,32 @@ def test_full_data_sasrec_is_two_blocks_written_as_loops(monkeypatch):
     w = numpy_of(module)
     wanted = [full_sasrec_by_hand(w, h, t) for h, t in zip(rows.history.numpy(), rows.items.numpy())]
     assert np.abs(module(rows).detach().numpy() - wanted).max() < 1e-12
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+def test_one_query_needs_no_keys_and_values_of_all_positions(padding):
+    """Values, and gradients of everything that has one, are those of attention with all of them, dropout included."""
+    torch.manual_seed(0)
+    attention = SelfAttention(6, torch.nn.Dropout(0.3)).double()
+    query, x = (torch.randn(5, n, 6, dtype=torch.float64, requires_grad=True) for n in (1, 7))
+    allowed = (torch.rand(5, 1, padding + 7) < 0.7).index_fill(-1, torch.tensor([padding]), True)
+    wanted = {"query": query, "x": x, **dict(attention.named_parameters())}
+    found = []
+    for attend in (attention, partial(sasrec_full.attend_once, attention)):
+        torch.manual_seed(1)
+        y = attend(query, x, allowed, padding)
+        gradients = torch.autograd.grad(y.square().sum(), list(wanted.values()), allow_unused=True)
+        found.append([y, *(torch.zeros(()) if g is None else g for g in gradients)])
+    for name, a, b in zip(["y", *wanted], *found):
+        assert (a - b).abs().max() < 1e-12, name
+
+
+def test_the_cheaper_dropout_keeps_and_scales_as_that_of_pytorch():
+    torch.manual_seed(0)
+    dropout, x = sasrec_full.Dropout(0.2), torch.full((1000, 1000), 3.0)
+    y = dropout(x)
+    assert set(y.unique().tolist()) == {0.0, 3.75} and y.mean().item() == pytest.approx(3, abs=0.01)
+    assert dropout.eval()(x) is x and sasrec_full.Dropout(0.0)(x) is x
 
 
 def test_the_full_form_starts_as_multihead_attention_of_pytorch_does():
