@@ -35,12 +35,11 @@ class Dropout(nn.Dropout):
 def attend_once(attention: SelfAttention, query: Tensor, x: Tensor, allowed: Tensor, padding: int) -> Tensor:
     """attention(query, x, allowed, padding) for one query a row, (B, 1, d), without all its keys and values.
 
-    ⟨q, W_k x + b_k⟩ = ⟨W_kᵀ q, x⟩ + ⟨q, b_k⟩, whose last term is the same for all keys, so the softmax does not see it;
-    Σ a (W_v x + b_v) = W_v Σ a x + b_v Σ a.
+    ⟨q, W_k x + b_k⟩ = ⟨W_kᵀ q, x⟩ + ⟨q, b_k⟩, and Σ a (W_v x + b_v) = W_v Σ a x + b_v Σ a.
     """
-    scores = (attention.query(query) @ attention.key.weight) @ x.mT / query.shape[-1] ** 0.5  # (B, 1, L)
-    scores = F.pad(scores, (padding, 0)).masked_fill(~allowed, -torch.inf)
-    weights = attention.dropout(scores.softmax(-1))
+    q = attention.query(query)
+    scores = F.pad(q @ attention.key.weight @ x.mT, (padding, 0)) + q @ attention.key.bias[:, None]
+    weights = attention.dropout((scores / q.shape[-1] ** 0.5).masked_fill(~allowed, -torch.inf).softmax(-1))
     return weights[..., padding:] @ x @ attention.value.weight.T + weights.sum(-1, keepdim=True) * attention.value.bias
 
 

@@ -187,8 +187,8 @@ def test_one_query_needs_no_keys_and_values_of_all_positions(padding):
     for attend in (attention, partial(sasrec_full.attend_once, attention)):
         torch.manual_seed(1)
         y = attend(query, x, allowed, padding)
-        gradients = torch.autograd.grad(y.square().sum(), list(wanted.values()), allow_unused=True)
-        found.append([y, *(torch.zeros(()) if g is None else g for g in gradients)])
+        gradients = torch.autograd.grad(y.square().sum(), list(wanted.values()))
+        found.append([y, *gradients])
     for name, a, b in zip(["y", *wanted], *found):
         assert (a - b).abs().max() < 1e-12, name
 
