@@ -142,11 +142,17 @@ def stop_after(monkeypatch, epochs):
     monkeypatch.setattr(run.recommender, "fit", fit)
 
 
-@pytest.mark.parametrize("method, epochs", [("mf", 1), ("lightgcn", 4), ("mf", 6)])
+@pytest.mark.parametrize(
+    "method, epochs",
+    [
+        *(("mf", 1), ("lightgcn", 4), ("mf", 6)),
+        *((method, 2) for method in ("gru4rec", "caser", "sasrec", "dros", "sasrec-full")),
+    ],
+)
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     quick, folder, tmp_path, monkeypatch, method, epochs
 ):
-    more = ("--loss", "bpr") if method == "lightgcn" else ("--bias",)  # one draws items at random, too
+    more = {"mf": ("--bias",), "lightgcn": ("--loss", "bpr")}.get(method, ())  # BPR draws items at random, too
     call(folder, tmp_path / "whole", "--method", method, *more, *SHORT)
     with monkeypatch.context() as patch:
         stop_after(patch, epochs)
