@@ -236,12 +236,20 @@ def _recommender(name: str, method: str, shots: str, seeds: int, **more) -> Sett
     return Setting(name, shots, seeds, {"method": method, **more.pop("flags", {})}, BASELINE, **more)
 
 
-def _few_shot_recommenders(shots: str, seeds: int) -> tuple[Setting, ...]:
-    """The rows of Table 1 that are no language model, in the paper's order; and the share of liked items, fitted."""
+def _few_shot_recommenders(shots: str, seeds: int, histories: tuple[str, ...] = ()) -> tuple[Setting, ...]:
+    """The rows of Table 1 that are no language model, in the paper's order; and the share of liked items, fitted.
+
+    histories: further ones to read, each as a row after that of the whole history.
+    """
     sequence = (("GRU4Rec", "gru4rec"), ("Caser", "caser"), ("SASRec", "sasrec"), ("DROS", "dros"))
     titles = (("GRU-BERT", "gru-bert"), ("DROS-BERT", "dros-bert"))
+    ways = [("", {}), *((f", {history} history", {"history": history}) for history in histories)]
     return (
-        *(_recommender(name, method, shots, seeds, trials=TRIALS) for name, method in sequence),
+        *(
+            _recommender(name + said, method, shots, seeds, trials=TRIALS, flags=flags)
+            for name, method in sequence
+            for said, flags in ways
+        ),
         *(_recommender(name, method, shots, seeds, trials=TRIALS, needs_bert=True) for name, method in titles),
         _recommender("history share, logistic regression", "history-logreg", shots, seeds),
     )
@@ -288,6 +296,11 @@ STUDIES = {
         tuple(setting for shots in SHOTS for setting in (*_few_shot_recommenders(shots, 5), *_few_shot(shots, 5))),
         data=FEW_SHOT,
         lambda_of_data=True,
+    ),
+    "table1-recommenders": Study(
+        "the rows of Table 1 that are no language model, also with liked items alone or with likes as signs, 5 seeds",
+        tuple(setting for shots in SHOTS for setting in _few_shot_recommenders(shots, 5, ("liked", "signed"))),
+        data=FEW_SHOT,
     ),
     "table2-recommenders": Study(
         "the rows of Table 2 that are no language model: MF, LightGCN, SASRec on all training rows, 5 seeds",
