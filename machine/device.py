@@ -4,10 +4,12 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import statistics
+import time
 
 import torch
 
-from errors import FlagError
+from errors import FlagError, notice
 from machine import ranks
 from machine.gpu import prepare_gpu
 from machine.memory import peak_resident_memory
@@ -41,7 +43,40 @@ def pick_device(name: str, deterministic: bool = False) -> torch.device:
         torch.empty(1, device=device).item()  # "meta" is a device that holds no values
     except (RuntimeError, AssertionError):
         raise FlagError(f"--device {name}: not available here; leave it out, or say cpu") from None
+    if device.type == "cpu":
+        say_if_busy(os.cpu_count() or 1, torch.get_num_threads())
     return device
+
+
+def say_if_busy(cores: int, threads: int) -> None:
+    """Say it if other programs need cores that the threads of this run want.
+
+    The threads wait for each other at every product, so the run goes at the pace of the one without a core: with one
+    of two cores busy, 3.5 times as long for the demo, and 15 times for SASRec, as with a single thread.
+    """
+    busy = min(busy_cores(), cores)
+    free = max(1, cores - busy)
+    if threads > free:
+        notice(
+            f"Other programs keep {busy} of {cores} cores busy. {threads} threads, which wait for each other, may then "
+            f"take several times as long as {free}: put OMP_NUM_THREADS={free} before the command."
+        )
+
+
+def busy_cores() -> int:
+    """How many threads of other programs run now: the median of some looks in a tenth of a second. 0 if unknown.
+
+    Only Linux tells. Its load average would not do: it counts what has ended in the last minute.
+    """
+    try:
+        running = []
+        for _ in range(9):
+            with open("/proc/loadavg", encoding="ascii") as file:
+                running.append(int(file.read().split()[3].split("/")[0]))
+            time.sleep(0.012)
+    except (OSError, ValueError, IndexError):
+        return 0
+    return max(0, int(statistics.median(running)) - 1)  # this thread runs, too
 
 
 def forked_rng(device: torch.device) -> contextlib.AbstractContextManager:

@@ -2,9 +2,11 @@
 
 import installed
 
+import builtins
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 import files
 from cli.verb import print_what_it_can
-from machine import macos, memory, windows
+from machine import device, macos, memory, windows
 from run.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
@@ -148,3 +150,46 @@ def test_macos_tells_the_free_memory_and_that_of_this_process(monkeypatch):
     monkeypatch.setattr(memory, "_kilobytes", lambda path, name: 0)
     monkeypatch.setattr(macos, "_output", lambda *command: {"vm_stat": VM_STAT, "ps": " 77\n"}[command[0]])
     assert memory.free_memory(memory.torch.device("cpu")) == 50 * 16384 and memory.resident_memory() == 77 * 1024
+
+
+# ---- a busy machine ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "busy, cores, threads, said",
+    [
+        (0, 2, 2, ""),
+        (1, 2, 1, ""),
+        (1, 2, 2, "keep 1 of 2 cores busy. 2 threads, .* take several times as long as 1: put OMP_NUM_THREADS=1 "),
+        (3, 8, 5, ""),
+        (3, 8, 6, "keep 3 of 8 cores busy. 6 threads, .* as long as 5: put OMP_NUM_THREADS=5 before"),
+        (9, 4, 4, "keep 4 of 4 cores busy. 4 threads, .* as long as 1: put OMP_NUM_THREADS=1 before"),
+    ],
+)
+def test_a_run_that_wants_more_threads_than_cores_are_free_says_so(monkeypatch, capsys, busy, cores, threads, said):
+    monkeypatch.setattr(device, "busy_cores", lambda: busy)
+    device.say_if_busy(cores, threads)
+    shown = capsys.readouterr().err
+    assert re.search(said, shown) if said else not shown
+
+
+@pytest.mark.parametrize("text", [None, "", "0.1 0.2", "0.1 0.2 0.3 running/many 7"])
+def test_where_the_system_does_not_say_how_busy_it_is_nothing_is_said(monkeypatch, text):
+    def opened(*args, **named):
+        if text is None:
+            raise FileNotFoundError(2, "No such file or directory")
+        return io.StringIO(text)
+
+    monkeypatch.setattr(builtins, "open", opened)
+    assert device.busy_cores() == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/loadavg"), reason="only Linux tells what runs now")
+def test_a_program_that_computes_is_counted():
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(1, flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
+    ) as one:
+        one.stdout.readline()
+        counted = device.busy_cores()
+        one.kill()
+    assert counted >= 1
