@@ -164,9 +164,9 @@ def run_all(words: list[str]) -> None:
 
 
 def archive_study(words: list[str]) -> None:
-    """Make one folder of a study and what it depends on."""
+    """Make one folder of a study: its lines, runs and tables, and what they depend on."""
     flags, _ = parse_flags(
-        ArchiveFlags, words, make_archive.__doc__, check=refuse_absent("out", "to"), command="archive"
+        ArchiveFlags, words, archive_study.__doc__, check=refuse_absent("out", "to"), command="archive"
     )
     refuse_unwritable(Path(flags.to), "--to", FlagError)
     study = read_study(Path(flags.out), "--out")

@@ -183,8 +183,9 @@ def possible_figures(line: Line, data: Dataset) -> dict[str, tuple[float, float]
 
 def check_tables(folder: Path, texts: dict[str, str]) -> list[Check]:
     """Whether the tables come out again, byte for byte. texts: {file: what is made of the lines here}."""
+    other = "differs from what the lines of the archive make here"
     return [
-        Check(f"{name} comes out again", None if read_whole(folder / name) == text.encode() else "is another one here")
+        Check(f"{name} comes out again", None if read_whole(folder / name) == text.encode() else other)
         for name, text in texts.items()
         if (folder / name).is_file()
     ]
