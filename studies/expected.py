@@ -10,12 +10,15 @@ from tqdm import tqdm
 
 from studies.bench import Bench
 from studies.calls import call_of, environment
-from studies.declared import TRAIN, Run
+from studies.declared import BASELINE, TRAIN, TRIALS, Run
 from studies.results import Line
 
 
+SEARCH = f"{BASELINE} --search"
+
+
 def expected(missing: dict[str, Run], lines: dict[str, Line], bench: Bench, first: bool = False) -> str:
-    """In words, from the median time of the runs of the same verb whose folders are here; missing: by name.
+    """In words, from the median time of the runs of the same kind whose folders are here; missing: by name.
 
     A line alone may come from another machine. first: before anything runs. Then a run of train.py that can start now
     is asked for its plan if no such run is here, which takes as long as loading the base.
@@ -25,23 +28,31 @@ def expected(missing: dict[str, Run], lines: dict[str, Line], bench: Bench, firs
     seconds, source = _typical_seconds(line for line in lines.values() if bench.is_finished(line.run)), ""
     if first and TRAIN not in seconds and (planned := _planned(missing, bench)):
         seconds[TRAIN], source = planned, ", by the plan of the first"
-    unknown = Counter(run.verb for run in missing.values() if run.verb not in seconds)
+    if SEARCH in seconds:
+        seconds.setdefault(BASELINE, seconds[SEARCH] / (TRIALS + 1))  # a search is so many runs
+    unknown = Counter(kind for run in missing.values() if (kind := _kind(run)) not in seconds)
     if unknown.total() == len(missing):
         return f"{len(missing)} to make; how long one takes is known after the first"
-    left = sum(seconds[run.verb] for run in missing.values() if run.verb in seconds) / bench.jobs
+    left = sum(seconds.get(_kind(run), 0) for run in missing.values()) / bench.jobs
     unit = "h:min:s" if left >= 3600 else "min:s"
     text = f"{len(missing)} to make in about {tqdm.format_interval(left)} ({unit}), {bench.jobs} at a time{source}"
-    not_counted = " and ".join(f"{count} of {verb}" for verb, count in unknown.items())
+    not_counted = " and ".join(f"{count} of {kind}" for kind, count in unknown.items())
     return text + (f"; not counted: {not_counted}, known after the first" if not_counted else "")
 
 
+def _kind(run: Run) -> str:
+    """Runs of a kind take about as long as each other: those of a verb, or the searches of a recommender's setting."""
+    return SEARCH if run.setting.trials and run.seed == 0 else run.verb
+
+
 def _typical_seconds(lines: Iterable[Line]) -> dict[str, float]:
-    """{verb: median of its runs}."""
+    """{kind: median of its runs}."""
     seconds: dict[str, list[float]] = {}
     for line in lines:
         if line.about.get("seconds"):
-            seconds.setdefault(line.about.get("verb", TRAIN), []).append(line.about["seconds"])
-    return {verb: statistics.median(times) for verb, times in seconds.items()}
+            kind = SEARCH if line.about.get("setting") == "searched" else line.about.get("verb", TRAIN)
+            seconds.setdefault(kind, []).append(line.about["seconds"])
+    return {kind: statistics.median(times) for kind, times in seconds.items()}
 
 
 def _planned(missing: dict[str, Run], bench: Bench) -> float | None:

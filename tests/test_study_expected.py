@@ -48,6 +48,21 @@ def test_the_expected_time_is_the_median_of_the_runs_that_are_there(bench):
     assert expected(two, lines, bench) == "2 to make in about 00:50 (min:s), 2 at a time"
 
 
+def test_a_search_counts_as_its_trials_and_the_seeds_that_take_its_setting_as_one(bench):
+    searched = Setting("Caser", "16", 5, {"method": "caser"}, BASELINE, trials=12)
+    seeds = {str(seed): Run(searched, seed) for seed in range(5)}
+    others = {name: run for name, run in seeds.items() if name != "0"}
+    lines = {"0": Line("0", {"seconds": 130, "verb": BASELINE, "setting": "searched"}, np.zeros(1))}
+    (bench.out / "0").mkdir(parents=True)
+    (bench.out / "0" / "results.json").touch()
+    assert expected(others, lines, bench) == "4 to make in about 00:20 (min:s), 2 at a time"  # 130 / 13 * 4 / 2
+    assert expected(seeds, lines, bench) == "5 to make in about 01:25 (min:s), 2 at a time"  # and 130 / 2
+    lines["1"] = Line("1", {"seconds": 30, "verb": BASELINE, "setting": "out/0"}, np.zeros(1))
+    (bench.out / "1").mkdir()
+    (bench.out / "1" / "results.json").touch()
+    assert expected(others, lines, bench) == "4 to make in about 01:00 (min:s), 2 at a time"
+
+
 def test_before_the_first_run_its_plan_says_how_long_it_takes(bench):
     three = {"a": Run(CONTROL, 0, ("MF",)), "b": Run(CONTROL, 1), "asked": Run(CONTROL, 1, ("b",), asks=True)}
     said = expected(three, {}, bench, first=True)
