@@ -13,7 +13,6 @@ from studies.calls import call_of, environment
 from studies.declared import BASELINE, TRAIN, TRIALS, Run
 from studies.results import Line
 
-
 SEARCH = f"{BASELINE} --search"
 
 
