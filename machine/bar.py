@@ -87,8 +87,11 @@ class Bar:
         """Whether there is no terminal."""
         return self.bar.disable
 
-    def update(self, count: int = 1, note: str = "", remaining: float | None = None) -> None:
-        """So many are done. remaining: seconds that are left, if the caller knows more than the pace so far."""
+    def update(self, count: int = 1, note: str = "", remaining: float | None = None, unless: str = "") -> None:
+        """So many are done. remaining: seconds that are left, if the caller knows more than the pace so far.
+
+        unless: for a log, what would make it more.
+        """
         self.done += count
         now = time.monotonic()
         if remaining is None:
@@ -99,4 +102,5 @@ class Bar:
         self.bar.update(count)
         if self.is_log and now - self.said >= EVERY:
             self.said = now
-            notice(f"{self.doing}: {self.done:,} of {self.bar.total:,} {self.unit}, about {left} left")
+            done = f"{self.done:,} of {self.bar.total:,} {self.unit}"
+            notice(f"{self.doing}: {done}, about {left} left" + (f" unless {unless}" if unless else ""))

@@ -176,8 +176,8 @@ def train(run: RecommenderFolder, task: Encoded) -> tuple[nn.Module, Progress]:
         notice(f"Resuming after epoch {progress.step:,}")
     best: dict[str, torch.Tensor] = {}
     saved = started = time.monotonic()
-    rows = task.training.rows
-    with StopRequest() as stop, Bar(task.settings["epochs"], "training", "epochs", progress.step, keep=True) as bar:
+    rows, most, patience = task.training.rows, task.settings["epochs"], task.settings["patience"]
+    with StopRequest() as stop, Bar(most, "training", "epochs at most", progress.step, keep=True) as bar:
         for record, is_best in fit(module, optimizer, rows, task.valid, task.settings, progress):
             seconds, started = time.monotonic() - started, time.monotonic()
             timing = {"step": progress.step, "time": time.time(), "seconds": seconds}
@@ -189,7 +189,9 @@ def train(run: RecommenderFolder, task: Encoded) -> tuple[nn.Module, Progress]:
             if stop.signal:
                 command = resume_command(run.path, VERB)
                 raise Stopped(f"{stop.signal}: saved after epoch {progress.step}; resume with: {command}")
-            bar.update(1, f"loss {record['loss']:.3f}, AUC {progress.best_value:.3f}")
+            left = min(most - progress.step, patience - progress.since_best)
+            note = f"loss {record['loss']:.3f}, AUC {progress.best_value:.3f}"
+            bar.update(1, note, left * seconds, "validation improves")
     run.save(module, optimizer, progress, best)
     run.load_best(module)
     return module, progress

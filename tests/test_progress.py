@@ -49,6 +49,16 @@ def test_a_log_gets_a_line_a_minute_with_what_is_done_and_what_is_left(monkeypat
     ]
 
 
+def test_a_log_says_what_would_make_it_take_longer(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(machine.bar.time, "monotonic", lambda: clock[0])
+    with Bar(5000, "training", "epochs at most", keep=True) as bar:
+        clock[0] = 61.0
+        bar.update(1, remaining=305.0, unless="validation improves")
+    line = "training: 1 of 5,000 epochs at most, about 05:05 left unless validation improves\n"
+    assert capsys.readouterr().err == line
+
+
 def test_a_piece_that_takes_longer_than_a_minute_is_told_of_meanwhile_and_nothing_afterwards(monkeypatch, capsys):
     """The minute is 50 ms here. After the block no thread is left that could say something."""
     monkeypatch.setattr(machine.bar, "EVERY", 0.05)
