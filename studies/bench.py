@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import RunError, quoted
+from studies.declared import BASELINE, MARK
 from studies.parts import Part, read_all_lines
 from studies.results import Line
 
@@ -34,13 +35,20 @@ class Bench:
 
 
 def known_lines(bench: Bench) -> dict[str, Line]:
-    """The lines of the results file, and of all parts. Raises RunError if one is of another base, data or flags."""
+    """The lines of the results file, and of all parts. Raises RunError if one is of another base, data or flags.
+
+    A recommender's run reads neither the base nor the flags of train.py: its line may stand beside those of any base.
+    """
     lines = read_all_lines(bench.results)
     for line in lines.values():
+        alone = line.about.get("verb") == BASELINE
         for name, value in bench.common.items():
-            if line.about.get(name) != value:
+            found = line.about.get(name)
+            if alone and name == "train_flags":
+                found, value = (text and text.partition(f" {MARK} ")[2] for text in (found, value))
+            if found != value and not (alone and name == "base"):
                 raise RunError(
-                    f"{bench.results}: {line.run} was made with {name} {quoted(line.about.get(name))}, "
+                    f"{bench.results}: {line.run} was made with {name} {quoted(found)}, "
                     f"and this command says {quoted(value)}; give another --results and --out"
                 )
     return lines

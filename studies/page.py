@@ -9,6 +9,7 @@ from data.sources.stand_in import STAND_IN
 from report.charts import Interval, figure, forest
 from report.html import page, paragraph, table
 from report.tables import CAUTION
+from studies.declared import BASELINE
 from studies.results import BASE, Line
 from studies.tables import COLUMNS, MINUS, Measured, interval_text, intervals, is_close, p_value, published_texts
 from studies.texts import Outcome
@@ -143,7 +144,8 @@ def _runs(made: list[str], out: Path, lines: dict[str, Line]) -> list[str]:
 def _facts(made: list[str], lines: dict[str, Line]) -> dict[str, str]:
     """sha256 of data and base, and the versions, of the runs."""
     about = [lines[name].about for name in (*made, BASE) if name in lines]
-    facts = {"data": {one.get("data") for one in about}, "weights of the base": {one.get("base") for one in about}}
+    bases = {one.get("base") for one in about if one.get("verb") != BASELINE}  # recommenders have none
+    facts = {"data": {one.get("data") for one in about}, "weights of the base": bases}
     versions = (one["versions"] for one in about if "versions" in one)
     facts["versions"] = {", ".join(f"{name} {number}" for name, number in one.items()) for one in versions}
     return {name: "; ".join(sorted(filter(None, values))) for name, values in facts.items()}

@@ -9,7 +9,7 @@ from data.interactions import Interaction
 from errors import DataError, RunError
 from metrics import auc
 from studies import calls
-from studies.bench import Bench
+from studies.bench import Bench, known_lines
 from studies.declared import BASELINE, EVAL, STUDIES, TRAIN, Setting, Study
 from studies.published import PUBLISHED
 from studies.results import BASE, Line, read_lines, write_lines
@@ -19,6 +19,7 @@ from studies.tables import differences, markdown, measured_rows, terminal
 # What baseline.py leaves, without any training. A run whose setting is not there yet fails.
 STUB = """
 import json, sys
+from contextlib import nullcontext
 from pathlib import Path
 words = sys.argv[1:]
 value = lambda name: words[words.index(name) + 1]
@@ -140,3 +141,21 @@ def test_every_published_row_is_a_row_of_a_study():
     assert few <= rows and full <= rows
     assert (PUBLISHED["movie"]["LCFT", "64"].auc, PUBLISHED["book"]["TALLRec", "256"].auc) == (0.7157, 0.6438)
     assert all(setting.verb in (TRAIN, BASELINE, EVAL) for study in STUDIES.values() for setting in study.settings)
+
+
+@pytest.mark.parametrize(
+    "changed, refused",
+    [
+        ({"base": "other", "train_flags": "--valid-rows 9 -- --epochs 5"}, None),
+        ({"train_flags": "--lr 1 -- --epochs 6"}, "was made with train_flags '--epochs 5', .* says '--epochs 6'"),
+        ({"train_flags": "--lr 1"}, "was made with train_flags '--epochs 5', .* says ''"),
+        ({"data": "other"}, "was made with data"),
+    ],
+)
+def test_a_line_of_a_recommender_is_of_its_data_and_its_own_flags_alone(bench, changed, refused):
+    """It may stand in the table of any base."""
+    common = {"data": "d", "base": "b", "train_flags": "--lr 1 -- --epochs 5"}
+    write_lines(bench.results, {"mf": Line("mf", common | {"verb": BASELINE}, np.zeros(2))})
+    other = Bench(bench.out, bench.results, common | changed, bench.words, 1, 1)
+    with pytest.raises(RunError, match=refused) if refused else nullcontext():
+        assert set(known_lines(other)) == {"mf"}
