@@ -1,6 +1,7 @@
 """reproduce.py with recommenders: searches come first, ranks are kept, and the published figures stand beside ours."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from studies.tables import differences, markdown, measured_rows, terminal
 # What baseline.py leaves, without any training. A run whose setting is not there yet fails.
 STUB = """
 import json, sys
-from contextlib import nullcontext
 from pathlib import Path
 words = sys.argv[1:]
 value = lambda name: words[words.index(name) + 1]
