@@ -51,8 +51,8 @@ def pick_device(name: str, deterministic: bool = False) -> torch.device:
 def say_if_busy(cores: int, threads: int) -> None:
     """Say it if other programs need cores that the threads of this run want.
 
-    The threads wait for each other at every product, so the run goes at the pace of the one without a core: with one
-    of two cores busy, 3.5 times as long for the demo, and 15 times for SASRec, as with a single thread.
+    The threads wait for each other at every product, so a run goes at the pace of the thread without a core. Beside two
+    other programs on two cores, two threads took 3.5 times (the demo) and 15 times (SASRec) as long as one.
     """
     busy = min(busy_cores(), cores)
     free = max(1, cores - busy)
