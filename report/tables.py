@@ -33,8 +33,12 @@ LABELS = dict(METRICS)
 
 def provenance(results: dict) -> str:
     """Data and base model in a few words; simulated data and the demo model are always named."""
-    data = "SIMULATED stand-in data" if results["data_source"] == STAND_IN else results["data_source"]
-    return f"{results['data']} ({data}), {model_in_words(results)}"
+    return f"{data_in_words(results['data'], results['data_source'])}, {model_in_words(results)}"
+
+
+def data_in_words(name: str, source: str) -> str:
+    """A data set in a few words; simulated data are always named."""
+    return f"{name} ({'SIMULATED stand-in data' if source == STAND_IN else source})"
 
 
 def tuning(results: dict) -> str:

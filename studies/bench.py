@@ -41,14 +41,30 @@ def known_lines(bench: Bench) -> dict[str, Line]:
     """
     lines = read_all_lines(bench.results)
     for line in lines.values():
-        alone = line.about.get("verb") == BASELINE
+        alone = is_recommender(line)
         for name, value in bench.common.items():
             found = line.about.get(name)
             if alone and name == "train_flags":
-                found, value = (text and text.partition(f" {MARK} ")[2] for text in (found, value))
+                found, value = flags_passed(line), _of_baseline(value)
             if found != value and not (alone and name == "base"):
                 raise RunError(
                     f"{bench.results}: {line.run} was made with {name} {quoted(found)}, "
                     f"and this command says {quoted(value)}; give another --results and --out"
                 )
     return lines
+
+
+def is_recommender(line: Line) -> bool:
+    """Whether baseline.py made the run."""
+    return line.about.get("verb") == BASELINE
+
+
+def flags_passed(line: Line) -> str:
+    """The flags of --preset and after -- that the run had; "" for none."""
+    words = line.about.get("train_flags") or ""
+    return _of_baseline(words) if is_recommender(line) else words
+
+
+def _of_baseline(words: str) -> str:
+    """Those for baseline.py, which stand after the second --."""
+    return words.partition(f" {MARK} ")[2]

@@ -9,9 +9,19 @@ from data.sources.stand_in import STAND_IN
 from report.charts import Interval, figure, forest
 from report.html import page, paragraph, table
 from report.tables import CAUTION
-from studies.declared import BASELINE
+from studies.bench import is_recommender
 from studies.results import BASE, Line
-from studies.tables import COLUMNS, MINUS, Measured, interval_text, intervals, is_close, p_value, published_texts
+from studies.tables import (
+    COLUMNS,
+    MINUS,
+    Measured,
+    interval_text,
+    intervals,
+    is_close,
+    p_value,
+    published_texts,
+    useful,
+)
 from studies.texts import Outcome
 
 RUN_PAGE = "report.html"
@@ -94,19 +104,21 @@ def _tables(outcome: Outcome) -> list[str]:
     ]
     answering = [row for row in rows if not row.runs or any(name in row.values for name in ANSWERS)]
     answers = [[row.label, *(_cell(row, name) for name in ANSWERS)] for row in answering]
+    answered = ("contradiction_rate", "group_accuracy") if answering else ()
     unlearned = [
-        [rule["label"], *(interval_text(rule, name) for name in ("auc", "contradiction_rate", "group_accuracy"))]
-        for rule in outcome.unlearned
+        [rule["label"], *(interval_text(rule, name) for name in ("auc", *answered))]
+        for rule in useful(outcome.unlearned, answered)
     ]
     changes = [row for row in outcome.changes if row.runs]
     parts = ["<h2>How well it ranks</h2>", table(["", *(HEADS[name] for name in RANKING), "runs"], ranking)]
     if published:
         heads = ["", "our AUC", "published AUC, UAUC", "run again by others", *["as close as was set"] * close]
         parts += ["<h2>Beside what is published</h2>", table(heads, published)]
-    parts += ["<h2>What it answers</h2>", table(["", *(HEADS[name] for name in ANSWERS)], answers)]
-    once = [[row.label, _cell(row, ASKED_ONCE)] for row in answering]
-    parts += ["<h2>Asked once, the opposite taken for the other answer</h2>", table(["", "informative"], once)]
-    parts += ["<h2>Without any learning</h2>", table(["", "AUC", "contradiction", "both right"], unlearned)]
+    if answering:
+        parts += ["<h2>What it answers</h2>", table(["", *(HEADS[name] for name in ANSWERS)], answers)]
+        once = [[row.label, _cell(row, ASKED_ONCE)] for row in answering]
+        parts += ["<h2>Asked once, the opposite taken for the other answer</h2>", table(["", "informative"], once)]
+    parts += ["<h2>Without any learning</h2>", table(["", *(HEADS[name] for name in ("auc", *answered))], unlearned)]
     if changes:
         cells = [[row.label.removesuffix(MINUS), *(_cell(row, name, "+") for name in PICTURES)] for row in changes]
         parts += ["<h2>Minus the control</h2>", table(["", *(HEADS[name] for name in PICTURES)], cells)]
@@ -143,9 +155,11 @@ def _runs(made: list[str], out: Path, lines: dict[str, Line]) -> list[str]:
 
 def _facts(made: list[str], lines: dict[str, Line]) -> dict[str, str]:
     """sha256 of data and base, and the versions, of the runs."""
-    about = [lines[name].about for name in (*made, BASE) if name in lines]
-    bases = {one.get("base") for one in about if one.get("verb") != BASELINE}  # recommenders have none
-    facts = {"data": {one.get("data") for one in about}, "weights of the base": bases}
-    versions = (one["versions"] for one in about if "versions" in one)
-    facts["versions"] = {", ".join(f"{name} {number}" for name, number in one.items()) for one in versions}
-    return {name: "; ".join(sorted(filter(None, values))) for name, values in facts.items()}
+    there = [lines[name] for name in (*made, BASE) if name in lines]
+    facts = {
+        "data": {line.about.get("data") for line in there},
+        "weights of the base": {line.about.get("base") for line in there if not is_recommender(line)},
+        "versions": {", ".join(map(" ".join, line.about.get("versions", {}).items())) for line in there},
+    }
+    told = {name: "; ".join(sorted(filter(None, values))) for name, values in facts.items()}
+    return {name: text for name, text in told.items() if text}

@@ -8,6 +8,7 @@ import csv
 import io
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -61,10 +62,13 @@ class Measured:
 
 
 def measure(label: str, scored: list[Scored], planned: int, published: Published | None = None) -> Measured:
-    """Values and draws of the metrics of COLUMNS; the same users are drawn for every run and every setting."""
+    """Values and draws of the metrics of COLUMNS; the same users are drawn for every run and every setting.
+
+    A metric that these rows do not define is left out: UAUC where no user has both a liked and a disliked row.
+    """
     of_runs = [metric_values(one) for one in scored]
     draws = [bootstrap_metrics(one) for one in scored]
-    names = [name for name in NAMES if scored and name in of_runs[0]]
+    names = [name for name in NAMES if scored and np.isfinite([one.get(name, np.nan) for one in of_runs]).all()]
     return Measured(
         label,
         {name: np.array([one[name] for one in of_runs]) for name in names},
@@ -115,8 +119,9 @@ def differences(study: Study, lines: dict[str, Line], data: Dataset) -> list[Mea
             for a, b in zip(setting.run_names(), control.run_names())
             if a in lines and b in lines
         ]
-        values = {name: np.array([(a.values[name] - b.values[name])[0] for a, b in pairs]) for name in NAMES if pairs}
-        draws = {name: np.mean([a.draws[name] - b.draws[name] for a, b in pairs], axis=0) for name in NAMES if pairs}
+        names = [name for name in NAMES if pairs and all(name in a.values and name in b.values for a, b in pairs)]
+        values = {name: np.array([(a.values[name] - b.values[name])[0] for a, b in pairs]) for name in names}
+        draws = {name: np.mean([a.draws[name] - b.draws[name] for a, b in pairs], axis=0) for name in names}
         rows.append(Measured(f"{setting.label}{MINUS}", values, draws, setting.seeds, paired=True))
     return rows
 
@@ -163,12 +168,24 @@ def rows_without_learning(train: list[Interaction], rows: list[Interaction]) -> 
     return [*({"label": name, **values} for name, values in unlearned["rules"].items()), *constant]
 
 
+def columns_of(rows: list[Measured]) -> dict[str, str]:
+    """{metric: its head} of those that some row has; all while no run is there. Recommenders have none of answers."""
+    made = [row for row in rows if row.runs]
+    return {name: head for name, head in COLUMNS if not made or any(name in row.values for row in made)}
+
+
+def useful(unlearned: list[dict], columns: Iterable[str]) -> list[dict]:
+    """Without the constants, which give answers and no scores, where no column is of answers."""
+    return [rule for rule in unlearned if "contradiction_rate" in columns or "contradiction_rate" not in rule]
+
+
 def markdown(rows: list[Measured], unlearned: list[dict], sign: str = "") -> str:
     """A table of means, standard deviations and intervals. sign: "+" in a table of differences.
 
     Columns of the published figures stand last, if there are any.
     """
-    heads = [label for _, label in COLUMNS] + ["runs"]
+    columns = columns_of(rows)
+    heads = [*columns.values(), "runs"]
     beside = any(row.published for row in rows)
     heads += ["published AUC, UAUC", "run again by others"] if beside else []
     compared = any(is_close(row) for row in rows)
@@ -178,17 +195,17 @@ def markdown(rows: list[Measured], unlearned: list[dict], sign: str = "") -> str
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
     for row in rows:
         bounds = intervals(row) if row.runs else {}
-        cells = [measured_cell(row, name, bounds, sign) for name in NAMES]
+        cells = [measured_cell(row, name, bounds, sign) for name in columns]
         cells.append(str(row.runs) if row.runs == row.planned else f"{row.runs} of {row.planned}")
         cells += published_texts(row.published) if beside else []
         cells += [is_close(row)] if compared else []
         cells += [_cell(row.validation[name], None) if row.validation else "" for name, _ in on_validation]
         lines.append(f"| {row.label} | {' | '.join(cells)} |")
     more = 2 * beside + compared + len(on_validation)
-    for rule in unlearned:
+    for rule in useful(unlearned, columns):
         bounds = rule["interval_95"]
         cells = [
-            _cell(np.array([rule[name]]), bounds.get(name)) if rule.get(name) is not None else "" for name in NAMES
+            _cell(np.array([rule[name]]), bounds.get(name)) if rule.get(name) is not None else "" for name in columns
         ]
         lines.append(f"| no learning: {rule['label']} | {' | '.join([*cells, ''])}{' | ' * more} |")
     return "\n".join(lines)
@@ -214,16 +231,17 @@ def published_texts(figures: Published | None) -> list[str]:
 def as_latex(rows: list[Measured], unlearned: list[dict]) -> str:
     """A table for a paper, with booktabs: mean and standard deviation; Markdown and CSV have the intervals."""
     beside = any(row.published for row in rows)
-    heads = [label for _, label in COLUMNS] + ["runs"] + ["published"] * beside
+    columns = columns_of(rows)
+    heads = [*columns.values(), "runs"] + ["published"] * beside
     lines = [rf"\begin{{tabular}}{{l{'r' * len(heads)}}}", r"\toprule", f"& {' & '.join(heads)} " + r"\\", r"\midrule"]
     for row in rows:
-        cells = [_latex_cell(row.values[name]) if name in row.values else "--" for name in NAMES]
+        cells = [_latex_cell(row.values[name]) if name in row.values else "--" for name in columns]
         cells += [f"{row.runs}" if row.runs == row.planned else f"{row.runs} of {row.planned}"]
         cells += [f"{row.published.auc:.4f}" if row.published else ""] if beside else []
         lines.append(f"{_latex_text(row.label)} & {' & '.join(cells)} " + r"\\")
     lines.append(r"\midrule")
-    for rule in unlearned:
-        cells = [f"{rule[name]:.3f}" if rule.get(name) is not None else "" for name in NAMES]
+    for rule in useful(unlearned, columns):
+        cells = [f"{rule[name]:.3f}" if rule.get(name) is not None else "" for name in columns]
         lines.append(f"{_latex_text(rule['label'])} & {' & '.join(cells)}{' &' * (1 + beside)} " + r"\\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
@@ -237,14 +255,16 @@ def _latex_text(text: str) -> str:
 
 
 def terminal(rows: list[Measured], unlearned: list[dict]) -> str:
-    """The same within 80 columns, without intervals: AUC, contradiction and what is both right."""
-    shown = (("auc", "AUC"), ("contradiction_rate", "contradiction"), ("group_accuracy", "both right"))
-    lines = [f"{'':37}" + "".join(f"{label:>14}" for _, label in shown)]
+    """The same within 80 columns, without intervals: AUC, contradiction and what is both right; or AUC and UAUC."""
+    columns = columns_of(rows)
+    shown = [name for name in ("auc", "contradiction_rate", "group_accuracy") if name in columns]
+    shown = shown if len(shown) > 1 else [name for name in ("auc", "uauc") if name in columns]
+    lines = [f"{'':37}" + "".join(f"{columns[name]:>14}" for name in shown)]
     for row in rows:
-        cells = [measured_cell(row, name, {}, "") for name, _ in shown]
+        cells = [measured_cell(row, name, {}, "") for name in shown]
         lines.append(f"{fitted(row.label, 36):37}" + "".join(f"{cell:>14}" for cell in cells).rstrip())
-    for rule in unlearned:
-        cells = [f"{rule[name]:.3f}" if rule.get(name) is not None else "" for name, _ in shown]
+    for rule in useful(unlearned, columns):
+        cells = [f"{rule[name]:.3f}" if rule.get(name) is not None else "" for name in shown]
         lines.append(f"{rule['label']:37}" + "".join(f"{cell:>14}" for cell in cells).rstrip())
     return "\n".join(lines)
 

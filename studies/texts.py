@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from data.interactions import Dataset
 from report.card import base_name
-from report.tables import provenance
+from report.tables import data_in_words, provenance
 from report.wrap import wrapped
-from studies.declared import LCFT_COLMF, Study
+from studies.bench import flags_passed
+from studies.declared import BASELINE, LCFT_COLMF, Study
 from studies.results import Line
 from studies.tables import (
     Measured,
@@ -54,13 +55,15 @@ def outcome_of(name: str, study: Study, lines: dict[str, Line], data: Dataset, b
     scored = rows_scored(lines, data)
     split = "test split" if len(scored) == len(data.test) else f"{len(scored):,} of {len(data.test):,} test rows"
     known = base | {"model": base_name(str(base["model"])), "data": data.name, "data_source": data.source}
-    heading = f"{provenance(known)}; {split}"
+    alone = all(setting.verb == BASELINE for setting in study.settings)  # recommenders have no base
+    heading = f"{data_in_words(data.name, data.source) if alone else provenance(known)}; {split}"
     rows, changes = measured_rows(study, lines, data), differences(study, lines, data)
     users = len({row.user for row in scored if row.user is not None})
     notes = notes_of(rows, changes, {name: lines[name] for name in study.runs() if name in lines}, study, users)
     unlearned = rows_without_learning(data.train, scored)
     more = wording_texts(name, study, lines, data, heading) if study.wordings else ({}, "")
-    return Outcome(name, study, heading, rows, unlearned, changes, notes, data.source, bool(base["demo_model"]), more)
+    demo = bool(base["demo_model"]) and not alone
+    return Outcome(name, study, heading, rows, unlearned, changes, notes, data.source, demo, more)
 
 
 def notes_of(
@@ -88,7 +91,7 @@ def notes_of(
             "(paired t-test), so that a difference has to hold for both; with one run, over users alone. Not corrected "
             "for the number of comparisons."
         )
-    passed = {line.about.get("train_flags") for line in lines} - {None, ""}
+    passed = {flags_passed(line) for line in lines} - {""}
     return notes + [f"Flags of every run: {words}" for words in sorted(passed)]
 
 
@@ -96,7 +99,7 @@ def texts_of(outcome: Outcome) -> dict[str, str]:
     """{file: content} of the tables."""
     name, rows, unlearned, changes = outcome.name, outcome.rows, outcome.unlearned, outcome.changes
     parts = [f"{outcome.heading}\n", markdown(rows, unlearned), f"\n{' '.join(outcome.notes)}\n"]
-    parts += [markdown(changes, [], "+"), ""]
+    parts += [markdown(changes, [], "+"), ""] if changes else []
     return {
         f"{name}.md": "\n".join(parts),
         f"{name}.csv": as_csv([*rows, *changes]),

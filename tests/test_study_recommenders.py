@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from metrics import auc
 from studies import calls
 from studies.bench import Bench, known_lines
 from studies.declared import BASELINE, EVAL, STUDIES, TRAIN, Setting, Study
+from studies.page import study_page
 from studies.published import PUBLISHED
 from studies.results import BASE, Line, read_lines, write_lines
 from studies.runs import make_runs, wanted_runs
 from studies.tables import differences, markdown, measured_rows, terminal
+from studies.texts import outcome_of, shown, texts_of
 
 # What baseline.py leaves, without any training. A run whose setting is not there yet fails.
 STUB = """
@@ -159,3 +162,20 @@ def test_a_line_of_a_recommender_is_of_its_data_and_its_own_flags_alone(bench, c
     other = Bench(bench.out, bench.results, common | changed, bench.words, 1, 1)
     with pytest.raises(RunError, match=refused) if refused else nullcontext():
         assert set(known_lines(other)) == {"mf"}
+
+
+def test_a_study_of_recommenders_alone_names_no_base_and_has_no_columns_of_answers(bench):
+    """Nor figures that its rows do not define: here no user has both a liked and a disliked row."""
+    alone, data = Study("recommenders", (SEARCHED,)), _Data()
+    data.test = data.train = [replace(row, user=number) for number, row in enumerate(ROWS)]
+    lines = make_runs(alone, replace(bench, common={"train_flags": "--valid-rows 9 -- --epochs 5"}))
+    outcome = outcome_of("s", alone, lines, data, {"model": "m", "demo_model": True, "model_label": None})
+    assert outcome.heading == "movie (movielens-100k); test split" and not outcome.demo
+    texts = texts_of(outcome)
+    head, _, row, *rules = (line for line in texts["s.md"].splitlines() if line.startswith("|"))
+    assert head.startswith("| | AUC | runs | ") and row.startswith("| GRU4Rec, 16 shots | 0.") and "nan" not in row
+    assert rules and not [rule for rule in rules if "always" in rule]
+    assert texts["s.md"].endswith("Flags of every run: --epochs 5\n")
+    assert "contradiction" not in "".join([*texts.values(), shown(outcome)]) and "uauc" not in texts["s.csv"]
+    page = study_page(outcome, bench.out, lines, ())
+    assert "demo model" not in page and "weights of the base" not in page and "What it answers" not in page
