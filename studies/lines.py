@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 from errors import RunError
 from files import read_whole
@@ -11,7 +12,7 @@ from run.base_scores import shared_answers
 from run.config import versions
 from run.predictions import Predictions, read_predictions
 from studies.bench import Bench, known_lines
-from studies.declared import EVAL, TRAIN, Run
+from studies.declared import BASELINE, EVAL, TRAIN, Run
 from studies.parts import own_file
 from studies.results import BASE, Line, read_lines, write_lines
 
@@ -65,6 +66,10 @@ def _rows(results: dict, predictions: Predictions) -> dict:
 def _line_of_run(name: str, run: Run, seconds: int | None, bench: Bench) -> Line:
     results, flags, predictions, about = _left_by(name, bench)
     of_run = {key: results[key] for key in OF_A_RUN if key in results} | {"seconds": seconds, "flags": flags}
+    if run.verb == BASELINE:  # no line names a folder of this machine
+        of_run["setting"] = Path(results["setting"]).name  # a name, or the run that searched
+        chosen = results.get("settings", {}).items()
+        of_run["settings"] = {name: value for name, value in chosen if name not in OF_THE_PLACE}
     of_run |= {"verb": run.verb} if run.verb != TRAIN else {}
     scored = predictions.scored
     answers = (scored.z_pos, scored.z_neg) if scored.has_answers else (scored.z_pos,)

@@ -38,7 +38,9 @@ if (out.parent / "broken").exists():
 scores = [1e-9, 2e-9, 3e-9, 2e-9]
 lines = ["user,item,label,score,row,timestamp", *(f"{i // 2},{i},{i % 2},{s!r},{i},0" for i, s in enumerate(scores))]
 (out / "predictions.csv").write_text("\\n".join(lines) + "\\n")
-results = {"test": {"after": {"auc": 0.5, "uauc": None}}, "bert": "BertModel of 1 layer", "setting": "searched"}
+results = {"test": {"after": {"auc": 0.5, "uauc": None}}, "bert": "BertModel of 1 layer"}
+results |= {"setting": value("--setting") if "--setting" in words else "searched"}
+results |= {"settings": {"lr": 0.1, "bert": str(out.parent)}}
 (out / "results.json").write_text(json.dumps(results))
 """
 SEARCHED = Setting("GRU4Rec", "16", 3, {"method": "gru4rec", "bias": ""}, BASELINE, trials=5)
@@ -79,6 +81,13 @@ def test_the_first_seed_searches_and_the_others_take_its_setting(bench, capsys):
     assert made[SEEDS[0]][2:] == [*common, "0", *flags, "--search", "--trials", "5"]
     assert made[SEEDS[2]][2:] == [*common, "2", *flags, "--setting", str(bench.out / SEEDS[0])]
     assert set(made) == set(SEEDS) and "left out: 1 runs that read titles" in capsys.readouterr().err
+
+
+def test_no_line_names_a_folder_of_the_machine(bench):
+    lines = make_runs(STUDY, bench)
+    assert str(bench.out) not in bench.results.read_text()
+    assert [lines[name].about["setting"] for name in SEEDS] == ["searched", SEEDS[0], SEEDS[0]]
+    assert lines[SEEDS[1]].about["settings"] == {"lr": 0.1}
 
 
 def test_with_a_bert_the_runs_that_read_titles_are_made(bench):
