@@ -15,6 +15,7 @@ from studies.tables import (
     COLUMNS,
     MINUS,
     Measured,
+    columns_of,
     interval_text,
     intervals,
     is_close,
@@ -95,7 +96,8 @@ def _pictures(outcome: Outcome) -> list[str]:
 
 def _tables(outcome: Outcome) -> list[str]:
     rows = outcome.rows
-    ranking = [[row.label, *(_cell(row, name) for name in RANKING), _count(row)] for row in rows]
+    ranks = [name for name in RANKING if name in columns_of(rows)]
+    ranking = [[row.label, *(_cell(row, name) for name in ranks), _count(row)] for row in rows]
     close = any(is_close(row) for row in rows)
     published = [
         [row.label, _cell(row, "auc"), *published_texts(row.published), *[is_close(row)] * close]
@@ -110,7 +112,7 @@ def _tables(outcome: Outcome) -> list[str]:
         for rule in useful(outcome.unlearned, answered)
     ]
     changes = [row for row in outcome.changes if row.runs]
-    parts = ["<h2>How well it ranks</h2>", table(["", *(HEADS[name] for name in RANKING), "runs"], ranking)]
+    parts = ["<h2>How well it ranks</h2>", table(["", *(HEADS[name] for name in ranks), "runs"], ranking)]
     if published:
         heads = ["", "our AUC", "published AUC, UAUC", "run again by others", *["as close as was set"] * close]
         parts += ["<h2>Beside what is published</h2>", table(heads, published)]

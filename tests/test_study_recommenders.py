@@ -188,3 +188,4 @@ def test_a_study_of_recommenders_alone_names_no_base_and_has_no_columns_of_answe
     assert "contradiction" not in "".join([*texts.values(), shown(outcome)]) and "uauc" not in texts["s.csv"]
     page = study_page(outcome, bench.out, lines, ())
     assert "demo model" not in page and "weights of the base" not in page and "What it answers" not in page
+    assert "<th>AUC</th>" in page and "AUC of both answers" not in page
