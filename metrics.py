@@ -224,14 +224,13 @@ def row_metrics(scored: Scored) -> dict[str, np.ndarray]:
 def pair_metrics(scored: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
     """What is no mean over rows, under S sets of row weights, (S, N) to (S,) each; none of a score.
 
-    informative_consistency: share of rows with both answers right, less that of the constant that has most right there.
-    informative_asked_once: the same if nobody asked the negative question and took the opposite of the first answer for
-    its answer. Then both are right where the first is, and nothing contradicts itself. informative_all_right: share of
-    rows with these two and all answers in other words right, less the same constant's.
+    Shares of rows, less that of the constant with most right there. informative_consistency: both answers right;
+    informative_asked_once: the first, whose opposite is taken for the second; informative_combined: the surer of both,
+    whose opposite is taken for the other; informative_all_right: these two and all answers in other words.
     """
     if not scored.has_answers:
         return {}
-    right_pos, rows = (scored.p_pos > 0.5) == scored.labels, weights.sum(1)
+    rows, right_pos = weights.sum(1), (scored.p_pos > 0.5) == scored.labels
     best = constant_share(weights @ scored.labels / rows)
     found = {"informative_asked_once": weights @ right_pos / rows - best}
     if scored.has_both:
@@ -239,6 +238,7 @@ def pair_metrics(scored: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
         right, both = weights @ (right_pos + 1.0 * right_neg), weights @ (right_pos & right_neg)
         found["relative_consistency"] = relative_consistency(rows, right, both)
         found["informative_consistency"] = both / rows - best
+        found["informative_combined"] = weights @ ((scored.z_pos > scored.z_neg) == scored.labels) / rows - best
         if scored.others is not None:
             z, same = np.column_stack((scored.z_pos, scored.z_neg, scored.others)), [True, False, *scored.same]
             found[ALL_RIGHT] = weights @ bundle_columns(z, scored.labels, np.array(same))["all_right"] / rows - best

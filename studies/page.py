@@ -27,7 +27,7 @@ from studies.texts import Outcome
 
 RUN_PAGE = "report.html"
 RANKING, ANSWERS = ("auc", "uauc", "auc_combined"), ("contradiction_rate", "group_accuracy", "informative_consistency")
-ASKED_ONCE = "informative_asked_once"
+DECIDED = ("informative_asked_once", "informative_combined")
 HEADS = dict(COLUMNS)
 PICTURES = {"auc": "AUC, positive prompt", "contradiction_rate": "Contradicts itself", "group_accuracy": "Both right"}
 DEMO = "The base is the built-in demo model, or was made from it. It is tiny."
@@ -118,8 +118,10 @@ def _tables(outcome: Outcome) -> list[str]:
         parts += ["<h2>Beside what is published</h2>", table(heads, published)]
     if answering:
         parts += ["<h2>What it answers</h2>", table(["", *(HEADS[name] for name in ANSWERS)], answers)]
-        once = [[row.label, _cell(row, ASKED_ONCE)] for row in answering]
-        parts += ["<h2>Asked once, the opposite taken for the other answer</h2>", table(["", "informative"], once)]
+        decided = [[row.label, *(_cell(row, name) for name in DECIDED)] for row in answering]
+        note = "Informative, where one answer decides for both questions: the first, or the surer one."
+        parts += ["<h2>One answer for both questions</h2>", paragraph(note, "note")]
+        parts += [table(["", *(HEADS[name] for name in DECIDED)], decided)]
     parts += ["<h2>Without any learning</h2>", table(["", *(HEADS[name] for name in ("auc", *answered))], unlearned)]
     if changes:
         cells = [[row.label.removesuffix(MINUS), *(_cell(row, name, "+") for name in PICTURES)] for row in changes]

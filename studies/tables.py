@@ -31,6 +31,7 @@ COLUMNS = (
     ("group_accuracy", "both right"),
     ("informative_consistency", "informative"),
     ("informative_asked_once", "asked once"),
+    ("informative_combined", "combined"),
 )
 NAMES = tuple(name for name, _ in COLUMNS)
 MINUS = ", minus the control"  # ends the label of a difference

@@ -30,7 +30,9 @@ BUNDLES = (
     ("informative_all_right", "informative"),
     ("held_out_consistent", "held out: all consistent"),
     ("held_out_informative", "held out: informative"),
+    *(("informative_asked_once", "asked once"), ("informative_combined", "combined")),
 )
+LESS_CONSTANT = ("informative_all_right", "held_out_informative", "informative_asked_once", "informative_combined")
 INCONSISTENT = tuple((f"inconsistent, {group}", group) for group in GROUPS)
 BOTH_RIGHT = tuple((f"both right, {group}", group) for group in GROUPS)
 SHOWN = (  # in a terminal
@@ -44,7 +46,8 @@ MEANINGS = (
     "Negations trained on: those of the row; the other kinds are of questions that no run is trained on. All: every "
     "question together; consistent if the answers say one thing; informative: all right, less the best constant's "
     "share. Held out: the first question and those that no run is trained on. AUC of all answers: of the mean "
-    "log-odds, with the sign reversed for a negation. p of a difference: the larger one of that over users (paired "
+    "log-odds, with the sign reversed for a negation. Asked once and combined: informative, where the first answer, or "
+    "the sign of that mean, decides for all questions. p of a difference: the larger one of that over users (paired "
     "bootstrap) and that over seeds (paired t-test), not corrected for the number of comparisons."
 )
 
@@ -67,13 +70,15 @@ def figures_of(questions: list[dict], rows: list[Interaction], z: np.ndarray) ->
     whole, part = bundle_columns(z, labels, same), bundle_columns(z[:, unseen], labels, same[unseen])
     columns |= {"all_consistent": whole["all_consistent"], "all_right": whole["all_right"]}
     columns |= {"held_out_consistent": part["all_consistent"], "held_out_informative": part["all_right"]}
-    columns["informative_all_right"] = whole["all_right"]
+    together = np.where(same, z, -z).mean(1)  # (N,)
+    columns |= {"informative_all_right": whole["all_right"], "informative_asked_once": right[:, 0]}
+    columns["informative_combined"] = (together > 0) == labels
     values = {name: float(column.mean()) for name, column in columns.items()}
     draws = {name: weights @ column / weights.sum(1) for name, column in columns.items()}
-    for name in ("informative_all_right", "held_out_informative"):
+    for name in LESS_CONSTANT:
         values[name] -= float(constant_share(labels.mean()))
         draws[name] = draws[name] - constant_share(weights @ labels / weights.sum(1))
-    for name, scores in (("auc", z[:, 0]), ("auc_all", np.where(same, z, -z).mean(1))):
+    for name, scores in (("auc", z[:, 0]), ("auc_all", together)):
         values[name], draws[name] = auc(labels, scores), weighted_auc(labels, scores, weights)
     return values, draws
 

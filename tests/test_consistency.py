@@ -24,7 +24,7 @@ RNG = np.random.default_rng(11)
 EXTREME = np.array([0.0, 1e-300, 1e-8, 1.0, 40.0, 800.0, 1e5, 1e300])
 NAMES = (
     *("arbitrage", "ccs_consistency", "ccs_confidence", "relative_consistency"),
-    *("informative_consistency", "informative_asked_once"),
+    *("informative_consistency", "informative_asked_once", "informative_combined"),
 )
 
 
@@ -130,6 +130,18 @@ def test_who_asks_once_and_takes_the_opposite_is_measured_as_if_the_model_had_an
     interval = both["interval_95"]["informative_consistency"]
     assert once["interval_95"]["informative_asked_once"] == pytest.approx(interval)
     assert once["informative_asked_once"] > once["informative_consistency"]  # this model's second answers are no better
+
+
+def test_who_believes_the_surer_answer_is_measured_as_if_the_model_had_said_that_twice():
+    scored = some_answers()
+    surer = np.where(np.abs(scored.z_pos) > np.abs(scored.z_neg), scored.z_pos, -scored.z_neg)  # where they contradict
+    agree = (scored.z_pos > 0) != (scored.z_neg > 0)
+    decided = np.where(agree, scored.z_pos, surer)
+    combined, both = evaluate(scored), evaluate(answers(decided, -decided, scored.labels, scored.users))
+    assert combined["informative_combined"] == pytest.approx(both["informative_consistency"])
+    interval = both["interval_95"]["informative_consistency"]
+    assert combined["interval_95"]["informative_combined"] == pytest.approx(interval)
+    assert combined["informative_combined"] >= combined["informative_consistency"]
 
 
 def test_all_right_counts_rows_with_every_answer_right():

@@ -237,6 +237,8 @@ def brute(line, rows, chosen):
     found["all_right"] = found["informative_all_right"] + best
     score = [np.mean([z[k, i] if q["same_answer_is_right"] else -z[k, i] for k, q in enumerate(asked)]) for i in chosen]
     labels = [rows[i].label for i in chosen]
+    for name, scores in (("informative_asked_once", z[0, chosen]), ("informative_combined", score)):
+        found[name] = np.mean([(a > 0) == y for a, y in zip(scores, labels)]) - best
     for name, scores in (("auc", z[0, chosen]), ("auc_all", score)):
         pairs = [(a > b) + 0.5 * (a == b) for a, y in zip(scores, labels) if y for b, n in zip(scores, labels) if not n]
         found[name] = np.mean(pairs)
