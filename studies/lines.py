@@ -12,7 +12,7 @@ from run.base_scores import shared_answers
 from run.config import versions
 from run.predictions import Predictions, read_predictions
 from studies.bench import Bench, known_lines
-from studies.declared import BASELINE, EVAL, TRAIN, Run
+from studies.declared import EVAL, TRAIN, Run
 from studies.parts import own_file
 from studies.results import BASE, Line, read_lines, write_lines
 
@@ -63,13 +63,19 @@ def _rows(results: dict, predictions: Predictions) -> dict:
     return {"rows": [int(number) for number in predictions.numbers]} if results.get("chosen") else {}
 
 
+def _of_a_run(results: dict) -> dict:
+    """What results.json says of the run, without folders of this machine."""
+    found = {key: results[key] for key in OF_A_RUN if key in results}
+    if "setting" in found:
+        found["setting"] = Path(found["setting"]).name  # a name, or the run that searched
+    if "settings" in found:
+        found["settings"] = {name: value for name, value in found["settings"].items() if name not in OF_THE_PLACE}
+    return found
+
+
 def _line_of_run(name: str, run: Run, seconds: int | None, bench: Bench) -> Line:
     results, flags, predictions, about = _left_by(name, bench)
-    of_run = {key: results[key] for key in OF_A_RUN if key in results} | {"seconds": seconds, "flags": flags}
-    if run.verb == BASELINE:  # no line names a folder of this machine
-        of_run["setting"] = Path(results["setting"]).name  # a name, or the run that searched
-        chosen = results.get("settings", {}).items()
-        of_run["settings"] = {name: value for name, value in chosen if name not in OF_THE_PLACE}
+    of_run = _of_a_run(results) | {"seconds": seconds, "flags": flags}
     of_run |= {"verb": run.verb} if run.verb != TRAIN else {}
     scored = predictions.scored
     answers = (scored.z_pos, scored.z_neg) if scored.has_answers else (scored.z_pos,)
