@@ -1,5 +1,6 @@
 """A command of reproduce.py: its flags, which part of a study they ask for, and how the runs of it are made."""
 
+import math
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -14,12 +15,12 @@ from cli.train import TrainFlags
 from data.interactions import Dataset
 from data.load import cache_folder
 from data.sources.movie import SOURCE as MOVIE
-from errors import DataError, FlagError
+from errors import DataError, FlagError, quoted
 from files import refuse_unwritable
 from lora.adapter import WEIGHTS as WEIGHTS_OF_ADAPTER
 from run.base import base_identity
 from studies.bench import TRAINED, Bench
-from studies.declared import BASELINE, EVAL, MARK, STUDIES, TRAIN, Study
+from studies.declared import BASELINE, CONTRAST_WEIGHTS, EVAL, MARK, STUDIES, TRAIN, Study
 from studies.parts import read_part
 from studies.presets import ALL, PRESETS
 from studies.published import WEIGHTS
@@ -39,6 +40,9 @@ class ReproduceFlags(DataFlags):
     preset: str = flag(None, "; ".join(f"{name}: {one.about}" for name, one in PRESETS.items()), choices=tuple(PRESETS))
     shots: str = flag(None, "only the settings with these numbers of shots, such as 16,64")
     kl_weights: str = flag(None, "the lambdas of LCFT, such as 0,1e-4,1e-2; default: as the study declares")
+    term_weights: str = flag(
+        None, "lambdas of the terms in the place of the KL, such as js=0.1,margin=1; default: as the study declares"
+    )
     seeds: int = flag(None, "seeds of each setting, from 0; default: as the study declares", low=1, high=1000)
     bert: str = flag(None, "folder of a BERT, for the recommenders that read titles with one", metavar="DIR")
     jobs: int = flag(1, "runs at a time; the cores are divided among them", low=1, high=1024)
@@ -191,9 +195,10 @@ def part_of(study: Study, flags: ReproduceFlags) -> Study:
     """The settings that --preset, --shots, --kl-weights and --seeds ask for, with the flags of the data set."""
     preset = PRESETS[flags.preset] if flags.preset else None
     if flags.kl_weights:
-        study = study.with_kl_weights(flags.kl_weights.split(","))
+        study = study.with_kl_weights(_kl_weights(flags.kl_weights))
     elif study.lambda_of_data and flags.data in WEIGHTS:
         study = study.with_kl_weights([WEIGHTS[flags.data]])
+    study = study.with_term_weights(_term_weights(flags.term_weights, study))
     settings = study.for_data(flags.data).settings
     there = list(dict.fromkeys(setting.shots for setting in settings))
     wanted = flags.shots.split(",") if flags.shots else there
@@ -208,6 +213,36 @@ def part_of(study: Study, flags: ReproduceFlags) -> Study:
     elif preset:
         chosen = [replace(one, seeds=min(one.seeds, preset.seeds[flags.data])) for one in chosen]
     return replace(study, settings=tuple(chosen))
+
+
+def _kl_weights(text: str) -> list[str]:
+    """The lambdas of --kl-weights. Raises FlagError."""
+    for weight in text.split(","):
+        if not _is_weight(weight):
+            raise FlagError(f"--kl-weights {text}: {quoted(weight)} is not a number from 0; name some, such as 0,1e-4")
+    return text.split(",")
+
+
+def _term_weights(text: str | None, study: Study) -> dict[str, str]:
+    """{objective: its weight} of --term-weights. Raises FlagError, also for one that the study does not have."""
+    found = (setting.flags.get("objective") for setting in study.settings)
+    known = list(dict.fromkeys(name for name in found if name in CONTRAST_WEIGHTS))
+    if text and not known:
+        raise FlagError("--term-weights: this study has no term in the place of the KL; leave it out")
+    weights = {}
+    for part in text.split(",") if text else []:
+        name, _, weight = part.partition("=")
+        if name not in known or not _is_weight(weight):
+            raise FlagError(f"--term-weights {part}: expected NAME=NUMBER, with a name of {', '.join(known)}")
+        weights[name] = weight
+    return weights
+
+
+def _is_weight(text: str) -> bool:
+    try:
+        return 0 <= float(text) < math.inf
+    except ValueError:
+        return False
 
 
 def refuse_declared(study: Study, passed: dict[str, list[str]]) -> None:

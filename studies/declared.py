@@ -1,9 +1,11 @@
 """What reproduce.py can run: each study is a list of settings, as data. A setting is a row of the study's table."""
 
+import hashlib
 from dataclasses import dataclass, field, replace
 
 from studies.results import BASE
 
+LONGEST_NAME = 200  # characters; file systems have 255, and "-seed=0-wordings.log" follows
 TRAIN, BASELINE, EVAL = "train.py", "baseline.py", "eval.py"
 MARK = "--"  # flags after the first are of train.py, after the second of baseline.py
 
@@ -50,17 +52,23 @@ class Setting:
     @property
     def is_control(self) -> bool:
         """Whether it is LCFT, or LCFT-CoLMF, without its KL, with which others are compared."""
-        of_method = {name: value for name, value in self.flags.items() if ALL_LINEAR.get(name) != value}
-        return of_method in ({"kl-weight": "0"}, {"kl-weight": "0", "objective": COLMF})
+        plain = {"kl-weight": "0"}
+        return self.flags in (plain, plain | {"objective": COLMF}, plain | ALL_LINEAR, plain | IN_14_QUESTIONS)
 
     def run_names(self) -> list[str]:
         """The folder of each run, by seed."""
         return [self.run_name(seed) for seed in range(self.seeds)]
 
     def run_name(self, seed: int) -> str:
-        """The folder of a run. It follows from the flags alone: equal runs of two studies are one run."""
+        """The folder of a run. It follows from the flags alone: equal runs of two studies are one run.
+
+        Where it would be longer than a name may be, a hash stands for what is left out.
+        """
         needs = [f"{name}={'+'.join(need.setting.words())}" for name, need in sorted(self.needs.items())]
-        return "-".join([f"shots={self.shots}", *self.words(), *needs, f"seed={seed}"])
+        name = "-".join([f"shots={self.shots}", *self.words(), *needs])
+        if len(name) > LONGEST_NAME:
+            name = f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return f"{name}-seed={seed}"
 
     def words(self) -> list[str]:
         """Its flags, as names of folders have them."""
@@ -125,6 +133,17 @@ class Study:
             settings += [one for one in made if one not in settings]
         return replace(self, settings=tuple(settings))
 
+    def with_term_weights(self, weights: dict[str, str]) -> "Study":
+        """The study with each of these objectives with this weight, {objective: weight}, instead of its own."""
+
+        def weighted(setting: Setting) -> Setting:
+            weight = weights.get(setting.flags.get("objective", ""))
+            return setting if weight is None else replace(setting, flags=setting.flags | {"kl-weight": weight})
+
+        made: list[Setting] = []
+        made += [one for setting in self.settings if (one := weighted(setting)) not in made]
+        return replace(self, settings=tuple(made))
+
     def for_data(self, data: str) -> "Study":
         """The study with the settings, and the flags of them, that it has with this data set."""
         wanted = self.shots_of_data.get(data)
@@ -175,6 +194,10 @@ ALL_LINEAR = {
     **{"lora-r": "16", "lora-alpha": "32", "lr": "5e-4", "max-steps": "128", "eval-every": "32"},
 }
 
+# Of the study whole-bundle: each of movie's 8,000 training rows once; and asked in one of 14 questions.
+ALL_ROWS = ALL_LINEAR | {"batch-size": "16", "max-steps": "500", "eval-every": "125"}
+IN_14_QUESTIONS = ALL_ROWS | {"train-negatives": "8", "train-paraphrases": "6"}
+
 
 def _few_shot(shots: str, seeds: int, more: dict[str, str] | None = None) -> tuple[Setting, ...]:
     """They share everything but the prompts that they train on, and lambda. more: flags of all three."""
@@ -199,8 +222,8 @@ CHOSEN_WEIGHTS = {
 }
 
 
-def _contrast(objective: str, weight: str, shots: str, seeds: int) -> Setting:
-    return Setting(objective, shots, seeds, {"objective": objective, "kl-weight": weight})
+def _contrast(objective: str, weight: str, shots: str, seeds: int, more: dict[str, str] | None = None) -> Setting:
+    return Setting(objective, shots, seeds, {"objective": objective, "kl-weight": weight, **(more or {})})
 
 
 def _on_several(setting: Setting, negatives: int, paraphrases: int = 1) -> Setting:
@@ -340,6 +363,17 @@ STUDIES = {
         "TALLRec, the control and LCFT with 1,024 shots and LoRA in every linear layer, for a small base; 3 seeds",
         _few_shot("1024", 3, ALL_LINEAR),
         validation=True,
+    ),
+    "whole-bundle": Study(
+        "as capacity, on all training rows and in 14 questions, asked in all; with the margin beside LCFT; 3 seeds",
+        (
+            Setting("TALLRec", "all", 3, {"objective": "tallrec", **DROPOUT, **ALL_ROWS}),
+            Setting("control", "all", 3, {"kl-weight": "0", **IN_14_QUESTIONS}),
+            Setting(LCFT, "all", 3, {"kl-weight": "1e-4", **IN_14_QUESTIONS}),
+            _contrast("margin", CHOSEN_WEIGHTS["margin"], "all", 3, IN_14_QUESTIONS),
+        ),
+        validation=True,
+        wordings=True,
     ),
     "selection": Study(
         "TALLRec, the control and LCFT with the best state chosen by each validation measure; 64 shots, 5 seeds",
