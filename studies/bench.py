@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import RunError, quoted
-from studies.declared import BASELINE, MARK
 from studies.parts import Part, read_all_lines
 from studies.results import Line
+from studies.study import BASELINE, MARK
 
 TRAINED = "baseline.py, if it trains"  # a rule and a direct method have no flags of training
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from baselines.base import Method
 from baselines.methods import METHODS
 from studies.bench import TRAINED, Bench
-from studies.declared import BASELINE, EVAL, TRAIN, Run
 from studies.lines import ANSWERS
 from studies.results import BASE
+from studies.study import BASELINE, EVAL, TRAIN, Run
 
 VERBS = {name: Path(__file__).parent.parent / name for name in (TRAIN, BASELINE, EVAL)}
 OTHER_BASES = "other-bases"  # folder of the answers before training that are not those of the table's untuned base

@@ -20,10 +20,11 @@ from files import refuse_unwritable
 from lora.adapter import WEIGHTS as WEIGHTS_OF_ADAPTER
 from run.base import base_identity
 from studies.bench import TRAINED, Bench
-from studies.declared import BASELINE, CONTRAST_WEIGHTS, EVAL, MARK, STUDIES, TRAIN, Study
+from studies.declared import CONTRAST_WEIGHTS, STUDIES
 from studies.parts import read_part
 from studies.presets import ALL, PRESETS
 from studies.published import WEIGHTS
+from studies.study import BASELINE, EVAL, MARK, TRAIN, Study
 
 OF_THE_STUDY = (
     *("--out", "--seed", "--shots", "--model", "--data", "--data-dir", "--base-scores", "--resume", "--plan"),

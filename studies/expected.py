@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from studies.bench import Bench
 from studies.calls import call_of, environment
-from studies.declared import BASELINE, TRAIN, TRIALS, Run
+from studies.declared import TRIALS
 from studies.results import Line
+from studies.study import BASELINE, TRAIN, Run
 
 SEARCH = f"{BASELINE} --search"
 

@@ -12,9 +12,9 @@ from run.base_scores import shared_answers
 from run.config import versions
 from run.predictions import Predictions, read_predictions
 from studies.bench import Bench, known_lines
-from studies.declared import EVAL, TRAIN, Run
 from studies.parts import own_file
 from studies.results import BASE, Line, read_lines, write_lines
+from studies.study import EVAL, TRAIN, Run
 
 ANSWERS = "consistency.json"  # in the folder of what asks in all wordings
 OF_A_QUESTION = ("asks", "kind", "trained_on", "held_out", "same_answer_is_right")

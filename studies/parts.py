@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import FlagError
-from studies.declared import BASELINE, Run
 from studies.results import Line, read_lines
+from studies.study import BASELINE, Run
 
 OF_RECOMMENDER, OF_LANGUAGE_MODEL = 1, 10  # how much work a run is, roughly
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from files import write_file
-from studies.declared import Study
+from studies.study import Study
 from studies.tables import Measured, intervals
 
 PANELS = (("auc", "AUC"), ("contradiction_rate", "contradiction rate"), ("group_accuracy", "both answers right"))

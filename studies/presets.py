@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from studies.declared import TRAIN
+from studies.study import TRAIN
 
 ALL = ("table1", "table2", "table4", "figure3", "consistency", "case-study")  # in this order
 CASE_STUDY = "case-study"

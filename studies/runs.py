@@ -11,11 +11,11 @@ from machine.signals import Stopped, StopRequest
 from run.base_scores import shared_answers
 from studies.bench import Bench, known_lines
 from studies.calls import call_of, environment
-from studies.declared import Run, Study
 from studies.expected import expected
 from studies.lines import ANSWERS, write_line
 from studies.parts import runs_of_part
 from studies.results import BASE, Line
+from studies.study import Run, Study
 
 POLL = 0.2  # seconds
 

@@ -18,10 +18,10 @@ from data.sources.stand_in import STAND_IN
 from metrics import Scored, bootstrap_metrics, metric_values
 from resampling import with_intervals
 from scoring.splits import without_learning
-from studies.declared import MARK, TRAIN, Study
 from studies.published import PUBLISHED, WEIGHTS, Published
 from studies.results import BASE, Line
 from studies.significance import both_p
+from studies.study import MARK, TRAIN, Study
 
 COLUMNS = (
     ("auc", "AUC"),

@@ -7,8 +7,8 @@ from report.card import base_name
 from report.tables import data_in_words, provenance
 from report.wrap import wrapped
 from studies.bench import flags_passed
-from studies.declared import BASELINE, LCFT_COLMF, Study
 from studies.results import Line
+from studies.study import BASELINE, LCFT_COLMF, Study
 from studies.tables import (
     Measured,
     as_csv,

@@ -16,8 +16,8 @@ from data.interactions import Dataset, Interaction
 from metrics import auc, weighted_auc
 from resampling import user_resamples
 from scoring.splits import labels_of, users_of
-from studies.declared import UNTUNED, Study, asking
 from studies.results import BASE, Line
+from studies.study import UNTUNED, Study, asking
 from studies.tables import Measured, as_csv, fitted, intervals, measured_cell, numbers_scored, rows_scored
 
 TRAINED = "negations trained on"

@@ -19,9 +19,10 @@ from metrics import Scored
 from resampling import user_resamples
 from studies import calls, runs
 from studies.bench import Bench
-from studies.declared import BASELINE, STUDIES, TRAIN, Setting, Study
+from studies.declared import STUDIES
 from studies.results import BASE, Line, read_lines, write_lines
 from studies.runs import make_runs, wanted_runs
+from studies.study import BASELINE, TRAIN, Setting, Study
 from studies.tables import as_csv, differences, markdown, measured_rows, rows_without_learning, terminal
 
 ROOT = Path(__file__).parent.parent

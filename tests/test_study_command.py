@@ -17,12 +17,13 @@ from report.html import table
 from resampling import two_sided_p
 from studies.bench import TRAINED
 from studies.command import case_study_words, items_of_all, read_command
-from studies.declared import BASELINE, EVAL, STUDIES, TRAIN
+from studies.declared import STUDIES
 from studies.page import study_page
 from studies.presets import ALL, PRESETS
 from studies.published import FEW_SHOT_RECOMMENDERS, PUBLISHED
 from studies.results import BASE, Line
 from studies.significance import both_p, paired_t_p, student_p
+from studies.study import BASELINE, EVAL, TRAIN
 from studies.tables import differences, is_close, markdown, measure
 from studies.texts import outcome_of, texts_of
 

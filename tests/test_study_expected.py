@@ -7,9 +7,9 @@ import pytest
 
 from studies import calls
 from studies.bench import Bench
-from studies.declared import BASELINE, TRAIN, Run, Setting
 from studies.expected import expected
 from studies.results import Line
+from studies.study import BASELINE, TRAIN, Run, Setting
 
 CONTROL = Setting("control", "64", 2, {"kl-weight": "0"})
 STUB = """

@@ -12,10 +12,11 @@ from errors import FlagError, RunError
 from studies import calls
 from studies.bench import TRAINED, Bench, known_lines
 from studies.calls import OTHER_BASES
-from studies.declared import BASELINE, EVAL, STUDIES, TRAIN, Need, Setting, Study
+from studies.declared import STUDIES
 from studies.parts import Part, own_file, read_all_lines, read_part, runs_of_part
 from studies.results import BASE, read_lines
 from studies.runs import make_runs, wanted_runs
+from studies.study import BASELINE, EVAL, TRAIN, Need, Setting, Study
 from studies.tables import measured_rows
 
 # What the verbs leave, without any model. A run that names a folder of another run fails if that one is not finished.

@@ -12,11 +12,12 @@ from errors import DataError, RunError
 from metrics import auc
 from studies import calls
 from studies.bench import Bench, known_lines
-from studies.declared import BASELINE, EVAL, STUDIES, TRAIN, Setting, Study
+from studies.declared import STUDIES
 from studies.page import study_page
 from studies.published import PUBLISHED
 from studies.results import BASE, Line, read_lines, write_lines
 from studies.runs import make_runs, wanted_runs
+from studies.study import BASELINE, EVAL, TRAIN, Setting, Study
 from studies.tables import differences, markdown, measured_rows, terminal
 from studies.texts import outcome_of, shown, texts_of
 

@@ -20,9 +20,10 @@ from studies import calls
 from studies.archive import LINES, make_archive
 from studies.bench import Bench
 from studies.command import without_device, words_for_eval
-from studies.declared import EVAL, STUDIES, TRAIN, Setting, Study, asking
+from studies.declared import STUDIES
 from studies.results import BASE, Line, read_lines, write_lines
 from studies.runs import missing_runs
+from studies.study import EVAL, TRAIN, Setting, Study, asking
 from studies.wordings import (
     HELD_OUT,
     asked_differences,
