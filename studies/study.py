@@ -142,7 +142,8 @@ class Study:
             return setting if weight is None else replace(setting, flags=setting.flags | {"kl-weight": weight})
 
         made: list[Setting] = []
-        made += [one for setting in self.settings if (one := weighted(setting)) not in made]
+        for setting in map(weighted, self.settings):
+            made += [setting] if setting not in made else []
         return replace(self, settings=tuple(made))
 
     def for_data(self, data: str) -> "Study":

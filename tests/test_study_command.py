@@ -75,6 +75,52 @@ def test_each_verb_gets_the_flags_after_the_marks_that_it_has():
     assert read_command("figure3", ["--", "--lr", "1"]).passed_words == "--lr 1"
 
 
+def test_a_studys_terms_get_the_weights_that_are_named():
+    def weights(name, words):
+        return [(s.method, s.flags.get("kl-weight")) for s in read_command(name, words).study.settings]
+
+    given = dict(weights("consistency", ["--term-weights", "js=10,jeffreys=1e-3"]))
+    assert given == dict(weights("consistency", [])) | {"js": "10", "jeffreys": "1e-3"}
+    assert [w for m, w in weights("consistency-weights", ["--term-weights", "js=7"]) if m == "js"] == ["7"]
+    names = read_command("consistency", ["--term-weights", "js=10"]).study.runs()
+    assert (
+        "shots=64-kl-weight=10-objective=js-seed=4" in names and "shots=64-kl-weight=1-objective=js-seed=4" not in names
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["consistency", "--term-weights", "js"], "--term-weights js: expected NAME=NUMBER, with a name of js, margin"),
+        (["consistency", "--term-weights", "js=1,paper=2"], "--term-weights paper=2: expected NAME=NUMBER"),
+        (["consistency", "--term-weights", "js=-1"], "--term-weights js=-1: expected NAME=NUMBER"),
+        (["few-shot", "--term-weights", "js=1"], "--term-weights: this study has no term in the place of the KL"),
+        (["figure3", "--kl-weights", "0,,1"], "--kl-weights 0,,1: '' is not a number from 0"),
+        (["figure3", "--kl-weights", "nan"], "--kl-weights nan: 'nan' is not a number from 0"),
+        (["figure3", "--kl-weights", "1e999"], "--kl-weights 1e999: '1e999' is not a number from 0"),
+    ],
+)
+def test_weights_that_are_none_are_refused_in_a_line(words, message):
+    with pytest.raises(FlagError) as raised:
+        read_command(words[0], words[1:])
+    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
+
+
+def test_names_of_runs_fit_into_a_file_system_and_stay_apart():
+    for study in STUDIES.values():
+        for data in study.data:
+            runs = study.for_data(data).runs()
+            assert max(len(f"{name}.log".encode()) for name in runs) <= 255
+            settings = {name.partition("-seed=")[0] for name, run in runs.items() if not run.asks}
+            assert len(settings) == len(
+                {
+                    (run.setting.shots, str(run.setting.words()), str(run.setting.needs))
+                    for run in runs.values()
+                    if not run.asks
+                }
+            )
+
+
 def test_a_table_has_the_data_sets_lambda_and_flags_of_the_paper():
     def weights(words):
         settings = read_command("table1", words).study.settings

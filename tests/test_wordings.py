@@ -29,6 +29,7 @@ from scoring.splits import wording_matrix
 
 ROOT = Path(__file__).parent.parent
 GERMAN = ROOT / "docs/wordings-de.json"
+DOUBLE = ROOT / "docs/wordings-double-negation.json"
 
 # ---- the questions ------------------------------------------------------------------------------
 
@@ -322,3 +323,18 @@ def test_a_run_keeps_its_words_and_resumes_to_the_same_bytes_without_the_file(tm
     audit.main([*run, "--sample", "0", "--json"])
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] and report["answer_tokens"][0]["target_pos"]["piece"][0] == ("J" if report["label"] else "N")
+
+
+def test_the_wording_with_double_negations_is_the_data_sets_own_and_two_more_questions():
+    data = stand_in()
+    own = wording_of(data.wording).questions
+    more = in_words_of(data, str(DOUBLE), {})
+    asked = wording_of(more.wording).questions
+    added = {"will not hate": "double negation", "will not detest": "double negation"}
+    assert asked.positives == own.positives | added and list(asked.positives)[-2:] == list(added)
+    assert (asked.negatives, asked.held_out) == (own.negatives, own.held_out)
+    for words in own.kinds:
+        assert prompt_pair(data.test[0], more, question=words) == prompt_pair(data.test[0], data, question=words)
+    pair = prompt_pair(data.test[0], more, question=("will not hate", "will dislike"))
+    assert pair.answer_positive == prompt_pair(data.test[0], data).answer_positive  # as to "will like"
+    assert "whether the user will not hate the target" in pair.positive
