@@ -9,6 +9,7 @@
     python eval.py --run runs/NAME --wordings          asked in all wordings, those that training held out apart
     python eval.py --run runs/NAME --merge-out DIR     and write base and adapter as one plain checkpoint
     python eval.py --predictions consistency.json      measure the answers of any model: docs/consistency-format.md
+    python eval.py --predictions test.json --thresholds-from valid.json    decide where each Yes begins on other rows
 
 The results go to standard output, everything else to standard error.
 
@@ -49,6 +50,7 @@ from run.outcome import write_merged_on_request
 from run.page import PAGE, shown_score
 from run.predictions import write_predictions
 from run.restore import resolve_settings, restore_model
+from run.thresholds import thresholds_for
 from run.vectors import restore_vectors
 from run.wording import in_words_of, seen_in_training
 from scoring.splits import log_odds_of_question, score_split, without_learning, wording_matrix
@@ -71,6 +73,11 @@ class EvalFlags(RunDataFlags):
     negations: bool = flag(False, "ask in six other words, too: negations, and paraphrases as a control")
     wordings: bool = flag(False, "ask in all words that are known: how each answer agrees, and all of them together")
     predictions: str = flag(None, "measure this consistency.json of any model, and ask none", metavar="FILE")
+    thresholds_from: str = flag(
+        None,
+        "with --predictions: let Yes begin where most answers of this other consistency.json, of other rows, are right",
+        metavar="FILE",
+    )
     predictions_out: str = flag(None, "also write every answer into this consistency.json", metavar="FILE")
     merge_out: str = flag(None, "folder for a plain checkpoint with the adapter merged into the base", metavar="DIR")
     out: str = flag(
@@ -84,13 +91,15 @@ def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
     """Raises FlagError with a line for every flag that is missing, unused or would overwrite something."""
     if flags.predictions:
         given = [name for name, source in resolved.sources.items() if source == "flag"]
-        asking = [flag_name(name) for name in given if name not in ("predictions", "json", "out")]
+        asking = [flag_name(name) for name in given if name not in ("predictions", "thresholds_from", "json", "out")]
         if asking:
             raise FlagError(
                 "\n".join(f"{name}: has no effect with --predictions, which asks no model" for name in asking)
             )
         return
     problems = model_problems(flags) + data_problems(flags.data, resolved)
+    if flags.thresholds_from:
+        problems.append("--thresholds-from: has no effect without --predictions; leave it out")
     if flags.predictions_out and not Path(flags.predictions_out).absolute().parent.is_dir():
         problems.append(f"--predictions-out {flags.predictions_out}: no such folder; make it first")
     if flags.predictions_out and Path(flags.predictions_out).exists():
@@ -220,7 +229,13 @@ def prior_corrected(scored: Scored, valid: Scored) -> dict:
 
 def measure_predictions(flags: EvalFlags) -> None:
     """Measure a consistency.json, show the results, and write them if asked."""
-    results = measure_answers(read_answers(Path(flags.predictions)))
+    answers = read_answers(Path(flags.predictions))
+    chosen = {}
+    if flags.thresholds_from:
+        begins = thresholds_for(answers, read_answers(Path(flags.thresholds_from)), flags.thresholds_from)
+        answers = replace(answers, odds=answers.odds - begins)
+        chosen = {"thresholds": dict(zip(answers.questions, begins.tolist()))}
+    results = measure_answers(answers) | chosen
     answer(answers_table(results), aside=flags.json)
     if flags.out:
         Path(flags.out).mkdir(parents=True, exist_ok=True)

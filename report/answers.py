@@ -15,6 +15,9 @@ def answers_table(results: dict) -> str:
         right = "the same" if row["same_answer_is_right"] else "opposite"
         lines.append(f"{_short(row['asks']):24}{right:>10}" + "".join(f"{cell:>23}" for cell in cells))
     lines += ["", *wrapped(bundle_in_words(results["bundle"], len(results["questions"])))]
+    if "thresholds" in results:
+        begins = ", ".join(f"{value:+.2f}" for value in results["thresholds"].values())
+        lines += ["", *wrapped(f"Yes begins at these log-odds, chosen on other rows, question by question: {begins}.")]
     return "\n".join(lines + no_interval(lines))
 
 

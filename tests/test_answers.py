@@ -12,6 +12,7 @@ from errors import DataError, FlagError
 from metrics import evaluate
 from report.answers import answers_table
 from run.answers import Answers, measure_answers, read_answers, write_answers
+from run.thresholds import best_threshold, thresholds_for
 
 RNG = np.random.default_rng(5)
 WORDS = ["will like", "will dislike", "will not like", "will not dislike"]
@@ -144,6 +145,62 @@ def test_many_faults_are_told_of_in_ten_lines(tmp_path):
     with pytest.raises(DataError) as refusal:
         read_answers(written(tmp_path, rows=rows))
     assert len(str(refusal.value).split("\n")) == 11
+
+
+# ---- thresholds of other rows -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_threshold_has_more_right_answers_than_the_one_that_is_chosen(seed):
+    draw = np.random.default_rng(seed)
+    z = np.round(draw.normal(size=draw.integers(1, 30)) * 3, int(draw.integers(3)))  # with ties
+    wanted = draw.random(len(z)) < draw.random()
+
+    def right(t):
+        return ((z > t) == wanted).sum()
+
+    chosen = best_threshold(z, wanted)
+    tried = np.unique([0, *z, *(z + 1e-9), *(z - 1e-9), -99, 99])
+    assert right(chosen) == max(map(right, tried))
+    nearer = [t for t in tried if abs(t) < abs(chosen) and right(t) == right(chosen)]
+    gap = [(a, b) for a, b in zip([-np.inf, *np.unique(z)], [*np.unique(z), np.inf]) if a <= chosen < b]
+    assert right(0) < right(chosen) or chosen == 0
+    assert all(any(a <= t < b for a, b in gap) for t in nearer)  # no other gap is as good and nearer
+
+
+def test_thresholds_of_other_rows_move_where_yes_begins_and_not_the_order(tmp_path, capsys):
+    first = some_answers(60)
+    moved = np.array([2.0, -1.0, 0.5, 3.0])
+    truth = np.array([liked for *_, liked in first.rows])[:, None] == first.same
+    biased = replace(first, odds=np.where(truth, 1.0, -1.0) + moved)  # right, but for where Yes begins
+    other = replace(biased, rows=[(f"v{user}", item, liked) for user, item, liked in first.rows])
+    np.testing.assert_allclose(thresholds_for(biased, other, "v.json"), [2.0, -1.0, 0.0, 3.0])
+    write_answers(tmp_path / "a.json", biased)
+    write_answers(tmp_path / "v.json", other)
+    eval_verb.main(["--predictions", str(tmp_path / "a.json"), "--json"])
+    before = json.loads(capsys.readouterr().out)
+    eval_verb.main(["--predictions", str(tmp_path / "a.json"), "--thresholds-from", str(tmp_path / "v.json"), "--json"])
+    shown = capsys.readouterr()
+    after = json.loads(shown.out)
+    assert before["bundle"]["all_right"] < 1 and after["bundle"]["all_right"] == 1 and after["group_accuracy"] == 1
+    assert after["auc"] == before["auc"] == 1 and after["thresholds"] == dict(zip(WORDS, [2.0, -1.0, 0.0, 3.0]))
+    assert "chosen on other rows, question by question: +2.00, -1.00, +0.00, +3.00." in " ".join(shown.err.split())
+
+
+def test_thresholds_are_not_taken_from_the_rows_that_are_measured_or_from_other_questions(tmp_path):
+    first = some_answers()
+    write_answers(tmp_path / "a.json", first)
+    write_answers(tmp_path / "b.json", replace(first, questions=[*WORDS[:3], "will not hate"]))
+    for name, message in (
+        ("a.json", "has 40 of the users and items that are measured; choose thresholds on others"),
+        ("b.json", "asks other questions; name answers to the same ones, in the same order"),
+    ):
+        with pytest.raises(DataError) as refusal:
+            words = ["--predictions", str(tmp_path / "a.json"), "--thresholds-from", str(tmp_path / name)]
+            eval_verb.main(words)
+        assert str(refusal.value) == f"{tmp_path / name}: {message}"
+    with pytest.raises(FlagError, match="--thresholds-from: has no effect without --predictions"):
+        eval_verb.main(["--model", "demo", "--thresholds-from", str(tmp_path / "a.json")])
 
 
 # ---- the command line ---------------------------------------------------------------------------
