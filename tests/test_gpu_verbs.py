@@ -1,6 +1,7 @@
 """The verbs from end to end on a pretend GPU, and the benchmark for GPUs on the CPU."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import eval as eval_verb
 import predict
 import train
 from bench import gpu as bench_gpu
-from bench import gpu_checks, gpu_kernels, measure
+from bench import gpu_checks, gpu_jobs, gpu_kernels, measure
 from data.sources.stand_in import stand_in
 from data.sources.tallrec import write_split
 from errors import RunError
@@ -37,6 +38,17 @@ def folder(tmp_path, monkeypatch):
 
 def results(out):
     return json.loads((out / "results.json").read_text())["test"]["after"]
+
+
+def test_several_processes_share_a_device_and_a_dead_one_is_said(capsys):
+    small = bench_gpu.SELF_TEST | {"tie_word_embeddings": True}
+    gpu_jobs.main(["--jobs", "1,2", "--seconds", "0.05", "--device", "cpu"], small)
+    found = re.findall(r"(\d) at a time: ([\d.]+) steps of 8 pairs a second, (\d+) prompts", capsys.readouterr().out)
+    assert [int(count) for count, *_ in found] == [1, 2] and all(
+        float(rate) > 0 for _, *rates in found for rate in rates
+    )
+    with pytest.raises(RunError, match="a process ended before it had measured"):
+        gpu_jobs.main(["--jobs", "1", "--device", "cpu"], small | {"num_key_value_heads": 5})
 
 
 def test_every_verb_runs_on_the_gpu_and_gives_what_the_cpu_gives(folder, capsys):
