@@ -84,6 +84,8 @@ def main(argv: list[str]) -> None:
         MORE[name](rest)
     elif name in STUDIES:
         run_study(name, rest)
+    elif name == "figure4":
+        raise RunError("figure4: no source of this project says what it shows; docs/reproducing.md has what can be run")
     else:
         raise FlagError(f"reproduce.py {name}: no such study; choose one of {names}")
 

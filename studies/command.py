@@ -141,7 +141,7 @@ def items_of_all(words: Sequence[str], about: str) -> tuple[ReproduceFlags, list
         raise FlagError("--results: all has a file for each data set, in --out; leave it out")
     own = []
     for name, source in resolved.sources.items():
-        if source == "flag" and name not in ("data", "out", "shots"):
+        if source == "flag" and name not in ("data", "out", "shots", "term_weights"):
             value = getattr(flags, name)
             own += [flag_name(name)] if value is True else [flag_name(name), str(value)]
     given = flags.data if resolved.sources["data"] == "flag" else None
@@ -151,7 +151,8 @@ def items_of_all(words: Sequence[str], about: str) -> tuple[ReproduceFlags, list
         of_item = STUDIES[item].data if item in STUDIES else (MOVIE.name,)
         for data in of_item if given is None else [given] if given in of_item or given not in known else []:
             places = ["--out", str(out / f"{item}-{data}"), "--results", str(out / f"{data}.jsonl")]
-            items.append((item, data, ["--data", data, *places, *_shots_of(item, flags.shots), *own, *words[mark:]]))
+            of_study = [*_shots_of(item, flags.shots), *_term_weights_of(item, flags.term_weights)]
+            items.append((item, data, ["--data", data, *places, *of_study, *own, *words[mark:]]))
     return flags, items
 
 
@@ -160,6 +161,11 @@ def _shots_of(item: str, shots: str | None) -> list[str]:
     there = {setting.shots for setting in STUDIES[item].settings} if item in STUDIES else set()
     wanted = shots.split(",") if shots else []
     return ["--shots", ",".join([one for one in wanted if one in there] or wanted)] if wanted else []
+
+
+def _term_weights_of(item: str, weights: str | None) -> list[str]:
+    """--term-weights for an item of `all` that has such terms."""
+    return ["--term-weights", weights] if weights and item in STUDIES and _terms_of(STUDIES[item]) else []
 
 
 def case_study_words(flags: ReproduceFlags) -> list[list[str]]:
@@ -226,8 +232,7 @@ def _kl_weights(text: str) -> list[str]:
 
 def _term_weights(text: str | None, study: Study) -> dict[str, str]:
     """{objective: its weight} of --term-weights. Raises FlagError, also for one that the study does not have."""
-    found = (setting.flags.get("objective") for setting in study.settings)
-    known = list(dict.fromkeys(name for name in found if name in CONTRAST_WEIGHTS))
+    known = _terms_of(study)
     if text and not known:
         raise FlagError("--term-weights: this study has no term in the place of the KL; leave it out")
     weights = {}
@@ -237,6 +242,12 @@ def _term_weights(text: str | None, study: Study) -> dict[str, str]:
             raise FlagError(f"--term-weights {part}: expected NAME=NUMBER, with a name of {', '.join(known)}")
         weights[name] = weight
     return weights
+
+
+def _terms_of(study: Study) -> list[str]:
+    """The objectives of a study that have a term in the place of the KL."""
+    found = (setting.flags.get("objective") for setting in study.settings)
+    return list(dict.fromkeys(name for name in found if name in CONTRAST_WEIGHTS))
 
 
 def _is_weight(text: str) -> bool:

@@ -183,6 +183,8 @@ def test_all_has_every_item_in_order_and_shares_runs_of_the_same_data():
     assert said == dict.fromkeys(ALL, "64") | {"table2": "all", "case-study": "64,all,7"}
     assert {data for _, data, _ in items} == {"movie", "book", "ml-1m", "amazon-book"}
     assert {name for name, _, _ in items_of_all(["--data", "ml-1m"], "")[1]} == {"table2"}
+    weighted = {name for name, _, words in items_of_all(["--term-weights", "js=1"], "")[1] if "--term-weights" in words}
+    assert weighted == {"consistency"}
     assert {name for name, _, _ in items_of_all(["--data", "demo"], "")[1]} == set(ALL)
     with pytest.raises(FlagError, match="--results: all has a file for each data set"):
         items_of_all(["--results", "x"], "")
