@@ -40,7 +40,7 @@ def study_page(outcome: Outcome, out: Path, lines: dict[str, Line], words: tuple
     cautions = [CAUTION] * (outcome.source == STAND_IN) + [DEMO] * outcome.demo
     parts = [
         paragraph(in_a_sentence(outcome), "lead"),
-        paragraph(f"{outcome.study.about}. {len(made)} of {len(outcome.study.runs())} runs are there."),
+        paragraph(f"{outcome.study.about}. Asked for: {_so_many_runs(len(outcome.study.runs()))}; there: {len(made)}."),
         *(paragraph(text, "caution") for text in cautions),
         *_pictures(outcome),
         *_tables(outcome),
@@ -65,7 +65,7 @@ def in_a_sentence(outcome: Outcome) -> str:
             "auc": "AUC",
         }
         said = [f"{text} {_cell(change, name, '+')}" for name, text in names.items()]
-        return f"{change.label} ({_count(change)} runs): {'; '.join(said)}. {constant}"
+        return f"{change.label} ({_so_many_runs(_count(change))}): {'; '.join(said)}. {constant}"
     there = [row for row in outcome.rows if row.runs and "auc" in row.values]
     if not there:
         return "No run of this study is there yet."
@@ -127,6 +127,10 @@ def _tables(outcome: Outcome) -> list[str]:
         cells = [[row.label.removesuffix(MINUS), *(_cell(row, name, "+") for name in PICTURES)] for row in changes]
         parts += ["<h2>Minus the control</h2>", table(["", *(HEADS[name] for name in PICTURES)], cells)]
     return parts
+
+
+def _so_many_runs(count: int | str) -> str:
+    return f"{count} run" if str(count) == "1" else f"{count} runs"
 
 
 def _count(row: Measured) -> str:

@@ -332,7 +332,7 @@ def test_the_page_has_every_figure_of_the_tables_and_links_the_runs_that_are_the
     parser.feed(page)
     assert not parser.open and parser.links == ["shots%3D64-kl-weight%3D0-seed%3D0/report.html"] and not parser.outside
     assert not re.search(r"https?://|<script|url\(", page) and "somewhere" not in page and len(page) < 100_000
-    assert "<1>" not in page and "--lr &#x27;&lt;1&gt;" in page and "5 of 6 runs are there" in page
+    assert "<1>" not in page and "--lr &#x27;&lt;1&gt;" in page and "Asked for: 6 runs; there: 5." in page
     for row in outcome.rows:
         assert f"{row.values['auc'].mean():.3f}" in page and row.label in page
     assert page.count("<svg") == 3 and "minus the control (1\u00a0of\u00a02 runs): contradictions" in page
