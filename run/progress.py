@@ -41,6 +41,10 @@ class Progress:
         """Whether the steps are done, or validation has stopped improving."""
         return self.step >= total_steps or self.since_best >= patience
 
+    def ends_at(self, total_steps: int, eval_every: int, patience: int) -> int:
+        """The step after which the run ends if no further validation is better."""
+        return min(total_steps, (self.step // eval_every + patience - self.since_best) * eval_every)
+
 
 def count_steps(pairs: int, flags: OptimisationFlags) -> tuple[int, int]:
     """Optimizer steps: (of an epoch, of the run at most)."""
@@ -78,14 +82,18 @@ def training_bar(total_steps: int, progress: Progress) -> Bar:
     return Bar(total_steps, "training", "steps", progress.step, keep=True)
 
 
-def show_step(bar: Bar, progress: Progress, record: dict[str, float], left: float | None) -> None:
-    """Move the progress bar; in a log print a line per validation too. left: seconds, None if nothing is known."""
+def show_step(bar: Bar, progress: Progress, record: dict[str, float], left: float | None, early: bool = False) -> None:
+    """Move the progress bar; in a log print a line per validation too. left: seconds, None if nothing is known.
+
+    early: whether they are counted to an end before the last step, which a better validation would put off.
+    """
     if "valid_auc" in record and bar.is_log:
         shown = [f"{label} {record[name]:.3f}" for name, label in OF_A_LOG.items() if name in record]
         notice(f"step {progress.step}: {', '.join(shown)}")
     term = f"contrast {record['contrast']:.3f}" if "contrast" in record else f"KL {record['kl']:.2f}"
     note = f"loss {record['loss']:.3f}, {term}"
-    bar.update(1, note + (f", best {progress.best_value:.3f}" if progress.best_step else ""), left)
+    note += f", best {progress.best_value:.3f}" if progress.best_step else ""
+    bar.update(1, note, left, "validation improves" if early and left is not None else "")
 
 
 def ending(progress: Progress, began: float) -> str:

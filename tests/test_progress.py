@@ -105,6 +105,28 @@ def test_the_time_that_is_left_knows_validations_and_the_final_scoring(step, lef
     assert Times(2.0, 10.0, 100.0).left(step, 25, 10) == left
 
 
+@pytest.mark.parametrize(
+    "step, since_best, end", [(0, 0, 20), (7, 0, 20), (10, 0, 30), (10, 1, 20), (19, 1, 20), (20, 0, 35)]
+)
+def test_the_time_that_is_left_knows_when_patience_ends(step, since_best, end, capsys, monkeypatch):
+    """At most 35 steps, validated after every tenth and the last, two validations of patience."""
+    progress = Progress(step, since_best=since_best)
+    assert progress.ends_at(35, 10, 2) == end
+    ran = Progress(step, since_best=since_best)
+    while not ran.is_over(35, 2):  # the loop of train.py, with no better validation
+        ran.step += 1
+        if ran.step % 10 == 0 or ran.step == 35:
+            ran.validated(-2.0)
+    assert ran.step == end
+    clock = [0.0]
+    monkeypatch.setattr(machine.bar.time, "monotonic", lambda: clock[0])
+    with Bar(35, "training", "steps", keep=True) as bar:
+        clock[0] = 61.0
+        show_step(bar, progress, {"loss": 1.0, "kl": 0.0}, 90.0, early=end < 35)
+    ending = " unless validation improves" if end < 35 else ""
+    assert capsys.readouterr().err == f"training: 1 of 35 steps, about 01:30 left{ending}\n"
+
+
 def test_steps_that_take_longer_than_planned_make_all_that_is_left_longer():
     times = Times(2.0, 10.0, 100.0)
     for seconds in (9.0, 3.0):  # 6 s a step, three times what was planned
