@@ -105,9 +105,7 @@ def fine_tune(
             if stopping:
                 signal = stop.signal or "a signal to another process"
                 raise Stopped(f"{signal}: saved after step {progress.step}; resume with: {resume_command(run.path)}")
-            end = progress.ends_at(total_steps, flags.eval_every, flags.patience)
-            left = run.times and run.times.left(progress.step, end, flags.eval_every)
-            show_step(bar, progress, record, left, early=end < total_steps)
+            show_step(bar, progress, record, run.times, total_steps, flags)
     return progress
 
 

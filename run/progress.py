@@ -82,10 +82,17 @@ def training_bar(total_steps: int, progress: Progress) -> Bar:
     return Bar(total_steps, "training", "steps", progress.step, keep=True)
 
 
-def show_step(bar: Bar, progress: Progress, record: dict[str, float], left: float | None, early: bool = False) -> None:
-    """Move the progress bar; in a log print a line per validation too. left: seconds, None if nothing is known.
+def show_step(
+    bar: Bar,
+    progress: Progress,
+    record: dict[str, float],
+    times: Times | None,
+    total_steps: int,
+    flags: OptimisationFlags,
+) -> None:
+    """Move the progress bar; in a log print a line per validation too.
 
-    early: whether they are counted to an end before the last step, which a better validation would put off.
+    What is left is counted to where patience ends, as if no validation were better. times: None if nothing is known.
     """
     if "valid_auc" in record and bar.is_log:
         shown = [f"{label} {record[name]:.3f}" for name, label in OF_A_LOG.items() if name in record]
@@ -93,7 +100,12 @@ def show_step(bar: Bar, progress: Progress, record: dict[str, float], left: floa
     term = f"contrast {record['contrast']:.3f}" if "contrast" in record else f"KL {record['kl']:.2f}"
     note = f"loss {record['loss']:.3f}, {term}"
     note += f", best {progress.best_value:.3f}" if progress.best_step else ""
-    bar.update(1, note, left, "validation improves" if early and left is not None else "")
+    if times is None:
+        bar.update(1, note)
+        return
+    end = progress.ends_at(total_steps, flags.eval_every, flags.patience)
+    left = times.left(progress.step, end, flags.eval_every)
+    bar.update(1, note, left, "validation improves" if end < total_steps else "")
 
 
 def ending(progress: Progress, began: float) -> str:

@@ -1,15 +1,18 @@
 """What is said while a run works: a bar of at most 80 columns, or a line a minute; how long it still takes."""
 
 import io
+import math
 import os
 import sys
 import threading
 import time
 
 import pytest
+from tqdm import tqdm
 
 import machine.bar
 import train
+from cli.train import TrainFlags
 from errors import RunError
 from machine.bar import Bar, at_work
 from report.plan import plan_line
@@ -25,10 +28,11 @@ class Terminal(io.StringIO):
 def test_a_bar_fits_a_terminal_of_80_columns(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(machine.bar.shutil, "get_terminal_size", lambda: os.terminal_size((200, 40)))
+    hour = Times(0.0, 0.0, 3661.0)
     with Bar(1000, "training", "steps", keep=True) as bar:
         for step in range(1, 1001):
             progress = Progress(step, best_value=0.75 if step > 500 else -1.0, best_step=500 if step > 500 else 0)
-            show_step(bar, progress, {"loss": 12.3456, "kl": 123.456}, 3661.0)
+            show_step(bar, progress, {"loss": 12.3456, "kl": 123.456}, hour, 1000, TrainFlags())
             bar.bar.refresh()
     shown = sys.stderr.getvalue()
     assert max(len(part.rstrip()) for part in shown.split("\r")) <= 80 and "<1:01:01, loss 12.346, KL 123.46" in shown
@@ -120,11 +124,14 @@ def test_the_time_that_is_left_knows_when_patience_ends(step, since_best, end, c
     assert ran.step == end
     clock = [0.0]
     monkeypatch.setattr(machine.bar.time, "monotonic", lambda: clock[0])
+    flags = TrainFlags(eval_every=10, patience=2)
     with Bar(35, "training", "steps", keep=True) as bar:
         clock[0] = 61.0
-        show_step(bar, progress, {"loss": 1.0, "kl": 0.0}, 90.0, early=end < 35)
+        show_step(bar, progress, {"loss": 1.0, "kl": 0.0}, Times(2.0, 10.0, 5.0), 35, flags)
+    validations = math.ceil(end / 10) - step // 10
+    left = tqdm.format_interval((end - step) * 2 + validations * 10 + 5)
     ending = " unless validation improves" if end < 35 else ""
-    assert capsys.readouterr().err == f"training: 1 of 35 steps, about 01:30 left{ending}\n"
+    assert capsys.readouterr().err == f"training: 1 of 35 steps, about {left} left{ending}\n"
 
 
 def test_steps_that_take_longer_than_planned_make_all_that_is_left_longer():
