@@ -85,13 +85,23 @@ def measured(args: argparse.Namespace, shape: dict) -> list[tuple[int, float, fl
     ]
 
 
+def numbers(text: str) -> list[int]:
+    """1,14 as a list. Raises ArgumentTypeError if one of them is no whole number from 1."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text}: expected whole numbers from 1, such as 1,14")
+    return [int(part) for part in parts]
+
+
 def main(argv: list[str], shape: dict = SMOLLM2) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_jobs", description=__doc__.split("\n")[0])
-    parser.add_argument("--jobs", default="1,14", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--jobs", default="1,14", type=numbers, help="processes at a time, such as 1,14,26")
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
     parser.add_argument("--device", default="cuda")
-    for count, steps, prompts in measured(parser.parse_args(argv), shape):
+    args = parser.parse_args(argv)
+    pick_device(args.device)  # a device that is not there is said once, and not by every process
+    for count, steps, prompts in measured(args, shape):
         print(f"{count} at a time: {steps:.1f} steps of {PAIRS} pairs a second, {prompts:.0f} prompts a second")
 
 

@@ -18,6 +18,8 @@ def thresholds_for(answers: Answers, other: Answers, name: str) -> np.ndarray:
     """
     if (other.questions, other.same.tolist()) != (answers.questions, answers.same.tolist()):
         raise DataError(f"{name}: asks other questions; name answers to the same ones, in the same order")
+    if other.fingerprint() == answers.fingerprint():  # also of users that are unknown
+        raise DataError(f"{name}: has the rows that are measured; choose thresholds on others")
     known = ({row[:2] for row in one.rows if row[0] is not None} for one in (answers, other))
     if shared := len(set.intersection(*known)):
         raise DataError(f"{name}: has {shared:,} of the users and items that are measured; choose thresholds on others")

@@ -159,13 +159,13 @@ def items_of_all(words: Sequence[str], about: str) -> tuple[ReproduceFlags, list
 def _shots_of(item: str, shots: str | None) -> list[str]:
     """--shots for an item of `all`: those of the numbers that it has; all that were given if it has none of them."""
     there = {setting.shots for setting in STUDIES[item].settings} if item in STUDIES else set()
-    wanted = shots.split(",") if shots else []
+    wanted = [] if shots is None else shots.split(",")
     return ["--shots", ",".join([one for one in wanted if one in there] or wanted)] if wanted else []
 
 
 def _term_weights_of(item: str, weights: str | None) -> list[str]:
     """--term-weights for an item of `all` that has such terms."""
-    return ["--term-weights", weights] if weights and item in STUDIES and _terms_of(STUDIES[item]) else []
+    return ["--term-weights", weights] if weights is not None and item in STUDIES and _terms_of(STUDIES[item]) else []
 
 
 def case_study_words(flags: ReproduceFlags) -> list[list[str]]:
@@ -201,16 +201,16 @@ def check_flags(flags: ReproduceFlags, resolved: Resolved) -> None:
 def part_of(study: Study, flags: ReproduceFlags) -> Study:
     """The settings that --preset, --shots, --kl-weights and --seeds ask for, with the flags of the data set."""
     preset = PRESETS[flags.preset] if flags.preset else None
-    if flags.kl_weights:
+    if flags.kl_weights is not None:
         study = study.with_kl_weights(_kl_weights(flags.kl_weights))
     elif study.lambda_of_data and flags.data in WEIGHTS:
         study = study.with_kl_weights([WEIGHTS[flags.data]])
     study = study.with_term_weights(_term_weights(flags.term_weights, study))
     settings = study.for_data(flags.data).settings
     there = list(dict.fromkeys(setting.shots for setting in settings))
-    wanted = flags.shots.split(",") if flags.shots else there
+    wanted = there if flags.shots is None else flags.shots.split(",")
     if unknown := set(wanted) - set(there):
-        names = ", ".join(there), ", ".join(sorted(unknown))
+        names = ", ".join(there), ", ".join(one or "an empty one" for one in sorted(unknown))
         raise FlagError(f"--shots {flags.shots}: this study has {names[0]}, and not {names[1]}")
     if preset and not flags.shots:
         wanted = [shots for shots in there if shots in preset.shots] or there
@@ -233,13 +233,15 @@ def _kl_weights(text: str) -> list[str]:
 def _term_weights(text: str | None, study: Study) -> dict[str, str]:
     """{objective: its weight} of --term-weights. Raises FlagError, also for one that the study does not have."""
     known = _terms_of(study)
-    if text and not known:
+    if text is not None and not known:
         raise FlagError("--term-weights: this study has no term in the place of the KL; leave it out")
     weights = {}
-    for part in text.split(",") if text else []:
+    for part in [] if text is None else text.split(","):
         name, _, weight = part.partition("=")
         if name not in known or not _is_weight(weight):
             raise FlagError(f"--term-weights {part}: expected NAME=NUMBER, with a name of {', '.join(known)}")
+        if name in weights:
+            raise FlagError(f"--term-weights {text}: names {name} twice; keep one of them")
         weights[name] = weight
     return weights
 

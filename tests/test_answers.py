@@ -190,13 +190,19 @@ def test_thresholds_of_other_rows_move_where_yes_begins_and_not_the_order(tmp_pa
 def test_thresholds_are_not_taken_from_the_rows_that_are_measured_or_from_other_questions(tmp_path):
     first = some_answers()
     write_answers(tmp_path / "a.json", first)
+    write_answers(tmp_path / "c.json", replace(first, rows=[("else", "x", True), *first.rows[1:]]))
+    unknown = replace(first, rows=[(None, item, liked) for _, item, liked in first.rows])
+    write_answers(tmp_path / "d.json", unknown)
     write_answers(tmp_path / "b.json", replace(first, questions=[*WORDS[:3], "will not hate"]))
     for name, message in (
-        ("a.json", "has 40 of the users and items that are measured; choose thresholds on others"),
+        ("a.json", "has the rows that are measured; choose thresholds on others"),
+        ("c.json", "has 39 of the users and items that are measured; choose thresholds on others"),
+        ("d.json", "has the rows that are measured; choose thresholds on others"),
         ("b.json", "asks other questions; name answers to the same ones, in the same order"),
     ):
         with pytest.raises(DataError) as refusal:
-            words = ["--predictions", str(tmp_path / "a.json"), "--thresholds-from", str(tmp_path / name)]
+            measured = "d.json" if name == "d.json" else "a.json"
+            words = ["--predictions", str(tmp_path / measured), "--thresholds-from", str(tmp_path / name)]
             eval_verb.main(words)
         assert str(refusal.value) == f"{tmp_path / name}: {message}"
     with pytest.raises(FlagError, match="--thresholds-from: has no effect without --predictions"):

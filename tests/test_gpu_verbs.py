@@ -47,6 +47,10 @@ def test_several_processes_share_a_device_and_a_dead_one_is_said(capsys):
     assert [int(count) for count, *_ in found] == [1, 2] and all(
         float(rate) > 0 for _, *rates in found for rate in rates
     )
+    for wrong in ("0", "a", "1,", ""):
+        with pytest.raises(SystemExit):
+            gpu_jobs.main(["--jobs", wrong], small)
+        assert f"{wrong}: expected whole numbers from 1" in capsys.readouterr().err
     with pytest.raises(RunError, match="a process ended before it had measured"):
         gpu_jobs.main(["--jobs", "1", "--device", "cpu"], small | {"num_key_value_heads": 5})
 
