@@ -4,8 +4,10 @@ Nothing here is real: weights are random, titles and users are invented.
 """
 
 import base64
+import contextlib
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import sentencepiece
@@ -71,6 +73,12 @@ class World:
     folder = Path()
     tokenizer: bytes
     model: Llama
+
+
+def silently(verb: Callable[[list[str]], None], words: list) -> None:
+    """Run a program of ours with these words; what it prints is dropped."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        verb([str(word) for word in words])
 
 
 def build_world(folder: Path) -> None:

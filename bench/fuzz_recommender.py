@@ -1,13 +1,10 @@
 """A small finished run of baseline.py for bench/fuzz.py, and how the program reads its files."""
 
-import contextlib
-import io
-from collections.abc import Callable
 from pathlib import Path
 
 import baseline
 import compare
-from bench.fuzz_made import World
+from bench.fuzz_made import World, silently
 from run.settings import read_setting
 
 METHOD = ["--method", "gru4rec", "--dim", "4", "--batch-size", "8"]
@@ -17,15 +14,10 @@ def _rows() -> list[str]:
     return ["--data", str(World.folder / "rows"), "--shots", "4", "--device", "cpu"]
 
 
-def _silently(verb: Callable[[list[str]], None], words: list) -> None:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        verb([str(word) for word in words])
-
-
 def make_searched(folder: Path) -> None:
     """A run with a search of two settings: config.json, trials.jsonl, setting.json, a state, predictions.csv."""
     search = ["--search", "--trials", "2", "--epochs", "2"]
-    _silently(baseline.main, [*METHOD, *_rows(), *search, "--out", folder, "--json"])
+    silently(baseline.main, [*METHOD, *_rows(), *search, "--out", folder, "--json"])
 
 
 def make_pair(folder: Path) -> None:
@@ -41,7 +33,7 @@ def resume_command(folder: Path, out: Path) -> list:
 
 
 def resume(folder: Path, out: Path) -> None:
-    _silently(baseline.main, resume_command(folder, out)[1:])
+    silently(baseline.main, resume_command(folder, out)[1:])
 
 
 def setting_command(folder: Path, out: Path) -> list:
@@ -61,7 +53,7 @@ def config_command(folder: Path, out: Path) -> list:
 
 
 def use_config(folder: Path, out: Path) -> None:
-    _silently(baseline.main, config_command(folder, out)[1:])
+    silently(baseline.main, config_command(folder, out)[1:])
 
 
 def compare_command(folder: Path, out: Path) -> list:
@@ -70,4 +62,4 @@ def compare_command(folder: Path, out: Path) -> list:
 
 
 def compare_runs(folder: Path, out: Path) -> None:
-    _silently(compare.main, compare_command(folder, out)[1:])
+    silently(compare.main, compare_command(folder, out)[1:])

@@ -3,8 +3,6 @@
 The runs are made once, by the verbs themselves, and copied for each kind.
 """
 
-import contextlib
-import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,17 +11,12 @@ import baseline
 import eval
 import predict
 import train
-from bench.fuzz_made import World
+from bench.fuzz_made import World, silently
 from bench.fuzz_made_data import make_collm, make_custom
 
 FEW = ["--max-steps", "2", "--eval-every", "1", "--batch-size", "4", "--device", "cpu", "--json"]
 BASE = ["--precision", "fp32", "--lora-r", "2", "--max-len", "2048"]
 ASKED = ["--user", "u1", "--liked", "Thing, no. 1", "--target", "Thing, no. 2", "--target", "B"]
-
-
-def _silently(verb: Callable[[list[str]], None], words: list) -> None:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        verb([str(word) for word in words])
 
 
 def _once(name: str, make: Callable[[Path], None]) -> Path:
@@ -43,7 +36,7 @@ def make_recommender(method: str) -> Callable[[Path], None]:
 
     def make(folder: Path) -> None:
         run = ["--method", method, *_users(), "--epochs", "2", "--dim", "4", "--device", "cpu", "--json"]
-        shutil.copytree(_once(method, lambda out: _silently(baseline.main, [*run, "--out", out])), folder)
+        shutil.copytree(_once(method, lambda out: silently(baseline.main, [*run, "--out", out])), folder)
 
     return make
 
@@ -52,12 +45,12 @@ def start_command(folder: Path, out: Path, method: str = "mf") -> list:
     """Stage 2 with the vectors of the recommender in that folder."""
     run = ["--model", World.folder / "base", *_users(), "--objective", "collm", *FEW, *BASE[:2], *BASE[4:]]
     first = ["train.py", "--model", World.folder / "base", *_users(), "--objective", "collm", *FEW, *BASE]
-    stage_1 = _once("stage-1", lambda made: _silently(train.main, [*first[1:], "--out", made]))
+    stage_1 = _once("stage-1", lambda made: silently(train.main, [*first[1:], "--out", made]))
     return ["train.py", *run, "--collaborative", f"{method}:{folder}", "--init-adapter", stage_1, "--out", out / "run"]
 
 
 def start(folder: Path, out: Path) -> None:
-    _silently(train.main, start_command(folder, out)[1:])
+    silently(train.main, start_command(folder, out)[1:])
 
 
 def make_tuned(method: str) -> Callable[[Path], None]:
@@ -67,7 +60,7 @@ def make_tuned(method: str) -> Callable[[Path], None]:
         recommender = _once(f"recommender-{method}", make_recommender(method))
 
         def tune(out: Path) -> None:
-            _silently(train.main, start_command(recommender, out, method)[1:])
+            silently(train.main, start_command(recommender, out, method)[1:])
 
         shutil.copytree(_once(f"tuned-{method}", tune) / "run", folder)
 
@@ -80,7 +73,7 @@ def make_soft_prompt(folder: Path) -> None:
     def tune(out: Path) -> None:
         data = ["--data", "ml-1m", "--data-dir", _once("published", make_collm), "--shots", "4"]
         run = ["--model", World.folder / "base", *data, "--objective", "collm", "--soft-prompt", "normal"]
-        _silently(train.main, [*run, *FEW, *BASE, "--out", out])
+        silently(train.main, [*run, *FEW, *BASE, "--out", out])
 
     shutil.copytree(_once("tuned-soft", tune), folder)
 
@@ -91,7 +84,7 @@ def score_command(folder: Path, out: Path) -> list:
 
 
 def score(folder: Path, out: Path) -> None:
-    _silently(eval.main, score_command(folder, out)[1:])
+    silently(eval.main, score_command(folder, out)[1:])
 
 
 def predict_command(folder: Path, out: Path) -> list:
@@ -100,7 +93,7 @@ def predict_command(folder: Path, out: Path) -> list:
 
 
 def ask(folder: Path, out: Path) -> None:
-    _silently(predict.main, predict_command(folder, out)[1:])
+    silently(predict.main, predict_command(folder, out)[1:])
 
 
 def resume_command(folder: Path, out: Path) -> list:
@@ -109,4 +102,4 @@ def resume_command(folder: Path, out: Path) -> list:
 
 
 def resume(folder: Path, out: Path) -> None:
-    _silently(train.main, resume_command(folder, out)[1:])
+    silently(train.main, resume_command(folder, out)[1:])

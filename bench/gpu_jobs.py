@@ -16,11 +16,10 @@ from collections.abc import Callable
 import torch
 
 from bench.gpu import drawn_model, one_step, scoring
-from bench.measure import synchronize
 from cli.verb import run_verb
 from errors import RunError
 from lora.inject import add_lora
-from machine.device import pick_device
+from machine.device import pick_device, wait_for
 
 SMOLLM2 = {
     **{"vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30},
@@ -32,12 +31,12 @@ PAIRS, PROMPTS, OWN_TOKENS = 8, 64, 162  # of a step; of a scoring, twice; of a 
 
 def repeated(work: Callable[[], object], seconds: float, device: torch.device) -> float:
     """How often `work` runs in a second, measured over at least so many seconds."""
-    synchronize(device)
+    wait_for(device)
     began, count = time.monotonic(), 0
     while time.monotonic() - began < seconds:
         work()
         count += 1
-    synchronize(device)
+    wait_for(device)
     return count / (time.monotonic() - began)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import torch
 
-from bench.measure import synchronize
 from errors import RunError
+from machine.device import wait_for
 
 ATTENTION_KERNELS = {"cudnn": "cuDNN", "flash": "flash", "fmha": "memory-efficient", "softmax": "products and softmax"}
 # Words in a kernel's name, by what it does; the first that fits counts.
@@ -32,11 +32,11 @@ def kernels(step: Callable[[], object], device: torch.device) -> dict:
     if device.type != "cuda":
         raise RunError("a CPU has no kernels to count")
     step()
-    synchronize(device)
+    wait_for(device)
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         step()
-        synchronize(device)
+        wait_for(device)
     on_gpu = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
     spans = [(event.name, event.time_range.start, event.time_range.end) for event in on_gpu]
     names = " ".join({name.lower() for name, *_ in spans})

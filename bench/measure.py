@@ -6,22 +6,18 @@ from pathlib import Path
 
 import torch
 
+from machine.device import wait_for
+
 PRODUCT_TOKENS, PRODUCT_IN, PRODUCT_OUT = 2048, 4096, 11_008  # a batch of tokens and LLaMA-7B's gate_proj
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> tuple[float, object]:
     """(seconds until all work of the call is done, what it returned)."""
-    synchronize(device)
+    wait_for(device)
     started = time.perf_counter()
     result = call()
-    synchronize(device)
+    wait_for(device)
     return time.perf_counter() - started, result
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has finished its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class PeakMemory:

@@ -19,6 +19,13 @@ def interval_cell(values: dict, name: str, sign: str = "") -> str:
     return f"{number(value, sign)} [{interval}]"
 
 
+def column_cell(values: dict, name: str, column: str) -> str:
+    """A value with its interval; that of the base, which is not in question, without."""
+    if column == "before" and values.get(name) is not None:
+        return number(values[name])
+    return interval_cell(values, name, "+" if column == "change" else "")
+
+
 def number(value: float, sign: str = "", as_precise_as: float | None = None) -> str:
     """Three decimals, fewer from 10 on; never "-0.000"."""
     size = abs(value if as_precise_as is None else as_precise_as)

@@ -11,7 +11,7 @@ import numpy as np
 from data.sources.stand_in import STAND_IN
 from metrics import Scored
 from report.card import base_name
-from report.cells import best_constant, constant_rows, interval_cell, no_interval, number
+from report.cells import best_constant, column_cell, constant_rows, interval_cell, no_interval
 from report.charts import SQUARE, Area, chart, curve, dots, figure, label, level, span, thinned, tint
 from report.html import clipped, page, paragraph, table
 from report.tables import (
@@ -125,7 +125,7 @@ def _result_table(columns: dict[str, dict], split: dict) -> list[str]:
     rows = part_of_split(split["chosen"]) if split.get("chosen") else f"{counts['rows']:,} rows"
     users = f", {counts['users']:,} users" if counts["users"] else ""
     cells = [
-        [name.strip(), *(_figure_cell(values, key, which) for which, values in columns.items())]
+        [name.strip(), *(column_cell(values, key, which) for which, values in columns.items())]
         for key, name in METRICS
         if last.get(key) is not None
     ]
@@ -141,13 +141,6 @@ def _result_table(columns: dict[str, dict], split: dict) -> list[str]:
         "</div></div>",
         *(paragraph(line, "note") for line in missing if line),
     ]
-
-
-def _figure_cell(values: dict, name: str, column: str) -> str:
-    """A value with its interval; that of the base, which is not in question, without."""
-    if column == "before" and values.get(name) is not None:
-        return number(values[name])
-    return interval_cell(values, name, "+" if column == "change" else "")
 
 
 # ---- curves -------------------------------------------------------------------------------------

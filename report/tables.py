@@ -7,7 +7,7 @@ from cli.train import TrainFlags
 from cli.typed import train_command, verb_as_typed
 from data.sources.stand_in import STAND_IN
 from objectives.by_name import OBJECTIVES, flags_of
-from report.cells import best_constant, constant_rows, interval_cell, no_interval, number
+from report.cells import best_constant, column_cell, constant_rows, interval_cell, no_interval, number
 from report.selection import selection_table
 from report.wrap import wrapped
 
@@ -204,7 +204,7 @@ def metrics_table(split: str, columns: dict[str, dict], results: dict) -> list[s
     unit = "users" if counts["users"] else "rows"
     rows = part_of_split(results["chosen"]) if results.get("chosen") else f"{counts['rows']:,} rows"
     lines = wrapped(f"{split} split: {rows}, {users}; 95 % intervals in [ ], from resampling {unit}")
-    cells = {name: {key: _cell(values, name, key) for key, values in columns.items()} for name, _ in METRICS}
+    cells = {name: {key: column_cell(values, name, key) for key, values in columns.items()} for name, _ in METRICS}
     widths = {"before": 8, "after": 24, "change": 24, "value": 24}
     label_width = 24 if "change" in columns else 36
     lines += ["", " " * label_width + "".join(f"{key:>{widths[key]}}" for key in columns)]
@@ -226,13 +226,6 @@ def caution(results: dict) -> list[str]:
     if results["data_source"] != STAND_IN:
         return []
     return ["", *wrapped(CAUTION)]
-
-
-def _cell(values: dict, name: str, column: str) -> str:
-    """A value with its interval; that of the base, which is not in question, without."""
-    if column == "before" and values.get(name) is not None:
-        return number(values[name])
-    return interval_cell(values, name, "+" if column == "change" else "")
 
 
 def next_commands(run: Path, flags: TrainFlags) -> str:
