@@ -1,6 +1,6 @@
 """The equations: the LCFT objective (Eq. 1-3), terms in the place of its KL, and what the published code computes.
 
-Pure functions of logits: no model, no data, no ranks. Everything is in nats.
+Pure functions of tensors, nearly all of logits: no data, no ranks. Everything is in nats.
 For a pair i: positive prompt X+ ("will like") with answer Y+, negative prompt X- ("will dislike")
 with the inverted answer Y-; an answer is its tokens and EOS. p_t = P(. | X+, Y_<t) and
 q_t = P(. | X-, Y_<t), over the whole vocabulary. A target of -1 means "no token here".

@@ -1,4 +1,4 @@
-"""From an interaction to text: two prompts and two answers. Only this file and questions.py know the wording.
+"""From an interaction to text: two prompts and two answers. Only this file, questions.py and parts.py know words.
 
 LCFT asks every question twice: whether the user will *like* the target (positive prompt), and whether
 the user will *dislike* it (negative prompt). The right answer to the second is the opposite of the first.

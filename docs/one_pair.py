@@ -198,7 +198,7 @@ figure.colorbar(lines, label="nats")
 """## The gradient
 
 One backward pass gives the gradient of L for every A and B: this is what the optimizer gets. One entry is checked by a
-central difference.
+central difference, in float64: a difference of two losses in float32 keeps too few digits.
 """
 
 # %%
@@ -216,6 +216,7 @@ axes.legend(frameon=False)
 
 name, tensor = next((name, tensor) for name, tensor in parameters.items() if name.endswith("lora_B"))
 entry = int(tensor.grad.abs().argmax())
+model.double()
 found = []
 for change in (1e-2, -1e-2):
     with torch.no_grad():
@@ -225,4 +226,4 @@ for change in (1e-2, -1e-2):
         tensor.view(-1)[entry] -= change
 difference, gradient = (found[0] - found[1]) / 2e-2, tensor.grad.view(-1)[entry].item()
 print(f"{name}[{entry}]: gradient {gradient:.6f}, central difference {difference:.6f}")
-assert abs(gradient - difference) < 0.02 * abs(gradient) + 1e-4
+assert abs(gradient - difference) < 1e-3 * abs(gradient)

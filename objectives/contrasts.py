@@ -22,7 +22,7 @@ class Contrast(Objective):
 
     kl_weight: float
     name: ClassVar[str]
-    # Neither side outweighs the other: the gradient of the term in each log-odds is at most 1, as that of each
+    # Both sides have one bound: the gradient of the term in each log-odds is at most 1, as that of each
     # cross-entropy is.
     weight: ClassVar[float] = 1.0
     rows_per_pair, terms = 2, (*TERMS, "contrast")  # (X+, Y+) and (X-, Y-)

@@ -36,7 +36,7 @@ STATIONS = (
         "data/prompts.py: prompt_pair",
         "One question, asked twice",
         "A row of ratings becomes two prompts. They differ in the word that inverts the question, and so do the "
-        "right answers. Nothing else in the project knows any wording.",
+        "right answers. The questions are in data/questions.py.",
         ("Y⁻ = not Y⁺",),
         picture=(PROMPT, NEGATED),
     ),
