@@ -4,7 +4,7 @@ from dataclasses import dataclass, make_dataclass
 
 from cli.flags import Resolved, flag, flag_name, flag_of_run
 from data.interactions import Dataset
-from data.load import NAMES, OWN_DATA, SOURCES, is_own_folder, load_dataset
+from data.load import NAMES, OWN_DATA, SOURCES, as_flag, is_own_folder, load_dataset, settled_options
 from errors import notice
 from machine import ranks
 from machine.bar import at_work
@@ -80,9 +80,27 @@ def data_problems(data: str | None, resolved: Resolved) -> list[str]:
                 f"{flag_name(option.name)}: has no effect with --data {data}, it is for {wanted}; "
                 + (f"for the folder {data} write --data ./{data}" if own and is_own_folder(data) else "leave it out")
             )
+    problems = problems or _settled_problems(data, resolved, given)
     problems += alias_problems(resolved)
     if data == "demo" and "real_data" in given:
         problems.append("--real-data: contradicts --data demo, which is simulated")
+    return problems
+
+
+def _settled_problems(data: str, resolved: Resolved, given: set[str]) -> list[str]:
+    """A line for every option that was given and differs from what the data were prepared with."""
+    options = {name for _, option in OPTIONS for name in (option.name, option.alias) if name in given}
+    settled = settled_options(data, resolved.values["data_dir"]) if options else None
+    if settled is None:
+        return []
+    what, values = settled
+    of_alias = {option.alias: option.name for source, option in OPTIONS if option.alias and source.name == data}
+    problems = []
+    for name in sorted(options):
+        there = values.get(of_alias.get(name, name))
+        if resolved.values[name] != there:
+            has = f" with {as_flag(of_alias.get(name, name), there)}" if values else ""
+            problems.append(f"{flag_name(name)}: has no effect on {what}{has}; leave it out, or give the raw files")
     return problems
 
 

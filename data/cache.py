@@ -218,6 +218,29 @@ def read_prepared(folder: Path, notice: Callable[[str], None] | None = None) -> 
         ) from None
 
 
+def prepared_with(folder: Path) -> dict:
+    """{option: its value} with which a folder was prepared. Raises DataError if its manifest is damaged."""
+    try:
+        options = json.loads(read_whole(folder / MANIFEST))["options"]
+        return {name: value for name, value in options.items() if isinstance(name, str)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DataError(f"{folder / MANIFEST}: is damaged; delete the folder and prepare it again") from None
+
+
+def refuse_changed(folder: Path, files: list[Path]) -> None:
+    """Raises DataError if raw files lie in a prepared folder and are not those that it was prepared from.
+
+    Of a file that is too large to be hashed whole nothing is said: its time changes with every copy.
+    """
+    small = {path.name: fingerprint(path) for path in files if path.stat().st_size <= FULLY_HASHED}
+    raw = json.loads(read_whole(folder / MANIFEST)).get("raw")
+    if changed := [name for name in small if isinstance(raw, dict) and raw.get(name) != small[name]]:
+        raise DataError(
+            f"{folder}: {' and '.join(changed)} changed after the folder was prepared, and {MANIFEST} would be read; "
+            f"prepare it again, or delete {MANIFEST}"
+        )
+
+
 def _notices(manifest: dict) -> list[str]:
     """What was said of the raw files; a folder of an earlier version does not have it. Raises ValueError."""
     lines = manifest.get("notices", [])

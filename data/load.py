@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from data.cache import MANIFEST, cache_folder, prepared, read_prepared
+from data.cache import MANIFEST, cache_folder, prepared, prepared_with, read_prepared, refuse_changed
 from data.download import NoNetwork, fetch
 from data.interactions import SPLITS, Dataset
 from data.leaks import leaks
@@ -58,7 +58,7 @@ def load_dataset(
     source, root = SOURCES[name], Path(data_dir) if data_dir is not None else cache_folder()
     if data_dir is not None and not root.is_dir():
         raise DataError(f"--data-dir {root}: no such folder{missing_advice(root, is_data=True)}")
-    for folder in (root, *(root / sub for sub in source.folders)):
+    for folder in _places(source, root):
         if data := _load_from(source, folder, notice, options):
             return data
     if source.archive is None:
@@ -68,10 +68,52 @@ def load_dataset(
     return prepared(source, source.raw_files(root / source.folders[0]), options, notice)
 
 
+def settled_options(name: str, data_dir: str | None) -> tuple[str, dict] | None:
+    """(what is read, {option: its value there}) of a data set that needs no option any more; None if options count.
+
+    That is a prepared folder, or one with TALLRec's JSON, in which nothing is left to decide. Arguments as in
+    load_dataset.
+    """
+    if name == "demo":
+        return None
+    own = name not in NAMES
+    places = [Path(name)] if own else _places(SOURCES[name], Path(data_dir) if data_dir else cache_folder())
+    for folder in places:
+        if (folder / MANIFEST).is_file():
+            return f"{folder}, which was prepared", prepared_with(folder)
+        if (OWN_DATA if own else SOURCES[name]).raw_files(folder):
+            return None
+        if (folder / TALLREC_FILES[0]).is_file():
+            return f"TALLRec's files in {folder}", {}
+    return None
+
+
+def as_flag(name: str, value: object) -> str:
+    """An option as it is typed."""
+    flag = "--" + name.replace("_", "-")
+    value = f"{value:g}" if isinstance(value, float) else value
+    return f"no {flag}" if value is None or value is False else flag if value is True else f"{flag} {value}"
+
+
+def _places(source: Source, root: Path) -> list[Path]:
+    """The folders in which files of a data set are looked for, one after the other."""
+    return [root, *(root / sub for sub in source.folders)]
+
+
+def _read_prepared(source: Source, folder: Path, notice: Callable[[str], None], options: Mapping) -> Dataset:
+    """A prepared folder of this source. Other options than its own are not used: a notice says which it has."""
+    data = read_prepared(folder, notice)
+    refuse_changed(folder, source.raw_files(folder))
+    wanted = {name: value for one in SOURCES.values() for name, value in one.options_from(options).items()}
+    if other := [as_flag(name, value) for name, value in prepared_with(folder).items() if wanted.get(name) != value]:
+        notice(f"{folder}: was prepared with {', '.join(other)}")
+    return data
+
+
 def _load_from(source: Source, folder: Path, notice: Callable[[str], None], options: Mapping) -> Dataset | None:
     """What the folder has of this data set: prepared, else raw, else in its published form, else None."""
     if (folder / MANIFEST).is_file():
-        data = read_prepared(folder, notice)
+        data = _read_prepared(source, folder, notice, options)
         if data.name != source.name:
             raise DataError(f"{folder}: holds the prepared data set {data.name}, not {source.name}")
         return data
@@ -110,11 +152,14 @@ def _load_folder(name: str, notice: Callable[[str], None], options: Mapping) -> 
         kind = "it is a file; give the folder that it is in" if folder.exists() else "no folder of that name is here"
         advice = missing_advice(name, is_data=True)
         raise DataError(f"--data {name}: neither {', '.join(NAMES)} nor demo, and {kind}{advice}")
+    published = [file for file in TALLREC_FILES if (folder / file).is_file()]
     if (folder / MANIFEST).is_file():
-        data = read_prepared(folder, notice)
+        data = _read_prepared(OWN_DATA, folder, notice, options)
     elif files := OWN_DATA.raw_files(folder):
+        if published:
+            raise DataError(f"{folder}: has {files[0].name} and {published[0]}, two forms of data; keep one of them")
         data = OWN_DATA.build(files, notice, **OWN_DATA.options_from(options))
-    elif any((folder / file).is_file() for file in TALLREC_FILES):
+    elif published:
         data = tallrec.read_folder(folder, folder.name)
     else:
         raise DataError(_no_form(name, folder))
