@@ -35,7 +35,7 @@ from data.interactions import Dataset
 from data.prompts import Wording, wording_of
 from data.splits import READINGS, Split, Wanted, chosen_rows, encode_split, encode_wanted
 from errors import DataError, FlagError, answer, notice
-from files import write_json, write_text
+from files import refuse_unwritable, write_json, write_text
 from machine import ranks
 from metrics import Scored, evaluate
 from model.demo import base_in_results, model_folder
@@ -92,14 +92,33 @@ def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
     if flags.predictions:
         given = [name for name, source in resolved.sources.items() if source == "flag"]
         asking = [flag_name(name) for name in given if name not in ("predictions", "thresholds_from", "json", "out")]
-        if asking:
-            raise FlagError(
-                "\n".join(f"{name}: has no effect with --predictions, which asks no model" for name in asking)
-            )
-        return
-    problems = model_problems(flags) + data_problems(flags.data, resolved)
+        problems = [f"{name}: has no effect with --predictions, which asks no model" for name in asking]
+    else:
+        problems = model_problems(flags) + data_problems(flags.data, resolved) + asking_problems(flags, resolved)
+    problems += output_problems(flags)
+    if problems:
+        raise FlagError("\n".join(problems))
+    if flags.out:
+        refuse_unwritable(Path(flags.out), "--out", FlagError)
+
+
+def asking_problems(flags: EvalFlags, resolved: Resolved) -> list[str]:
+    """A line for every flag that has no effect where a model is asked, or cannot be followed."""
+    problems = []
     if flags.thresholds_from:
         problems.append("--thresholds-from: has no effect without --predictions; leave it out")
+    if flags.merge_out and not flags.run and not flags.adapter:
+        problems.append("--merge-out: there is no adapter to merge; say which with --run or --adapter")
+    if flags.examples is None and resolved.sources["examples_seed"] == "flag":
+        problems.append("--examples-seed: has no effect without --examples")
+    if flags.examples is not None and flags.examples % 2:
+        problems.append(f"--examples {flags.examples}: half of them are liked; choose an even number")
+    return problems
+
+
+def output_problems(flags: EvalFlags) -> list[str]:
+    """A line for everything that would overwrite something, or has no place."""
+    problems = []
     if flags.predictions_out and not Path(flags.predictions_out).absolute().parent.is_dir():
         problems.append(f"--predictions-out {flags.predictions_out}: no such folder; make it first")
     if flags.predictions_out and Path(flags.predictions_out).exists():
@@ -108,14 +127,7 @@ def check_flags(flags: EvalFlags, resolved: Resolved) -> None:
         problems.append(f"--out {flags.out}: is a run folder, whose results.json this would replace; choose another")
     if flags.out and Path(flags.out).exists() and not Path(flags.out).is_dir():
         problems.append(f"--out {flags.out}: is not a folder")
-    if flags.merge_out and not flags.run and not flags.adapter:
-        problems.append("--merge-out: there is no adapter to merge; say which with --run or --adapter")
-    if flags.examples is None and resolved.sources["examples_seed"] == "flag":
-        problems.append("--examples-seed: has no effect without --examples")
-    if flags.examples is not None and flags.examples % 2:
-        problems.append(f"--examples {flags.examples}: half of them are liked; choose an even number")
-    if problems:
-        raise FlagError("\n".join(problems))
+    return problems
 
 
 def main(argv: list[str]) -> None:

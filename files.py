@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, BinaryIO
 
-from errors import DataError
+from errors import DataError, quoted
 
 WINDOWS = os.name == "nt"
 BEYOND = 2**30  # of a lock file: Windows lets nobody read the byte that is locked
@@ -221,6 +221,24 @@ def read_whole(path: Path, largest: int = LARGEST) -> bytes:
     """The content. Raises DataError if it is larger or no plain file (a link to one is); OSError if it is missing."""
     refuse_larger(path, largest)
     return path.read_bytes()
+
+
+class NamedTwice(ValueError):
+    """An object of JSON that has a key twice: one of its values would be lost without a word."""
+
+
+def parse_json(content: str | bytes) -> object:
+    """What JSON that somebody wrote says. Raises ValueError if it is none, NamedTwice if an object has a key twice."""
+
+    def without_repeats(pairs: list[tuple[str, object]]) -> dict:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in found if names.count(name) > 1)
+            raise NamedTwice(f"{quoted(twice)} stands twice in one object; keep one of them")
+        return found
+
+    return json.loads(content, object_pairs_hook=without_repeats)
 
 
 def refuse_larger(path: Path, largest: int = LARGEST) -> None:

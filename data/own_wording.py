@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.questions import KINDS, OPPOSITE, SAME, Questions
 from errors import DataError, quoted
-from files import read_whole
+from files import NamedTwice, parse_json, read_whole
 
 FIELD = re.compile(r"\{(\w*)\}")
 NEEDED, OPTIONAL = ("question", "liked", "target"), ("disliked", "noun")
@@ -34,7 +34,9 @@ def read_own_wording(path: Path) -> str:
     if not path.is_file():
         raise DataError(f"--wordings-file {path}: no such file")
     try:
-        content = json.loads(read_whole(path).decode())
+        content = parse_json(read_whole(path))
+    except NamedTwice as error:
+        raise DataError(f"--wordings-file {path}: {error}") from None
     except (ValueError, RecursionError):
         raise DataError(f"--wordings-file {path}: is not JSON; docs/wordings.md shows one") from None
     if faults := _faults(content):

@@ -7,7 +7,6 @@ users.jsonl    an object per line with the same keys; titles are lists, and an e
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from pathlib import Path
 from data.interactions import Item
 from data.users import TITLES, BadRow, User, checked, conflicts, foreign_form, name_problem, read_items_of, typed
 from errors import DataError, quoted
-from files import read_whole
+from files import NamedTwice, parse_json, read_whole
 
 _BAR = re.compile(r"(?<!\\)\|")
 _SPACED_BAR = re.compile(r"(?<!\\) \| ")
@@ -175,6 +174,8 @@ def _user_of_cells(
 
 # ---- JSON Lines ---------------------------------------------------------------------------------
 
+EXPECTED = 'expected an object such as {"user": "ada", "liked": ["A"], "disliked": [], "target": ["B"]}'
+
 
 def _read_lines(text: str, path: Path, notes: list[str], with_targets: bool) -> Iterator[tuple[User, list[str]]]:
     others: dict[str, None] = {}
@@ -182,14 +183,15 @@ def _read_lines(text: str, path: Path, notes: list[str], with_targets: bool) -> 
         if line.strip():
             where = f"{path} line {number}"
             try:
-                content = json.loads(line)
+                content, problem = parse_json(line), EXPECTED
+            except NamedTwice as error:
+                content, problem = None, str(error)
             except (ValueError, RecursionError):
-                content = None
+                content, problem = None, EXPECTED
             if isinstance(content, dict):
                 yield _user_of_object(content, where, number, line.strip())
                 others |= dict.fromkeys(key for key in content if key not in ("user", *TITLES))
             else:
-                problem = 'expected an object such as {"user": "ada", "liked": ["A"], "disliked": [], "target": ["B"]}'
                 yield User("", (), (), (), f"{where}, ", number, line.strip()), [f"{where}: {problem}"]
     if others:
         notes.append(f"{path}: keys that are not used: {quoted(', '.join(others), 200)}")

@@ -19,7 +19,7 @@ from data.interactions import Dataset
 from data.prompts import wording_of
 from data.splits import Split
 from errors import DataError, notice, quoted
-from files import read_whole, write_text
+from files import NamedTwice, parse_json, read_whole, write_text
 from metrics import Scored, agreement, constants, evaluate, ranking_metrics
 from report.tables import adapter_in_words, model_in_words
 
@@ -127,10 +127,14 @@ def write_answers(path: Path, answers: Answers) -> None:
 def read_answers(path: Path) -> Answers:
     """What the file holds. Raises DataError with a line for each of its first faults."""
     try:
-        content = json.loads(read_whole(path, LARGEST_FILE).decode(), parse_constant=_refuse_constant)
+        content = parse_json(read_whole(path, LARGEST_FILE))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; name a consistency.json") from None
+    except NamedTwice as error:
+        raise DataError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(
             f"{path}: not JSON ({quoted(str(error))}); docs/consistency-format.md shows the format"
         ) from None
@@ -146,18 +150,26 @@ def read_answers(path: Path) -> Answers:
     same = np.array([question["right"] == "same" for question in questions])
     rules = {name: np.array(scores, dtype=np.float64) for name, scores in content.get("rules", {}).items()}
     rows = _rows(content["rows"])
+    _tell_of_repeats(path, rows)
     words = [question["words"] for question in questions]
     return Answers(
         content["model"], data["name"], data["split"], words, same, rows, _odds(path, content["rows"]), rules
     )
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
-
-
 def _rows(rows: list[dict]) -> list[tuple[str | None, str, bool]]:
     return [(None if row["user"] is None else str(row["user"]), str(row["item"]), row["label"] == 1) for row in rows]
+
+
+def _tell_of_repeats(path: Path, rows: list[tuple[str | None, str, bool]]) -> None:
+    """A notice if a known user is asked about an item twice: each of these rows counts."""
+    labels: dict[tuple[str, str], set[bool]] = {}
+    known = [row for row in rows if row[0] is not None]
+    for user, item, liked in known:
+        labels.setdefault((user, item), set()).add(liked)
+    if repeats := len(known) - len(labels):
+        both = sum(len(of_pair) > 1 for of_pair in labels.values())
+        notice(f"{path}: {repeats:,} rows repeat a user and an item; {both:,} such pairs have both labels. All count")
 
 
 def _odds(path: Path, rows: list[dict]) -> np.ndarray:
@@ -215,12 +227,15 @@ def _data_faults(data: object) -> Iterator[str]:
 
 
 def _question_faults(questions: object) -> Iterator[str]:
+    first: dict[str, int] = {}
     if not isinstance(questions, list) or not 2 <= len(questions) <= MOST_QUESTIONS:
         yield f'"questions" must be a list of 2 to {MOST_QUESTIONS}: the question, its opposite, and further wordings'
         return
     for number, question in enumerate(questions, start=1):
         if not isinstance(question, dict) or not _is_text(question.get("words")):
             yield f'question {number}: "words" must be the words that were asked, a text'
+        elif first.setdefault(question["words"], number) != number:
+            yield f"question {number}: has the words of question {first[question['words']]}; keep one of them"
         elif question.get("right") not in ("same", "opposite"):
             yield f'question {number}: "right" must be "same" or "opposite": the right answer, compared with question 1'
         elif number <= 2 and question["right"] != ("same", "opposite")[number - 1]:

@@ -88,6 +88,10 @@ FAULTS = {
     "one question": ({"questions": [{"words": "w", "right": "same"}]}, '"questions" must be a list of 2'),
     "opposite first": ({"questions": [{"words": "w", "right": "opposite"}] * 2}, "question 1"),
     "a question without words": ({"questions": [{"right": "same"}] * 2}, 'question 1: "words"'),
+    "a question twice": (
+        {"questions": [{"words": "w", "right": "same"}, {"words": "w", "right": "opposite"}]},
+        "question 2: has the words of question 1; keep one of them",
+    ),
     "no rows": ({"rows": []}, '"rows" must be a list of 1'),
     "a row that is a list": ({"rows": [[]]}, "row 1: must be an object"),
     "rules of another length": ({"rules": {"r": [1]}}, "rule 'r': must be a list of 2"),
@@ -102,6 +106,8 @@ ROWS = {
     "a label that is true": ({"user": 1, "item": 1, "label": True, "p_yes": [0, 0]}, '"label" is True'),
     "too few answers": ({"user": 1, "item": 1, "label": 1, "p_yes": [0]}, "must be a list of 2 numbers"),
     "a probability above 1": ({"user": 1, "item": 1, "label": 1, "p_yes": [0, 1.01]}, "from 0 to 1"),
+    "NaN": ({"user": 1, "item": 1, "label": 1, "p_yes": [0, float("nan")]}, '"p_yes" has nan; a number from 0 to 1'),
+    "an infinite one": ({"user": 1, "item": 1, "label": 1, "z": [0, float("inf")]}, '"z" has inf; a number from'),
     "an answer that is a text": ({"user": 1, "item": 1, "label": 1, "p_yes": [0, "1"]}, "from 0 to 1"),
     "huge log-odds": ({"user": 1, "item": 1, "label": 1, "z": [0, 10**400]}, "from -1e+300 to 1e+300"),
     "both": ({"user": 1, "item": 1, "label": 1, "z": [0, 0], "p_yes": [0, 0]}, "'p_yes' is no field"),
@@ -129,6 +135,30 @@ def test_a_fault_of_a_row_is_named_with_its_number(row, message, tmp_path):
 def test_what_is_not_json_or_means_harm_is_refused(content, tmp_path):
     (tmp_path / "a.json").write_bytes(content)
     one_line_each(tmp_path / "a.json", "")
+
+
+def test_a_key_that_a_row_has_twice_is_refused_and_a_byte_order_mark_is_none_of_the_text(tmp_path):
+    path = written(tmp_path)
+    text = path.read_text()
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    again = read_answers(path)
+    path.write_text(text)
+    assert again.rows == read_answers(path).rows
+    path.write_text(text.replace('"label": 1', '"label": 1, "label": 0', 1))
+    one_line_each(path, "'label' stands twice in one object; keep one of them")
+
+
+def test_a_folder_in_the_place_of_the_file_is_called_one(tmp_path):
+    with pytest.raises(DataError) as refusal:
+        read_answers(tmp_path)
+    assert str(refusal.value) == f"{tmp_path}: is a folder; put a plain file there"
+
+
+def test_rows_that_repeat_a_user_and_an_item_are_counted_aloud(tmp_path, capsys):
+    row = {"user": 1, "item": 1, "label": 1, "p_yes": [0.5, 0.5]}
+    rows = [row, row, row | {"label": 0}, row | {"item": 2}, row | {"user": None}, row | {"user": None}]
+    assert len(read_answers(written(tmp_path, rows=rows)).rows) == 6
+    assert "2 rows repeat a user and an item; 1 such pairs have both labels. All count" in capsys.readouterr().err
 
 
 def one_line_each(path, message):
@@ -218,6 +248,20 @@ def test_eval_measures_a_file_and_asks_no_model(tmp_path, capsys):
     shown = capsys.readouterr()
     assert json.loads(shown.out) == json.loads((tmp_path / "out" / "results.json").read_text())
     assert json.loads(shown.out)["questions"][2]["asks"] == "will not like" and "All 4 answers right" in shown.err
+
+
+def test_a_run_is_not_overwritten_by_the_measures_of_a_file(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "file").write_text("")
+    for out, what in (
+        ("run", "is a run folder, whose results.json this would replace; choose another"),
+        ("file", "is not a folder"),
+    ):
+        with pytest.raises(FlagError) as refusal:
+            eval_verb.main(["--predictions", str(written(tmp_path)), "--out", str(tmp_path / out)])
+        assert str(refusal.value) == f"--out {tmp_path / out}: {what}"
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json"]
 
 
 def test_flags_of_a_model_are_refused_with_a_file(tmp_path):

@@ -216,6 +216,7 @@ def without(name):
 
 FAULTS = {
     "is not JSON": "{",
+    "'noun' stands twice in one object; keep one of them": '{"noun": "film", "noun": "book"}',
     "is not a JSON object": [GOOD],
     "'extra' is not known": GOOD | {"extra": 1},
     "prompt is missing": without("prompt"),
