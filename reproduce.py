@@ -27,6 +27,7 @@ from cli.data import load_data
 from cli.flags import Resolved, fit, flag, flag_name, parse_flags
 from cli.verb import run_verb
 from data.interactions import Dataset
+from data.load import NAMES
 from docs import case_study
 from errors import DataError, FlagError, RunError, UserError, notice, quoted
 from files import refuse_unwritable, write_json, write_text
@@ -37,13 +38,14 @@ from studies.archive import (
     STUDY,
     check_files,
     check_lines,
+    check_runs,
     check_tables,
     make_archive,
     read_archive,
     read_study,
 )
 from studies.bench import Bench, known_lines
-from studies.command import Command, case_study_words, items_of_all, read_command
+from studies.command import Command, case_study_words, items_of_all, read_command, without_table
 from studies.declared import STUDIES
 from studies.expected import expected
 from studies.page import study_page
@@ -111,9 +113,11 @@ def carry_out(command: Command, data: Dataset) -> None:
         make_runs(command.study, bench)
         notice(f"part {flags.part} is done; once all are, --table in the place of --part makes the tables")
         return
-    called = {"study": command.name, "argv": command.words, "base": base, "results": str(bench.results.absolute())}
-    write_json(bench.out / STUDY, called)
-    lines = known_lines(bench) if flags.table else make_runs(command.study, bench)
+    lines = known_lines(bench)  # before anything is written: lines that do not fit are refused
+    called = {"study": command.name, "argv": without_table(command.words), "base": base}
+    write_json(bench.out / STUDY, called | {"results": str(bench.results.absolute())})
+    if not flags.table:
+        lines = make_runs(command.study, bench)
     if lines.keys() != read_lines(bench.results).keys():
         write_lines(bench.results, lines)  # of all parts: an archive is made of this file
     write_outcome(command, bench, lines, data)
@@ -171,6 +175,8 @@ def archive_study(words: list[str]) -> None:
         ArchiveFlags, words, archive_study.__doc__, check=refuse_absent("out", "to"), command="archive"
     )
     refuse_unwritable(Path(flags.to), "--to", FlagError)
+    if Path(flags.to).exists():
+        raise FlagError(f"--to {flags.to}: already exists; name a folder that is not there yet")
     study = read_study(Path(flags.out), "--out")
     lines = read_lines(Path(study["results"]))
     missing = make_archive(Path(flags.out), Path(flags.to), lines)
@@ -189,10 +195,12 @@ def verify_archive(words: list[str]) -> None:
     if name not in STUDIES:
         raise RunError(f"{folder}: is of the study {quoted(name)}, which this version does not have")
     command = read_command(name, archive["argv"])
+    if flags.data_dir and command.flags.data not in NAMES:
+        raise FlagError(f"--data-dir: has no effect, since the archive is of --data {command.flags.data}; leave it out")
     data = load_data(
         vars(command.flags) | {"model": command.flags.base} | ({"data_dir": flags.data_dir} if flags.data_dir else {})
     )
-    checks = check_files(folder, archive) + check_lines(folder, data)
+    checks = check_files(folder, archive) + check_lines(folder, data) + check_runs(folder)
     if not any(check.problem for check in checks):
         outcome = outcome_of(name, command.study, read_lines(folder / LINES), data, archive["base"])
         checks += check_tables(folder, texts_of(outcome))

@@ -105,6 +105,15 @@ def compile_layers(model: Llama, backend: str = "inductor") -> None:
         layer.compile(dynamic=True, backend=backend)
 
 
+def threads_each(processes: int) -> int:
+    """Threads for each of so many processes: what OMP_NUM_THREADS says, else its share of the cores that it may use."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // processes)
+
+
 def wait_for(device: torch.device) -> None:
     """Wait until the device has done all that it was asked to do."""
     if device.type == "cuda":

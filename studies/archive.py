@@ -51,8 +51,13 @@ def read_study(out: Path, flag: str) -> dict:
 def make_archive(out: Path, to: Path, lines: dict[str, Line]) -> list[str]:
     """Write the archive of the study in `out` to a new folder. Returns the names of its runs without a folder here."""
     study = read_study(out, "--out")
+    of_study = (f"{study['study']}.", f"{study['study']}-questions.")
+    files = [path for path in sorted(out.iterdir()) if path.name.startswith(of_study)]
+    tables = [path for path in files if path.suffix in (".md", ".csv", ".tex", ".png")]
+    if not tables:
+        raise RunError(f"--out {out}: has no table of {study['study']}; make it: reproduce.py {study['study']} --table")
     with new_folder(to) as folder:
-        for path in sorted(path for path in out.iterdir() if path.suffix in (".md", ".csv", ".tex", ".png")):
+        for path in tables:
             write_flushed(folder / path.name, read_whole(path))
         write_flushed(folder / LINES, content_of(Path(study["results"])))
         missing = [name for name in lines if not _copy_run(out / name, folder / "runs" / name)]
@@ -160,6 +165,38 @@ def check_lines(folder: Path, data: Dataset) -> list[Check]:
     return checks
 
 
+def check_runs(folder: Path) -> list[Check]:
+    """Whether results.json and config.json of each run say what its line says, which the figures were checked by."""
+    checks = []
+    for name, line in read_lines(folder / LINES).items():
+        run = folder / "runs" / name
+        if (run / "results.json").is_file():
+            said = _read_json(run / "results.json")
+            said = said.get("test", {}).get("after", said) if isinstance(said.get("test"), dict) else said
+            wrong = [key for key, value in line.about["test"].items() if said.get(key) != value]
+            checks.append(Check(f"{name}: results.json has its figures", _listed(wrong)))
+        if (run / "config.json").is_file() and "flags" in line.about:
+            flags = _read_json(run / "config.json").get("flags", {})
+            wrong = [key for key, value in line.about["flags"].items() if flags.get(key, {}).get("value") != value]
+            checks.append(Check(f"{name}: config.json has its flags", _listed(wrong)))
+    return checks
+
+
+def _listed(wrong: list[str]) -> str | None:
+    return f"another {', '.join(wrong)} than its line" if wrong else None
+
+
+def _read_json(path: Path) -> dict:
+    """Raises RunError if it is no object."""
+    try:
+        content = json.loads(read_whole(path))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: not what train.py, baseline.py or eval.py write")
+    return content
+
+
 def possible_figures(line: Line, data: Dataset) -> dict[str, tuple[float, float]]:
     """{metric: (low, high)}: between these a figure must lie, since a line has four digits of each log-odds.
 
@@ -183,11 +220,11 @@ def possible_figures(line: Line, data: Dataset) -> dict[str, tuple[float, float]
 
 def check_tables(folder: Path, texts: dict[str, str]) -> list[Check]:
     """Whether the tables come out again, byte for byte. texts: {file: what is made of the lines here}."""
-    other = "differs from what the lines of the archive make here"
+    found = {name: read_whole(folder / name) if (folder / name).is_file() else None for name in texts}
+    other = {name: "is missing" if found[name] is None else "differs from what the lines make here" for name in texts}
     return [
-        Check(f"{name} comes out again", None if read_whole(folder / name) == text.encode() else other)
+        Check(f"{name} comes out again", None if found[name] == text.encode() else other[name])
         for name, text in texts.items()
-        if (folder / name).is_file()
     ]
 
 

@@ -1,7 +1,6 @@
 """A command of reproduce.py: its flags, which part of a study they ask for, and how the runs of it are made."""
 
 import math
-import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,6 +17,7 @@ from data.sources.movie import SOURCE as MOVIE
 from errors import DataError, FlagError, quoted
 from files import refuse_unwritable
 from lora.adapter import WEIGHTS as WEIGHTS_OF_ADAPTER
+from machine.device import threads_each
 from run.base import base_identity
 from studies.bench import TRAINED, Bench
 from studies.declared import CONTRAST_WEIGHTS, STUDIES
@@ -46,7 +46,7 @@ class ReproduceFlags(DataFlags):
     )
     seeds: int = flag(None, "seeds of each setting, from 0; default: as the study declares", low=1, high=1000)
     bert: str = flag(None, "folder of a BERT, for the recommenders that read titles with one", metavar="DIR")
-    jobs: int = flag(1, "runs at a time; the cores are divided among them", low=1, high=1024)
+    jobs: int = flag(1, "runs at a time; without OMP_NUM_THREADS each gets its share of the cores", low=1, high=1024)
     part: str = flag(
         None, "make only part I of N of the runs, with a file of results of its own; then --table", metavar="I/N"
     )
@@ -104,8 +104,9 @@ class Command:
             BASELINE: (*_chosen(train, DEVICE.__eq__), *of_data),
             TRAINED: tuple(self.passed[BASELINE]),
         }
-        threads = max(1, (os.cpu_count() or 1) // flags.jobs)
-        return Bench(out, results, common, words, flags.jobs, threads, flags.bert, read_part(flags.part))
+        return Bench(
+            out, results, common, words, flags.jobs, threads_each(flags.jobs), flags.bert, read_part(flags.part)
+        )
 
 
 def read_command(name: str, words: Sequence[str]) -> Command:
@@ -272,6 +273,12 @@ def _merged(of_preset: Sequence[str], given: Sequence[str]) -> list[str]:
     """The flags of a preset but for those that are given, then these."""
     names = {word.split("=")[0] for word in given if word.startswith("--")}
     return [*_chosen(of_preset, lambda name: name not in names), *given]
+
+
+def without_table(words: Sequence[str]) -> list[str]:
+    """The command that makes the runs of a table: --table left out, which makes none."""
+    end = list(words).index(MARK) if MARK in words else len(words)
+    return [word for word in words[:end] if word != "--table"] + list(words[end:])
 
 
 def without_device(words: Sequence[str]) -> list[str]:

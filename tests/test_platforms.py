@@ -152,6 +152,23 @@ def test_macos_tells_the_free_memory_and_that_of_this_process(monkeypatch):
     assert memory.free_memory(memory.torch.device("cpu")) == 50 * 16384 and memory.resident_memory() == 77 * 1024
 
 
+# ---- threads ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said, usable, processes, threads",
+    [(None, 8, 2, 4), (None, 8, 3, 2), (None, 2, 5, 1), ("1", 8, 2, 1), ("6", 8, 2, 6), ("0", 4, 1, 4), ("x", 4, 2, 2)],
+)
+def test_what_omp_num_threads_says_counts_and_otherwise_the_cores_are_divided(
+    said, usable, processes, threads, monkeypatch
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(usable)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert device.threads_each(processes) == threads
+
+
 # ---- a busy machine ------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """reproduce.py archive and verify: everything of a study in one folder, and every change to it is found."""
 
+import hashlib
 import json
 import shutil
 
@@ -39,7 +40,10 @@ def made(data, tmp_path_factory):
         figures = metric_values(Line(name, {}, *z).scored(data.test))
         lines[name] = Line(name, common | {"test": figures}, *z)
         (out / name).mkdir(parents=True)
-        (out / name / "config.json").write_text('{"flags": {}}')
+        if name != BASE:
+            lines[name].about["flags"] = {"lr": 0.1}
+            (out / name / "results.json").write_text(json.dumps({"test": {"after": figures}}))
+        (out / name / "config.json").write_text('{"flags": {"lr": {"value": 0.1}}}')
         (out / name / "predictions.csv").write_text("user,item,label\n4711,12,1\n")
     write_lines(out / "results.jsonl", lines)
     reproduce.main([*ARGV, "--out", str(out), "--table"])
@@ -59,11 +63,13 @@ def verify(folder):
 
 def test_a_study_is_archived_whole_and_without_rows_of_the_data(archive, capsys):
     written = {path.relative_to(archive).as_posix() for path in archive.rglob("*") if path.is_file()}
-    runs = {f"runs/shots=64-kl-weight={weight}-seed=0/config.json" for weight in (0, 1)} | {"runs/base/config.json"}
+    folders = [f"runs/shots=64-kl-weight={weight}-seed=0" for weight in (0, 1)]
+    runs = {f"{run}/{file}" for run in folders for file in ("config.json", "results.json")} | {"runs/base/config.json"}
     tables = {"figure3.md", "figure3.csv", "figure3.tex", "figure3.png"}
     assert written == {"archive.json", "results.jsonl", "requirements.lock"} | tables | runs
     about = json.loads((archive / "archive.json").read_text())
-    assert about["argv"] == [*ARGV[1:], *about["argv"][-3:]] and about["code_sha256"] == digest_of_code()
+    assert about["argv"] == [*ARGV[1:], "--out", about["argv"][-1]]  # without --table, which makes no run
+    assert about["code_sha256"] == digest_of_code()
     assert any(line.startswith("torch==") for line in (archive / "requirements.lock").read_text().splitlines())
     verify(archive)
     shown = capsys.readouterr()
@@ -80,6 +86,57 @@ def test_every_change_is_found(archive):
         verify(archive)
 
 
+def test_a_refused_command_is_not_the_one_that_the_archive_names(made, tmp_path):
+    out = made[0]
+    before = (out / "study.json").read_bytes()
+    with pytest.raises(RunError, match="was made with train_flags"):
+        reproduce.main(["table4", "--data", "demo", "--out", str(out), "--table", "--", "--valid-rows", "3"])
+    assert (out / "study.json").read_bytes() == before
+
+
+def test_a_table_that_is_missing_is_no_check_that_passes(archive, made, tmp_path, capsys):
+    (archive / "figure3.tex").unlink()
+    about = json.loads((archive / "archive.json").read_text())
+    del about["sha256"]["figure3.tex"]
+    (archive / "archive.json").write_text(json.dumps(about))
+    with pytest.raises(RunError, match="1 of"):
+        verify(archive)
+    assert "figure3.tex comes out again: is missing" in capsys.readouterr().out
+    bare = shutil.copytree(made[0], tmp_path / "bare", ignore=shutil.ignore_patterns("figure3.*"))
+    with pytest.raises(RunError, match="has no table of figure3; make it"):
+        reproduce.main(["archive", "--out", str(bare), "--to", str(tmp_path / "a")])
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_table_of_another_study_in_the_folder_is_left_out(made, tmp_path):
+    both = shutil.copytree(made[0], tmp_path / "both")
+    (both / "table4.md").write_text("another study's\n")
+    reproduce.main(["archive", "--out", str(both), "--to", str(tmp_path / "archive")])
+    assert sorted(path.name for path in (tmp_path / "archive").glob("*.md")) == ["figure3.md"]
+
+
+def test_flags_without_effect_are_refused(archive, made):
+    with pytest.raises(UserError, match="--data-dir: has no effect, since the archive is of --data demo"):
+        reproduce.main(["verify", "--archive", str(archive), "--data-dir", str(archive)])
+    with pytest.raises(UserError, match="--to .*: already exists; name a folder that is not there yet"):
+        reproduce.main(["archive", "--out", str(made[0]), "--to", str(archive)])
+
+
+def test_a_run_that_says_something_else_than_its_line_is_found_though_its_checksum_is_right(archive, capsys):
+    about = json.loads((archive / "archive.json").read_text())
+    run = archive / "runs" / "shots=64-kl-weight=1-seed=0"
+    for file, old, new in (("config.json", "0.1", "0.2"), ("results.json", '"auc": ', '"auc": 1')):
+        (run / file).write_text((run / file).read_text().replace(old, new, 1))
+        path = (run / file).relative_to(archive).as_posix()
+        about["sha256"][path] = hashlib.sha256((run / file).read_bytes()).hexdigest()
+    (archive / "archive.json").write_text(json.dumps(about))
+    with pytest.raises(RunError, match="2 of"):
+        verify(archive)
+    shown = capsys.readouterr().out
+    assert f"{run.name}: config.json has its flags: another lr than its line" in shown
+    assert f"{run.name}: results.json has its figures: another auc than its line" in shown
+
+
 def test_a_figure_that_does_not_follow_from_the_answers_is_named(archive, capsys):
     """Someone who changes a figure can correct the checksums, too."""
     lines = read_lines(archive / "results.jsonl")
@@ -89,7 +146,7 @@ def test_a_figure_that_does_not_follow_from_the_answers_is_named(archive, capsys
     about = json.loads((archive / "archive.json").read_text())
     del about["sha256"]["results.jsonl"]
     (archive / "archive.json").write_text(json.dumps(about))
-    with pytest.raises(RunError, match="2 of"):  # the file is not named any more, and the figure
+    with pytest.raises(RunError, match="3 of"):  # the file is not named any more, and the figure
         verify(archive)
     assert f"{name}: its figures follow from its answers: group_accuracy 0." in capsys.readouterr().out
 
