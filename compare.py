@@ -20,10 +20,11 @@ from cli.verb import run_verb
 from consistency import bundle_change, bundle_metrics
 from errors import DataError, FlagError, RunError, notice
 from files import missing_advice, read_whole, refuse_unwritable, write_text
-from metrics import constants, evaluate, mcnemar, paired_change, ranking_metrics, row_metrics
+from metrics import constants, evaluate, paired_change, ranking_metrics, row_metrics
 from report.cells import ANSWERS
 from report.comparison import about, comparison_text
 from report.leaderboard import leaderboard
+from resampling import mcnemar
 from run.answers import read_answers
 from run.predictions import Predictions, as_predictions, read_predictions
 

@@ -1,10 +1,9 @@
 """The equations: the LCFT objective (Eq. 1-3), terms in the place of its KL, and what the published code computes.
 
-Pure functions of tensors, nearly all of logits: no data, no ranks. Everything is in nats.
-For a pair i: positive prompt X+ ("will like") with answer Y+, negative prompt X- ("will dislike")
-with the inverted answer Y-; an answer is its tokens and EOS. p_t = P(. | X+, Y_<t) and
-q_t = P(. | X-, Y_<t), over the whole vocabulary. A target of -1 means "no token here".
-Which rows are fed for these logits, and how the terms are put together: objectives/.
+Pure functions of tensors, nearly all of logits: no data, no ranks. Everything is in nats. objectives/ says which rows
+are fed for these logits, and how the terms are put together. For a pair i: positive prompt X+ ("will like") with answer
+Y+, negative prompt X- ("will dislike") with the inverted answer Y-; an answer is its tokens and EOS. p_t = P(. | X+,
+Y_<t) and q_t = P(. | X-, Y_<t), over the whole vocabulary. A target of -1 means "no token here".
 Shape letters: P pairs, A answer positions, N positions of all rows in line, V vocabulary.
 """
 
@@ -19,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 RELEASED_KL_CAP = 10_000.0  # nats; the bound in the published code
 CHUNK = 256  # positions of which sequence_terms has logits at the same time
+Head = Callable[[Tensor], Tensor]  # hidden states (N, D) to logits (N, V)
 
 
 class PairTerms(NamedTuple):
@@ -166,11 +166,7 @@ def position_terms(logits_pos: Tensor, logits_neg: Tensor | None, targets: Tenso
 
 
 def sequence_terms(
-    lm_head: Callable[[Tensor], Tensor],
-    hidden_pos: Tensor,
-    hidden_neg: Tensor | None,
-    targets: Tensor,
-    chunk: int = CHUNK,
+    lm_head: Head, hidden_pos: Tensor, hidden_neg: Tensor | None, targets: Tensor, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """position_terms of all N positions, hidden_* (N, D), computed a chunk at a time in both passes.
 

@@ -298,21 +298,6 @@ def paired_change(before: Scored, after: Scored, seed: int = 0) -> dict:
     return with_intervals(changes, {name: draws_after[name] - draws_before[name] for name in changes})
 
 
-def mcnemar(before: np.ndarray, after: np.ndarray) -> dict:
-    """McNemar's exact test of two yes-or-no outcomes on the same rows, (N,) bool each.
-
-    only_before, only_after: the discordant rows, in which one outcome is true. p: two-sided, of the binomial test with
-    probability 1/2 that a discordant row is of one kind. The test takes rows as independent of each other.
-    """
-    only_before, only_after = int((before & ~after).sum()), int((after & ~before).sum())
-    n, fewer = only_before + only_after, min(only_before, only_after)
-    term = below = 1  # C(n, 0), and the sum of C(n, k) for k up to `fewer`, as whole numbers of any size
-    for k in range(fewer):
-        term = term * (n - k) // (k + 1)
-        below += term
-    return {"only_before": only_before, "only_after": only_after, "p": min(1.0, 2 * below / 2**n)}
-
-
 def constants(labels: np.ndarray, users: list, seed: int = 0) -> dict[str, dict]:
     """The figures of each of CONSTANTS, by its label, with intervals where users differ.
 

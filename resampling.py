@@ -1,4 +1,4 @@
-"""The bootstrap behind every interval: users are drawn again, and all their rows come with them.
+"""The bootstrap behind every interval: users are drawn again, and all their rows come with them. And McNemar's test.
 
 Rows of one user are alike, so that resampling rows would give intervals that are too narrow. Shape letters: N rows,
 U users, S draws.
@@ -49,3 +49,18 @@ def two_sided_p(draws: np.ndarray) -> float:
     present = draws[~np.isnan(draws)]
     fewer = min((present <= 0).sum(), (present >= 0).sum())
     return min(1.0, 2 * (1 + int(fewer)) / (1 + len(present))) if len(present) else float("nan")
+
+
+def mcnemar(before: np.ndarray, after: np.ndarray) -> dict:
+    """McNemar's exact test of two yes-or-no outcomes on the same rows, (N,) bool each.
+
+    only_before, only_after: the discordant rows, in which one outcome is true. p: two-sided, of the binomial test with
+    probability 1/2 that a discordant row is of one kind. The test takes rows as independent of each other.
+    """
+    only_before, only_after = int((before & ~after).sum()), int((after & ~before).sum())
+    n, fewer = only_before + only_after, min(only_before, only_after)
+    term = below = 1  # C(n, 0), and the sum of C(n, k) for k up to `fewer`, as whole numbers of any size
+    for k in range(fewer):
+        term = term * (n - k) // (k + 1)
+        below += term
+    return {"only_before": only_before, "only_after": only_after, "p": min(1.0, 2 * below / 2**n)}

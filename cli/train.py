@@ -206,7 +206,9 @@ SMALL_BASE = 10**9
 
 def presets(values: dict) -> dict:
     """{flag: (value, source)} for what the model and the objective decide unless a flag does."""
-    of_objective = OBJECTIVES[values["objective"]].presets(values["data"])
+    name = values["objective"]
+    without = {} if "kl_weight" in flags_of(name) else {"kl_weight": (0.0, name)}  # no lambda is recorded as 0
+    of_objective = without | OBJECTIVES[name].presets(values["data"])
     chosen = {name: (value, f"preset {source}") for name, (value, source) in of_objective.items()}
     if values["collaborative"]:
         kind, own = "collaborative", {"template": "collm", "stage": 1 if values["tuning"] == "t3" else 2}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields
 
-from objectives.base import Objective
+from objectives.base import TERMS, Objective
 from objectives.collm import CoLLM, LCFTCoLMF
 from objectives.contrasts import CONTRAST_OBJECTIVES
 from objectives.paper import Paper
@@ -24,6 +24,11 @@ def make_objective(flags: Mapping) -> Objective:
     """The objective that flags["objective"] names, with its fields from the flags of the same names."""
     objective = OBJECTIVES[flags["objective"]]
     return objective(**{name: flags[name] for name in flags_of(flags["objective"])})
+
+
+def own_terms(name: str) -> tuple[str, ...]:
+    """The recorded terms of an objective beside both cross-entropies: those that it alone has, else the KL."""
+    return tuple(term for term in OBJECTIVES[name].terms if term not in TERMS) or ("kl",)
 
 
 def flags_of(name: str) -> tuple[str, ...]:

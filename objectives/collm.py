@@ -68,8 +68,8 @@ class CoLLM(Objective):
 
     @classmethod
     def presets(cls, data: str) -> dict[str, tuple]:
-        """The published settings, and no KL, recorded as lambda = 0."""
-        return {name: (value, "collm") for name, value in {**PUBLISHED, "kl_weight": 0.0}.items()}
+        """The published settings."""
+        return {name: (value, "collm") for name, value in PUBLISHED.items()}
 
     def loss(self, model: Llama, pairs: list[EncodedPair], pairs_in_step: int) -> PairLoss:
         """yes_logit_loss, mean over the pairs of the step."""

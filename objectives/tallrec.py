@@ -24,8 +24,8 @@ class TALLRec(Objective):
 
     @classmethod
     def presets(cls, data: str) -> dict[str, tuple]:
-        """No KL, recorded as lambda = 0; TALLRec's dropout."""
-        return {"kl_weight": (0.0, "tallrec"), "lora_dropout": (0.05, "tallrec")}
+        """TALLRec's dropout."""
+        return {"lora_dropout": (0.05, "tallrec")}
 
     @property
     def whole_rows(self) -> bool:

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from files import write_file
+from objectives.by_name import own_terms
 from report.tables import provenance, tuning
 
 
@@ -13,8 +14,8 @@ def draw_curves(path: Path, history: list[dict], results: dict) -> None:
     """Write the picture as a PNG. history: the records of metrics.jsonl, one per step."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
-    _draw_cross_entropy(axes[0], history)
-    _draw_kl(axes[1], history)
+    draw_cross_entropy(axes[0], history)
+    draw_terms(axes[1], history, own_terms(results["objective"]))
     _draw_auc(axes[2], history, results)
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
@@ -22,23 +23,27 @@ def draw_curves(path: Path, history: list[dict], results: dict) -> None:
     write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
 
 
-def _draw_cross_entropy(axes: Axes, history: list[dict]) -> None:
+def draw_cross_entropy(axes: Axes, history: list[dict]) -> None:
+    """Those of the two cross-entropies that are not 0 everywhere; without any, the loss."""
     steps = [record["step"] for record in history]
     terms = (("ce_pos", "CE+, positive prompt", "tab:blue"), ("ce_neg", "CE-, negative prompt", "tab:orange"))
-    for name, label, color in terms:
-        if any(record[name] for record in history):
-            axes.plot(steps, [record[name] for record in history], label=label, color=color, linewidth=1)
+    shown = [term for term in terms if any(record[term[0]] for record in history)]
+    for name, label, color in shown or [("loss", "the loss", "tab:blue")]:
+        axes.plot(steps, [record[name] for record in history], label=label, color=color, linewidth=1)
     axes.set(title="Cross-entropy of the answer", xlabel="optimizer step", ylabel="nats per pair", ylim=(0, None))
     axes.legend(frameon=False)
 
 
-def _draw_kl(axes: Axes, history: list[dict]) -> None:
-    steps = [record["step"] for record in history]
-    other = any("contrast" in record for record in history)  # a term in the place of the KL, which may be below 0
-    axes.plot(steps, [record["contrast" if other else "kl"] for record in history], color="tab:green", linewidth=1)
+def draw_terms(axes: Axes, history: list[dict], names: tuple[str, ...]) -> None:
+    """The KL, or the terms that this objective alone has, which may be below 0."""
+    steps, other = [record["step"] for record in history], names != ("kl",)
+    for name, color in zip(names, ("tab:green", "tab:red", "tab:olive", "tab:cyan")):
+        axes.plot(steps, [record[name] for record in history], color=color, linewidth=1, label=name)
     title = "The term of this objective, as minimised" if other else "KL between the two prompts' answers"
     axes.set(title=title, xlabel="optimizer step", ylabel="per pair" if other else "nats per pair")
     axes.set(ylim=None if other else (0, None))
+    if len(names) > 1:
+        axes.legend(frameon=False)
 
 
 def _draw_auc(axes: Axes, history: list[dict], results: dict) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from data.sources.stand_in import STAND_IN
 from metrics import Scored
+from objectives.by_name import own_terms
 from report.card import base_name
 from report.cells import best_constant, column_cell, constant_rows, interval_cell, no_interval
 from report.charts import SQUARE, Area, chart, curve, dots, figure, label, level, span, thinned, tint
@@ -150,7 +151,7 @@ def _training(results: dict, history: list[dict]) -> list[str]:
     if not history:
         return []
     valid, last = results["valid"], max(record["step"] for record in history)
-    figures = [_contradictions(results, history, last), _losses(history, last), _kl(history, last)]
+    figures = [_contradictions(results, history, last), _losses(history, last), _terms(results, history, last)]
     if valid["after"].get("auc") is not None:
         figures.append(_auc(results, history, last))
     steps = f"{last:,} optimizer steps; the best state is that after step {results['best_step']:,}"
@@ -172,13 +173,16 @@ def _losses(history: list[dict], last: int) -> str:
     return figure("Loss and cross-entropy", keys, image)
 
 
-def _kl(history: list[dict], last: int) -> str:
-    """The KL of the training pairs, or the term that an objective has in its place."""
-    name, title = ("contrast", "Term in the place of the KL") if "contrast" in history[-1] else ("kl", KL_TITLE)
-    points = thinned(_points(history, name))
-    area = Area((0, last), span([y for _, y in points], 0))
-    image = chart(area, [curve(area, points, "violet")], title, "optimizer step", "nats per pair")
-    return figure(title, {"violet": "mean of the training pairs"}, image)
+def _terms(results: dict, history: list[dict], last: int) -> str:
+    """The KL of the training pairs, or the terms that the objective alone has."""
+    names = own_terms(results["objective"])
+    title = KL_TITLE if names == ("kl",) else "Term in the place of the KL"
+    curves = {kind: thinned(_points(history, name)) for kind, name in zip(("violet", "orange", "blue", "green"), names)}
+    area = Area((0, last), span([y for points in curves.values() for _, y in points], 0))
+    marks = [curve(area, points, kind) for kind, points in curves.items()]
+    image = chart(area, marks, title, "optimizer step", "nats per pair")
+    keys = {kind: "mean of the training pairs" + f": {name}" * (len(names) > 1) for kind, name in zip(curves, names)}
+    return figure(title, keys, image)
 
 
 def _contradictions(results: dict, history: list[dict], last: int) -> str:

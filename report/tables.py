@@ -235,7 +235,7 @@ def next_commands(run: Path, flags: TrainFlags) -> str:
     lines.append(f"  {verb_as_typed('eval.py')} --run {shlex.quote(str(run))} --split valid")
     lines.append("  # type titles that you like, and see both answers before and after tuning")
     lines.append(f"  {verb_as_typed('predict.py')} --run {shlex.quote(str(run))} --interactive")
-    if flags.kl_weight > 0:
+    if flags.kl_weight > 0 and "kl_weight" in flags_of(flags.objective):
         lines += ["  # the control: both prompts, no KL", f"  {train_command(flags, kl_weight=0.0)}"]
     # A run without the KL says nothing about lambda, nor does one with another term in its place.
     known = flags.kl_weight and OBJECTIVES[flags.objective].published

@@ -12,8 +12,9 @@ from cli.verb import run_verb
 from data.splits import Chosen
 from errors import FlagError, UserError
 from files import write_json
-from metrics import evaluate, mcnemar, paired_change, ranking_metrics
+from metrics import evaluate, paired_change, ranking_metrics
 from report.wrap import WIDTH
+from resampling import mcnemar
 from run.predictions import FIRST_COLUMNS, write_predictions, write_scores
 from tests.test_predictions import scored_rows, split_of
 

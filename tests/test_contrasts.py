@@ -2,16 +2,22 @@
 
 import json
 import math
+import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import train
-from cli.train import TrainFlags
+from cli.train import TrainFlags, presets
 from data.pairs import EncodedPair, Row
 from errors import FlagError
 from loss import CONTRASTS, FirstToken, jensen_shannon, log_probabilities
-from objectives.by_name import OBJECTIVES, flags_of, make_objective
+from objectives.base import TERMS, Objective
+from objectives.by_name import OBJECTIVES, flags_of, make_objective, own_terms
+from report.curves import draw_cross_entropy, draw_terms
+from report.tables import next_commands
 from run.failures import StepSums
 
 NAMES = sorted(CONTRASTS)
@@ -327,3 +333,35 @@ def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, capsys, monkeypatch):
 def test_a_flag_of_another_term_is_refused(tmp_path):
     with pytest.raises(FlagError, match="--kl-cap: has no effect with --objective xor"):
         train.main([*SMALL, "--kl-cap", "1", "--out", str(tmp_path / "run")])
+
+
+# ---- an objective of somebody's own -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Focal(Objective):
+    """Without lambda, and with two terms that no other has."""
+
+    epochs: int
+    about, rows_per_pair, terms = "a toy", 1, (*TERMS, "focal", "other")
+
+    def loss(self, model, pairs, pairs_in_step):
+        raise NotImplementedError
+
+
+def test_an_objective_without_lambda_has_no_control_and_its_own_terms_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "focal", Focal)
+    assert presets(vars(TrainFlags(objective="focal", data="demo")))["kl_weight"] == (0.0, "preset focal")
+    assert "the control" not in next_commands(tmp_path, TrainFlags(objective="focal", data="demo"))
+    assert (
+        own_terms("focal") == ("focal", "other") and own_terms("js") == ("contrast",) and own_terms("paper") == ("kl",)
+    )
+    zero = dict.fromkeys(TERMS, 0.0)
+    history = [{"step": step, "loss": 1.0, **zero, "focal": -step, "other": step * step} for step in (1, 2)]
+    panels = Figure().subplots(1, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_cross_entropy(panels[0], history)
+        draw_terms(panels[1], history, own_terms("focal"))
+    assert [line.get_label() for line in panels[0].lines] == ["the loss"]
+    assert [list(line.get_ydata()) for line in panels[1].lines] == [[-1, -2], [1, 4]]
