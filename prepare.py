@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
-from cli.data import OPTIONS, DataFlags, alias_problems, data_problems, load_data
+from cli.data import OPTIONS, DataFlags, data_problems, load_data, value_problems
 from cli.flags import Resolved, fit, flag, parse_flags
 from cli.verb import run_verb
 from data.cache import prepare
@@ -26,6 +26,7 @@ from data.prompts import RENAMED, TEMPLATES
 from data.sources.base import Option, Source
 from data.statistics import describe
 from errors import FlagError, notice
+from files import refuse_unwritable
 from machine.bar import at_work
 from report.data_table import draw_histograms, sample_text, statistics_table
 from report.wrap import wrapped
@@ -82,6 +83,7 @@ def prepare_source(source: Source, argv: list[str]) -> None:
         problems = prepare_problems(source, flags, resolved)
         if problems:
             raise FlagError("\n".join(problems))
+        refuse_unwritable(Path(flags.out), "--out", FlagError)
 
     description = f"Prepare {source.name}: {source.summary}, from {source.raw_names}."
     flags, resolved = parse_flags(flags_with(options), argv, description, check=check, command=source.name)
@@ -110,7 +112,7 @@ def prepare_problems(source: Source, flags: PrepareFlags, resolved: Resolved) ->
         if owner is not source and not is_alias and resolved.sources[option.name] == "flag":
             name = option.name.replace("_", "-")
             problems.append(f"--{name}: has no effect on {source.name}, it is for {owner.name}; leave it out")
-    return problems + alias_problems(resolved)
+    return problems + value_problems(resolved)
 
 
 # ---- looking ------------------------------------------------------------------------------------

@@ -22,7 +22,10 @@ GRID = {"lr": (1e-1, 1e-2, 1e-3, 1e-4), "l2": (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-
 
 @dataclass(frozen=True)
 class Option:
-    """A setting that is an argument of a method's module, and a flag of baseline.py. default: also gives the type."""
+    """A setting that is an argument of a method's module, and a flag of baseline.py.
+
+    default: also gives the type. A bool begins as False, since its flag can only turn it on. Raises ValueError.
+    """
 
     name: str
     default: int | float | str | bool
@@ -30,6 +33,10 @@ class Option:
     choices: tuple = ()
     low: float | None = None
     high: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.default is True:
+            raise ValueError(f"{self.name}: a bool begins as False, since its flag turns it on; name the opposite")
 
 
 # Options that several methods share.

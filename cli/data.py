@@ -5,6 +5,7 @@ from dataclasses import dataclass, make_dataclass
 from cli.flags import Resolved, flag, flag_name, flag_of_run
 from data.interactions import Dataset
 from data.load import NAMES, OWN_DATA, SOURCES, as_flag, is_own_folder, load_dataset, settled_options
+from data.titles import noun_problem
 from errors import notice
 from machine import ranks
 from machine.bar import at_work
@@ -81,7 +82,7 @@ def data_problems(data: str | None, resolved: Resolved) -> list[str]:
                 + (f"for the folder {data} write --data ./{data}" if own and is_own_folder(data) else "leave it out")
             )
     problems = problems or _settled_problems(data, resolved, given)
-    problems += alias_problems(resolved)
+    problems += value_problems(resolved)
     if data == "demo" and "real_data" in given:
         problems.append("--real-data: contradicts --data demo, which is simulated")
     return problems
@@ -104,9 +105,11 @@ def _settled_problems(data: str, resolved: Resolved, given: set[str]) -> list[st
     return problems
 
 
-def alias_problems(resolved: Resolved) -> list[str]:
-    """A line for every option that was given another value through its alias."""
-    return [
+def value_problems(resolved: Resolved) -> list[str]:
+    """A line for a noun that prompts cannot have, and for every option that was given another value by its alias."""
+    noun = resolved.values["noun"]
+    problem = noun_problem(noun) if resolved.sources["noun"] == "flag" else None
+    return [f"--noun {noun!r}: {problem}"] * bool(problem) + [
         f"{flag_name(option.alias)}: contradicts {flag_name(option.name)}; leave one of them out"
         for _, option in OPTIONS
         if option.alias and {resolved.sources[name] for name in (option.name, option.alias)} == {"flag"}

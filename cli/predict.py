@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli.flags import Resolved, flag, flag_name
 from cli.model import ModelFlags, model_contradictions
-from data.titles import UNPRINTABLE
+from data.titles import noun_problem
 from data.users import TITLES, User, conflicts, items_of_flags
 from errors import FlagError
 from files import missing_advice
@@ -57,8 +57,8 @@ def check_flags(flags: PredictFlags, resolved: Resolved) -> None:
     problems = model_contradictions(flags)
     if flags.adapter and not flags.run and not flags.model:
         problems.append("--adapter: say which base it belongs to with --model DIR (or --model demo)")
-    if flags.noun is not None and (not flags.noun.strip() or UNPRINTABLE.search(flags.noun)):
-        problems.append(f"--noun {flags.noun!r}: expected a word, such as book")
+    if flags.noun is not None and (problem := noun_problem(flags.noun)):
+        problems.append(f"--noun {flags.noun!r}: {problem}")
     problems += _catalogue_problems(flags) + _missing_files(flags)
     if flags.interactive:
         problems += _interactive_problems(flags)

@@ -284,6 +284,13 @@ def vector_problems(flags: TrainFlags, given: set[str]) -> list[str]:
     problems = []
     if flags.schedule == "linear" and "end_lr" in given:
         problems.append("--end-lr: has no effect with --schedule linear, which ends at 0")
+    if flags.schedule == "cosine" and flags.end_lr > flags.lr:
+        problems.append(f"--end-lr {flags.end_lr:g}: is above --lr {flags.lr:g}, and the rate must not rise; lower it")
+    if {"warmup_steps", "max_steps"} <= given and 0 < flags.max_steps <= flags.warmup_steps:
+        problems.append(
+            f"--warmup-steps {flags.warmup_steps}: not below --max-steps {flags.max_steps}, so --lr is never reached; "
+            "choose fewer"
+        )
     if flags.collaborative:
         method, _, folder = flags.collaborative.partition(":")
         if method not in WITH_VECTORS or not folder:

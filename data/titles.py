@@ -29,6 +29,13 @@ def title_problem(title: str) -> str | None:
     return None
 
 
+def noun_problem(noun: str) -> str | None:
+    """Why no prompt can call a title this, and what to do; None if one can."""
+    if not noun.strip() or UNPRINTABLE.search(noun) or '"' in noun:
+        return "expected a word without quotes, such as book"
+    return None
+
+
 def author_problem(author: str) -> str | None:
     """Why a prompt cannot show this author, and what to do; None if it can."""
     if not author.strip():

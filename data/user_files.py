@@ -95,7 +95,7 @@ def _records(text: str, path: Path, notes: list[str], known: tuple[str, ...]) ->
     delimiter = _delimiter(lines[0] if lines else "", known)
     if delimiter != ",":
         notes.append(f"{path}: columns are separated by {delimiter!r}")
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     begin = 0
     try:
         for cells in reader:

@@ -59,7 +59,9 @@ def main(argv: list[str]) -> None:
     """Look the users up, ask the model, and print both."""
     flags, resolved = parse_flags(CaseFlags, argv, __doc__, check=check_flags)
     settings, _ = resolve_settings(flags, resolved)
-    files = movie.raw_files(Path(flags.data_dir))
+    root = Path(flags.data_dir)
+    places = (root, *(root / folder for folder in movie.SOURCE.folders))
+    files = next((found for folder in places if (found := movie.raw_files(folder))), None)
     if not files:
         raise DataError(f"--data-dir {flags.data_dir}: has no u.data; docs/data.md says where it comes from")
     data = movie.build(files, notice)

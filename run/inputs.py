@@ -13,7 +13,7 @@ from data.parts import WITHOUT_VECTORS
 from data.prompts import wording_of
 from data.questions import possible_questions
 from data.splits import Other, Split, Wanted, encode_split, encode_wanted, refuse_more_than, rows_that_fit
-from errors import DataError
+from errors import DataError, FlagError
 from lora.adapter import load_adapter, read_adapter_config, targets_named_in
 from lora.inject import add_lora, refuse_unknown_targets
 from lora.select import parse_targets
@@ -51,6 +51,15 @@ class Inputs:
         return self.model.lm_head.weight.device
 
 
+def refuse_without_places(flags: TrainFlags, data: Dataset) -> None:
+    """Raises FlagError if a soft prompt was asked for and the prompts of the data have no place for one."""
+    if flags.soft_prompt != "none" and flags.template not in wording_of(data.wording).templates:
+        raise FlagError(
+            f"--soft-prompt: needs the prompts of ml-1m or amazon-book, and those of --data {flags.data} are others; "
+            "leave it out, or choose such data"
+        )
+
+
 def load_inputs(flags: TrainFlags, resumed: dict | None = None) -> Inputs:
     """Load the data and the base, add the adapter, and encode the splits; whatever is unusable is refused first.
 
@@ -61,6 +70,7 @@ def load_inputs(flags: TrainFlags, resumed: dict | None = None) -> Inputs:
     if flags.init_adapter:
         read_adapter_config(Path(flags.init_adapter))
     data = in_words_of(load_data(vars(flags)), None if resumed else flags.wordings_file, resumed or {})
+    refuse_without_places(flags, data)
     training_questions(data, 0, flags)
     refuse_one_label(data.selection_rows(), f"--data {flags.data}")
     refuse_too_many(flags, data)

@@ -7,7 +7,7 @@ import pytest
 from data.interactions import Dataset, Interaction, Item
 from data.sources import movie
 from data.sources.movielens import parse_ratings
-from docs.case_study import PAPER_ROWS, check_flags, histories, looked_up, rows_with, verdict
+from docs.case_study import PAPER_ROWS, check_flags, histories, looked_up, main, rows_with, verdict
 from errors import FlagError, notice
 
 TITLES = {i: Item(f"film {i}") for i in range(1, 8)}
@@ -74,3 +74,11 @@ def test_the_users_of_the_paper_are_933_and_943_and_both_liked_the_target(real_f
         first, second = looked_up(number, row, stars)
         assert row.user == user and row.label and stars[user, row.target] == 4
         assert "rated the target 4 of 5, so liked it" in first and second.endswith("1 of 943")
+
+
+def test_the_folder_above_the_files_will_do(tmp_path, real_file, capsys):
+    folder = real_file("ml-100k/u.data").parent
+    main(["--data-dir", str(folder.parent), "--model", "demo"])
+    above = capsys.readouterr().out
+    main(["--data-dir", str(folder), "--model", "demo"])
+    assert above == capsys.readouterr().out and "user 933" in above

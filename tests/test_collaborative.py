@@ -222,7 +222,7 @@ def test_prompt4nr_trains_its_six_vectors_and_lora(published, tmp_path, initial)
 
 
 def test_a_soft_prompt_is_refused_where_the_wording_has_none(folder, tmp_path):
-    with pytest.raises(FlagError, match="--template prompt4nr: not for --data"):
+    with pytest.raises(FlagError, match="--soft-prompt: needs the prompts of ml-1m or amazon-book"):
         start(folder, tmp_path / "run", "--soft-prompt", "normal")
 
 

@@ -309,3 +309,32 @@ def test_a_column_without_a_name_is_named_as_such_and_files_of_two_layouts_as_mi
     (tmp_path / "interactions.csv").rename(tmp_path / "ratings.csv")
     with pytest.raises(DataError, match=r"movies.csv: missing; ratings.csv goes with movies.csv \(here is items.csv"):
         custom.raw_files(tmp_path)
+
+
+# ---- written by hand ----------------------------------------------------------------------------
+
+
+def test_a_space_after_a_separator_is_no_part_of_a_title_and_quotes_after_it_are_quotes(tmp_path, plain):
+    spaced = "item, title\n" + "".join(f'{i}, "Game, {i}"\n' if i % 2 else f"{i},  Game {i}\n" for i in range(12))
+    data, said = heard(write(tmp_path, GOOD.replace(",", ", "), spaced))
+    assert same_rows(data, plain) and not any("separated" in line for line in said)
+    assert data.catalogue["3"] == Item("Game, 3") and data.catalogue["4"] == Item("Game 4")
+
+
+@pytest.mark.parametrize("line", ["7,", "7,Game, 7"])
+def test_an_item_whose_line_is_faulty_is_not_called_unknown(tmp_path, line):
+    items = PLAIN.replace("7,Game 7", line)
+    with pytest.raises(DataError) as refusal:
+        build(write(tmp_path, GOOD, items), like_threshold=3)
+    assert "items.csv line 9" in str(refusal.value) and "is not in items.csv" not in str(refusal.value)
+
+
+def test_the_other_split_is_only_advised_where_it_leaves_no_split_empty(tmp_path):
+    rows = [("u", str(i), i % 5, i) for i in range(3)]
+    for by in ("time", "user"):
+        with pytest.raises(DataError) as refusal:
+            build(write(tmp_path, as_csv(rows)), like_threshold=2, split_by=by)
+        assert str(refusal.value).endswith("; add interactions")
+    rows = [(user, str(i), i % 5, i) for user in "ab" for i in range(8)]
+    with pytest.raises(DataError, match="leaves no rows for valid; add interactions, or try --split-by time"):
+        build(write(tmp_path, as_csv(rows[:12])), like_threshold=2, split_by="user")

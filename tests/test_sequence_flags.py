@@ -2,7 +2,7 @@
 
 import pytest
 
-from baselines.base import history_form, settings_of
+from baselines.base import Option, history_form, settings_of
 from baselines.methods import METHODS
 from baselines.rows import History
 from cli.baseline import BaselineFlags, check_baseline, given_settings
@@ -37,3 +37,9 @@ def test_full_data_sasrec_reads_liked_items_padded_on_the_left():
     assert history_form(method, settings_of(method, "amazon-book", True)) == History(20, "left", "liked")
     with pytest.raises(FlagError, match="--history signed: with --method sasrec-full choose one of liked, all"):
         parsed("--method", "sasrec-full", "--history", "signed")
+
+
+def test_an_option_that_could_not_be_turned_off_is_refused_where_it_is_declared():
+    assert Option("center", False, "a toy").default is False
+    with pytest.raises(ValueError, match="center: a bool begins as False"):
+        Option("center", True, "a toy")

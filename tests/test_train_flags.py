@@ -40,6 +40,9 @@ CONTRADICTIONS = {
     "--kl-forcing shared --kl-tokens first": "--kl-forcing shared: has no effect with --kl-tokens first",
     "--data demo --data-dir x": "--data-dir: has no effect with --data demo",
     "--data demo --real-data": "--real-data: contradicts --data demo",
+    "--schedule cosine --lr 0.1 --end-lr 1": "--end-lr 1: is above --lr 0.1, and the rate must not rise",
+    "--warmup-steps 1000 --max-steps 5": "--warmup-steps 1000: not below --max-steps 5, so --lr is never reached",
+    "--data demo/games --like-threshold 4 --noun =": "--noun '\"': expected a word without quotes",
     "--init-adapter x --lora-r 4": "--lora-r: is taken from --init-adapter",
     "--init-adapter x --lora-alpha 4": "--lora-alpha: is taken from --init-adapter",
     "--init-adapter x --lora-targets q_proj": "--lora-targets: is taken from --init-adapter",
@@ -54,7 +57,7 @@ CONTRADICTIONS = {
 
 @pytest.mark.parametrize("argv", CONTRADICTIONS)
 def test_flags_that_do_not_fit_together_are_refused(argv):
-    found = problems(check, *argv.split())
+    found = problems(check, *('"' if word == "=" else word for word in argv.split()))
     assert len(found) == 1 and found[0].startswith(CONTRADICTIONS[argv])
 
 

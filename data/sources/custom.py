@@ -163,11 +163,10 @@ def _refuse_one_label(read: Interactions, rows: list[Row]) -> None:
 
 def split(rows: list[Row], by: str, path: Path) -> dict[str, list[Interaction]]:
     """The splits. Raises DataError if one is empty."""
-    splits = by_user(rows) if by == "user" else by_time(rows)
-    for name, of_split in splits.items():
-        if not of_split:
-            other = "time" if by == "user" else "user"
-            raise DataError(f"{path}: leaves no rows for {name}; add interactions, or try --split-by {other}")
+    splits, other = (by_user(rows), by_time(rows)) if by == "user" else (by_time(rows), by_user(rows))
+    if empty := next((name for name, of_split in splits.items() if not of_split), None):
+        advice = f", or try --split-by {'time' if by == 'user' else 'user'}" * all(other.values())
+        raise DataError(f"{path}: leaves no rows for {empty}; add interactions{advice}")
     return splits
 
 

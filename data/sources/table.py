@@ -59,6 +59,8 @@ def read_table(
         empty = next((name for name in needed if not record[name].strip()), None)
         if empty:
             bad.add(path, line, f", column {empty}", "is empty", "an empty cell")
+            if "title" in needed:
+                bad.items.add(record.get("item", "").strip())
         else:
             yield line, record
 
@@ -96,7 +98,7 @@ def _csv_records(
 ) -> Iterator[Record]:
     text = _decoded(content, path)
     separator = _separator(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     line = 1
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -108,6 +110,8 @@ def _csv_records(
                 problem = f"has {len(fields)} fields, the header has {len(header)}"
                 problem += f"; put quotes around a title with a {SEPARATORS[separator][:-1]}"
                 bad.add(path, line, "", problem, "another number of fields")
+                if "title" in columns and columns.get("item", len(fields)) < len(fields):
+                    bad.items.add(fields[columns["item"]].strip())
             elif fields:
                 yield line, {name: fields[column] for name, column in columns.items()}
             line = reader.line_num + 1
@@ -131,7 +135,7 @@ def _separator(text: str) -> str:
 
     def known(separator: str) -> int:
         try:
-            header = next(csv.reader([first], delimiter=separator), [])
+            header = next(csv.reader([first], delimiter=separator, skipinitialspace=True), [])
         except csv.Error:
             return 0
         return sum(any(_plain(name) in names for names in ALIASES.values()) for name in header)
