@@ -19,8 +19,9 @@ PAGE = ROOT / "docs" / "walk" / "index.html"
 STYLE = """
 body { max-width: 88rem; } .station { display: grid; gap: .3rem 1.4rem; padding: 1.2rem 0; margin-top: 1rem;
   grid-template-columns: minmax(16rem, 1fr) auto; border-top: 1px solid var(--line); }
-.station > * { min-width: 0; } .station h2 { margin-top: 0; } .station pre { margin: 0; align-self: start; white-space: pre;
-  overflow-x: auto; font-size: clamp(.66rem, .9vw, .8rem); padding: .6rem .5rem; width: calc(120ch + 1rem); max-width: 100%; }
+.station > * { min-width: 0; } .station h2 { margin-top: 0; }
+.station pre { margin: 0; align-self: start; white-space: pre; overflow-x: auto; padding: .6rem .5rem;
+  font-size: clamp(.66rem, .9vw, .8rem); width: calc(120ch + 1rem); max-width: 100%; }
 .station td:nth-child(2) { white-space: nowrap; } .station th { overflow-wrap: normal; }
 .equation { font: italic 1.05rem/1.7 Georgia, serif; margin: .4rem 0; } .dim { color: var(--faint); }
 .box { fill: var(--c, transparent); opacity: .22; stroke: var(--c, var(--line)); } ol { columns: 18rem; }
