@@ -66,11 +66,12 @@ def main(argv: list[str]) -> None:
     searched = read_setting(flags.setting, flags.method)
     task = load_task(flags)
     settings = chosen_settings(flags, task, searched)
-    run, device = open_run(out, flags, resolved, task, settings)
-    if isinstance(task.method, Direct):
+    direct = isinstance(task.method, Direct)
+    if direct:  # before there is a folder: what cannot be fitted is refused
         summary = {"settings": {}}
         scores = {name: task.method.scores(task.shots, rows) for name, rows in splits_of(task).items()}
-    else:
+    run, device = open_run(out, flags, resolved, task, settings)
+    if not direct:
         encoded = encode_task(task, settings, flags.seed, device)
         if flags.search:
             settings = search(run, encoded, Budget(flags.trials, flags.jobs))

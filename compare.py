@@ -58,6 +58,9 @@ def main(argv: list[str]) -> None:
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise FlagError(f"{twice}: is given twice; name each run once")
     found = [find_predictions(folder) for folder in folders]
+    paths = [predictions.path.resolve() for predictions in found]
+    if twice := next((path for path in paths if paths.count(path) > 1), None):
+        raise FlagError(f"{twice}: is given twice, under two names; name each run once")
     for predictions in found[1:]:
         refuse_other_rows(found[0], predictions)
     results = comparison(folders, found, flags.rows)

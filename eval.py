@@ -125,6 +125,11 @@ def output_problems(flags: EvalFlags) -> list[str]:
         problems.append(f"--predictions-out {flags.predictions_out}: already exists; name another file")
     if flags.out and (Path(flags.out) / "config.json").exists():
         problems.append(f"--out {flags.out}: is a run folder, whose results.json this would replace; choose another")
+    if flags.run and not flags.out and Path(flags.run).is_dir():
+        links = sorted(path.name for path in Path(flags.run).glob("eval-*") if path.is_symlink())
+        problems += [
+            f"--run {flags.run}: {name} is a link, and results would go elsewhere; say --out" for name in links
+        ]
     if flags.out and Path(flags.out).exists() and not Path(flags.out).is_dir():
         problems.append(f"--out {flags.out}: is not a folder")
     return problems
@@ -144,7 +149,7 @@ def score_model(flags: EvalFlags, resolved: Resolved, command: str) -> None:
     settings, config = resolve_settings(flags, resolved)
     base, adapter = model_folder(settings.model), flags.run or flags.adapter
     if flags.merge_out:
-        refuse_unusable_output(Path(flags.merge_out), "--merge-out")
+        refuse_unusable_output(Path(flags.merge_out), "--merge-out", Path(flags.out) if flags.out else None)
         refuse_merging_twice(base, Path(adapter))
     data = in_words_of(load_data(vars(settings)), settings.wordings_file, config)
     refuse_other_data(flags, data.source, config)

@@ -20,8 +20,9 @@ class CaserEncoder(nn.Module):
 
     embedding: rows to (B, L, embedding.width); length: L, to which every history is padded with zeros; filters: how
     many there are of each height. Horizontal filters cover `height` items in a row and all d dimensions, then the
-    maximum over time is taken. The vertical filter is a learnt weighted sum over the L items, the same for every
-    dimension. The bias of a filter acts on padding too, so padding takes part in the maximum, as published.
+    maximum over time is taken; heights above L are left out. The vertical filter is a learnt weighted sum over the L
+    items, the same for every dimension. The bias of a filter acts on padding too, so padding takes part in the maximum,
+    as published.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class CaserEncoder(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
-        d = embedding.width
+        d, heights = embedding.width, tuple(height for height in heights if height <= length)
         self.embedding, self.length, self.width = embedding, length, filters * len(heights) + d
         self.horizontal = nn.ModuleList(nn.Conv2d(1, filters, (height, d)) for height in heights)
         self.vertical = nn.Conv2d(1, 1, (length, 1))

@@ -1,6 +1,6 @@
 """What baseline.py can be asked for: its flags, those of single methods among them, and which of them fit together."""
 
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 
 from baselines.base import OPTIMISER, Direct, Option
@@ -93,15 +93,19 @@ def check_baseline(flags: BaselineFlags, resolved: Resolved) -> None:
     method = METHODS[flags.method]
     given = {name for name, source in resolved.sources.items() if source == "flag"}
     problems = data_problems(flags.data, resolved)
+    plain = {field.name: field.default for field in fields(BaselineFlags)}
+    said = given | {name for name, source in resolved.sources.items() if source.startswith("config ")}
+    said = {name for name in said if name in given or resolved.values[name] != plain[name]}
     problems += [
-        f"{flag_name(name)}: has no effect with --method {method.name}; leave it out"
+        f"{flag_name(name)}{_of_config(name, resolved)}: has no effect with --method {method.name}; leave it out"
         for name in resolved.values
-        if name in given & _unused(flags)
+        if name in said & _unused(flags)
     ]
     problems += [
-        f"{flag_name(option.name)} {getattr(flags, option.name)}: with --method {method.name} {problem}"
+        f"{flag_name(option.name)} {getattr(flags, option.name)}{_of_config(option.name, resolved)}: with --method "
+        f"{method.name} {problem}"
         for option in options_of(method)
-        if option.name in given and (problem := problem_with(option, getattr(flags, option.name)))
+        if option.name in said and (problem := problem_with(option, getattr(flags, option.name)))
     ]
     if flags.search and isinstance(method, Direct):
         problems.append(f"--search: --method {method.name} has nothing to search; leave it out")
@@ -121,6 +125,11 @@ def check_baseline(flags: BaselineFlags, resolved: Resolved) -> None:
         problems.append(str(error))
     if problems:
         raise FlagError("\n".join(problems))
+
+
+def _of_config(name: str, resolved: Resolved) -> str:
+    """Where a value comes from that nobody typed."""
+    return f" (of {resolved.sources[name]})" if resolved.sources[name] != "flag" else ""
 
 
 def _unused(flags: BaselineFlags) -> set[str]:

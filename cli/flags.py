@@ -188,10 +188,10 @@ def parse_value(name: str, f: Field, text: Any) -> Any:
     Raises FlagError if it is of another type, or outside what the flag allows.
     """
     if isinstance(text, list):
-        return tuple(parse_value(name, f, one) for one in text)
+        return tuple(one and parse_value(name, f, one) for one in text)  # an empty one is the verb's to judge
     text = of_today(name, f, text)
     choices, low, high = (f.metadata[key] for key in ("choices", "low", "high"))
-    if text is _NO_VALUE:
+    if text is _NO_VALUE or text == "":  # also of a variable of the shell that is not set
         raise FlagError(f"{name}: expects a value")
     if choices and text not in choices:
         raise FlagError(f"{name} {text}: choose one of {', '.join(choices)}")

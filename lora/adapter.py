@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
-from errors import AdapterError, quoted
+from errors import AdapterError, notice, quoted
 from files import missing_advice
 from lora.inject import lora_state
 from lora.select import CONFIG, LARGEST_RANK, as_selection, read_selection
@@ -38,6 +38,16 @@ SUPPORTED = {
     "kasa_config": None,
     "velora_config": None,
     "monteclora_config": None,
+}
+
+
+# What else PEFT writes: read elsewhere, or without an effect on what an adapter computes.
+KNOWN = {
+    *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+    *("r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights"),
+    *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config", "megatron_core"),
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "runtime_config"),
+    *("ensure_weight_tying", "merge_weights"),
 }
 
 
@@ -83,6 +93,8 @@ def read_adapter_config(folder: Path) -> dict:
                 f"{path}: {name} is {quoted(config[name])}, which is not computed here; merge the adapter into its "
                 "base with PEFT (merge_and_unload) and pass the result as --model"
             )
+    if unknown := sorted(name for name, value in config.items() if value and name not in KNOWN | SUPPORTED.keys()):
+        notice(f"{path}: options that this program does not know, and leaves out: {quoted(', '.join(unknown), 200)}")
     # The other ways to start (pissa, olora, corda, loftq, ...) change the base as well.
     if config.get("init_lora_weights") not in (None, True, False, "gaussian", "orthogonal", "eva"):
         raise AdapterError(

@@ -88,6 +88,9 @@ class Selection:
             return
         elif whole:
             problem = f"no linear layer is taken; a regular expression must match a whole name, such as {modules[0]}"
+        elif self.names:
+            at_work = {"exclude_modules": self.exclude, "layers_to_transform": self.layers is not None}
+            problem = f"{' and '.join(name for name, is_set in at_work.items() if is_set)} leaves no layer of these"
         else:
             problem = f"no linear layer is called (nothing); there are {leaf_names}"
         raise AdapterError(f"{where} {shown}: {problem}")

@@ -140,7 +140,10 @@ def _read_rope(path: Path, fields: dict) -> tuple[float, RopeScaling | None]:
     if kind == "llama3":
         for name in ("low_freq_factor", "high_freq_factor"):
             extra[name] = positive_number(path, rope, name, float)
-        extra["original_max_position_embeddings"] = positive_number(path, rope, "original_max_position_embeddings", int)
+        name = "original_max_position_embeddings"
+        extra[name] = positive_number(path, rope, name, int)
+        if fields.get(name) not in (None, extra[name]):
+            raise CheckpointError(f"{path}: {name} is {quoted(fields[name])} and, for rope, {extra[name]}; keep one")
         if extra["high_freq_factor"] <= extra["low_freq_factor"]:
             raise CheckpointError(f"{path}: rope_scaling needs high_freq_factor above low_freq_factor")
     return theta, RopeScaling(kind, positive_number(path, rope, "factor", float), **extra)

@@ -68,7 +68,8 @@ def _sentence(name: str, change: dict) -> str:
             low, high = change["interval_95"][key]
             verdict = (more if change[key] > 0 else less) if low > 0 or high < 0 else alike
             parts.append(f"{what} {verdict} ({change[key]:+.3f})")
-    return f"{name} against A: {', '.join(parts)}."
+    nothing = "nothing can be compared, since no measure is defined on these rows"
+    return f"{name} against A: {', '.join(parts) or nothing}."
 
 
 def _described(run: dict) -> str:

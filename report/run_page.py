@@ -78,7 +78,7 @@ def run_page(results: dict, shown: Shown) -> str:
         *_scatters(shown, test),
         *_training(results, shown.history),
         *_calibration(shown, test),
-        *_rows(shown.rows),
+        *contradictory_section(shown.rows),
         *_how(shown),
     ]
     return page(title, f"<h1>{escape(title)}</h1>", parts)
@@ -96,7 +96,7 @@ def score_page(results: dict, shown: Shown) -> str:
         *_result_table({"value": results}, results),
         *_scatters(shown, results),
         *_calibration(shown, results),
-        *_rows(shown.rows),
+        *contradictory_section(shown.rows),
         *_how(shown),
     ]
     return page(title, f"<h1>{escape(title)}</h1>", parts)
@@ -273,7 +273,8 @@ def _reliability(bins: dict[str, np.ndarray], split: dict) -> str:
     return figure("Does P(Yes) say how often Yes is right?", keys, image, caption)
 
 
-def _rows(rows: list[Row]) -> list[str]:
+def contradictory_section(rows: list[Row]) -> list[str]:
+    """The rows to open, each with both prompts; a sentence if there is none."""
     heading = "<h2>The most contradictory rows</h2>"
     if not rows:
         return [heading, paragraph("The model contradicts itself on no row that was asked both questions.")]
@@ -288,11 +289,14 @@ def _rows(rows: list[Row]) -> list[str]:
     for row in rows:
         yes, no = row.answers
         said = "Yes to both" if yes > 0.5 else "No to both"
-        known = f"row {row.number:,}, user {clipped(row.user, LONGEST_TEXT)}, {'liked' if row.label else 'not liked'}"
-        words = f"<b>{escape(clipped(row.title, LONGEST_TEXT))}</b>: {said} (p⁺\u00a0{yes:.3f}, p⁻\u00a0{no:.3f})"
+        user, liked = escape(clipped(row.user, LONGEST_TEXT)), "liked" if row.label else "not liked"
+        known = f"row {row.number:,}, user <bdi>{user}</bdi>, {liked}"
+        # A title may have signs that turn the direction of writing, which end with its own element.
+        title = f"<b><bdi>{escape(clipped(row.title, LONGEST_TEXT))}</bdi></b>"
+        words = f"{title}: {said} (p⁺\u00a0{yes:.3f}, p⁻\u00a0{no:.3f})"
         prompts = "".join(f"<pre>{text}</pre>" for text in _compared(*row.prompts))
         inside = f'<div class="side">{prompts}</div>'
-        note = f'<span class="note">{escape(known)}</span>'
+        note = f'<span class="note">{known}</span>'
         parts.append(f"<details><summary>{words} {note}</summary>{inside}</details>")
     return parts
 

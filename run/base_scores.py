@@ -26,7 +26,7 @@ from scoring.forward import COLUMNS
 from scoring.splits import labels_of, score_split, users_of
 
 OTHER = "other_{}"  # the column of the answers in other words, by number
-ROUNDING = ("precision", "base_dtype", "compile")  # flags that change the last digits of an answer
+ROUNDING = ("precision", "base_dtype", "compile", "deterministic")  # flags that change the last digits of an answer
 
 
 def score_base(run: RunFolder, name: str, model: Llama, split: Split, shared: Path | None = None) -> Scored:
@@ -66,7 +66,8 @@ def shared_file(name: str, inputs: Inputs, flags: TrainFlags) -> Path | None:
         rounding.append(of_run["vectors in the prompt"])
     if inputs.valid.reading != SOFTMAX:
         rounding.append(inputs.valid.reading)
-    place = [inputs.device.type, str(torch.get_num_threads()), torch.__version__, str(ranks.count())]
+    device = torch.cuda.get_device_name(inputs.device) if inputs.device.type == "cuda" else inputs.device.type
+    place = [device, str(torch.get_num_threads()), torch.__version__, str(ranks.count())]
     key = hashlib.sha256(repr([of_run[name] for name in names] + rounding + place).encode()).hexdigest()[:16]
     return Path(flags.base_scores) / f"{name}-{key}.scores"
 

@@ -47,10 +47,23 @@ OUTCOME = ("results.json", "predictions.csv", "curves.png", "README.md", "report
 @ranks.first_only
 def refuse_unusable(path: Path, resume: bool) -> None:
     """Raises RunError if a run cannot be started, or resumed, in this folder. Changes nothing."""
+    refuse_links(path, "--out")
     if (path / LOCK).exists():
         with suppress(OSError):  # reported below
             _lock(path).close()
     _refuse_content(path, resume)
+
+
+def refuse_links(folder: Path, flag: str) -> None:
+    """Raises RunError if a run folder, which somebody may have sent, has a link: what is written would go elsewhere.
+
+    So is a lock that is no plain file: it would be waited for.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_symlink():
+            raise RunError(f"{flag} {folder}: {path.name} is a link, which no run folder has; put a copy in its place")
+        if path.name == LOCK and not path.is_file():
+            raise RunError(f"{flag} {folder}: {LOCK} is no plain file; delete it")
 
 
 def _refuse_content(path: Path, resume: bool) -> None:
@@ -277,7 +290,7 @@ def read_config_file(path: Path, verb: str = "train.py") -> dict:
         config = json.loads(read_whole(path))
     except (ValueError, RecursionError):
         config = None
-    refuse_config(config, path)
+    refuse_config(config, path, verb)
     of = config.get("verb", "train.py")
     if of != verb:
         raise RunError(f"{path}: is of a run of {quoted(of)}, not of {verb}; give the folder of a run of {verb}")

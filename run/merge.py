@@ -20,8 +20,13 @@ ADAPTED = ", with an adapter merged in"  # at the end of the label of a merged b
 MERGED = "merged_adapters"  # in config.json: digests of the adapters that are in the weights already
 
 
-def refuse_unusable_output(out: Path, flag: str) -> None:
-    """Raises FlagError, naming `flag`, if no checkpoint can be written to this folder. Changes nothing."""
+def refuse_unusable_output(out: Path, flag: str, results: Path | None = None) -> None:
+    """Raises FlagError, naming `flag`, if no checkpoint can be written to this folder. Changes nothing.
+
+    results: the --out of the same command, which will be there first.
+    """
+    if results is not None and out.resolve() in (results.resolve(), *results.resolve().parents):
+        raise FlagError(f"{flag} {out}: is where --out {results} writes, or above it; choose another folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FlagError(f"{flag} {out}: already exists; choose another folder")
     refuse_unwritable(out, flag, FlagError)

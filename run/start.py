@@ -8,7 +8,8 @@ from pathlib import Path
 from cli.flags import Resolved, parse_flags
 from cli.train import TrainFlags, check_flags, run_name
 from data.pairs import EncodedPair
-from errors import answer, notice
+from errors import FlagError, answer, notice
+from files import refuse_unwritable
 from machine import ranks
 from machine.bar import at_work
 from model.demo import base_in_results
@@ -60,7 +61,9 @@ def start_run(argv: list[str], description: str) -> Start | None:
     out = Path(flags.out or ranks.broadcast(str(fresh_name(Path("runs"), run_name(flags)))))
     refuse_unusable(out, flags.resume)  # now, and not after minutes of loading
     if flags.merge_out:
-        refuse_unusable_output(Path(flags.merge_out), "--merge-out")
+        refuse_unusable_output(Path(flags.merge_out), "--merge-out", out)
+    if flags.base_scores:
+        refuse_unwritable(Path(flags.base_scores), "--base-scores", FlagError)
     tensorboard = tensorboard_module(flags.tensorboard)
     resumed = read_run_config(out, "--resume --out") if flags.resume else None
     inputs, objective = load_inputs(flags, resumed), make_objective(vars(flags))

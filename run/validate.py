@@ -18,8 +18,8 @@ LARGEST = 1e300  # of any figure: none comes near, and a plot must be able to ho
 TEXTS = ("data_source", "noun", "wording", "device")  # of config.json, beside its flags
 
 
-def refuse_config(config: object, path: Path) -> None:
-    """Raises RunError unless this is what config.json of a run holds, as far as any verb uses it."""
+def refuse_config(config: object, path: Path, verb: str) -> None:
+    """Raises RunError unless this is what config.json of a run of `verb` holds, as far as any verb uses it."""
     try:
         for entry in config["flags"].values():
             entry["value"]
@@ -29,7 +29,7 @@ def refuse_config(config: object, path: Path) -> None:
     except (KeyError, TypeError, AttributeError, ValueError):
         texts = [None]
     if not all(isinstance(text, str) and text.isprintable() for text in texts):
-        raise RunError(f"{path}: not the config.json of a run; give the folder that train.py wrote")
+        raise RunError(f"{path}: not the config.json of a run; give the folder that {verb} wrote")
 
 
 def recorded_flags(verb: type, config: dict, path: Path) -> dict:

@@ -48,7 +48,7 @@ def known_lines(bench: Bench) -> dict[str, Line]:
                 found, value = flags_passed(line), _of_baseline(value)
             if found != value and not (alone and name == "base"):
                 raise RunError(
-                    f"{bench.results}: {line.run} was made with {name} {quoted(found)}, "
+                    f"{bench.results} (or a file of its parts): {line.run} was made with {name} {quoted(found)}, "
                     f"and this command says {quoted(value)}; give another --results and --out"
                 )
     return lines

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from baselines.title_vectors import describe_bert
+from cli.baseline import BaselineFlags
 from cli.data import DataFlags, data_problems
 from cli.flags import Resolved, flag, flag_name, parse_flags
 from cli.model import RunDataFlags
@@ -20,7 +21,7 @@ from lora.adapter import WEIGHTS as WEIGHTS_OF_ADAPTER
 from machine.device import threads_each
 from run.base import base_identity
 from studies.bench import TRAINED, Bench
-from studies.declared import CONTRAST_WEIGHTS, STUDIES
+from studies.declared import CONTRAST_WEIGHTS, KL_WEIGHTS, STUDIES
 from studies.parts import read_part
 from studies.presets import ALL, PRESETS
 from studies.published import WEIGHTS
@@ -125,6 +126,7 @@ def read_command(name: str, words: Sequence[str]) -> Command:
     flags, resolved = parse_flags(ReproduceFlags, list(own), study.about, of_study, check_flags, name)
     study, given = part_of(study, flags), {TRAIN: list(train), BASELINE: list(baseline)}
     refuse_declared(study, given)
+    parse_flags(BaselineFlags, list(baseline), "")  # an unknown flag is refused now, and not by the first run
     of_preset = PRESETS[flags.preset].passed.get(flags.data, {}) if flags.preset else {}
     passed = {verb: _merged(of_preset.get(verb, ()), words) for verb, words in given.items()}
     return Command(name, tuple(words), flags, resolved, study, passed)
@@ -203,7 +205,7 @@ def part_of(study: Study, flags: ReproduceFlags) -> Study:
     """The settings that --preset, --shots, --kl-weights and --seeds ask for, with the flags of the data set."""
     preset = PRESETS[flags.preset] if flags.preset else None
     if flags.kl_weights is not None:
-        study = study.with_kl_weights(_kl_weights(flags.kl_weights))
+        study = study.with_kl_weights(_kl_weights(flags.kl_weights, study))
     elif study.lambda_of_data and flags.data in WEIGHTS:
         study = study.with_kl_weights([WEIGHTS[flags.data]])
     study = study.with_term_weights(_term_weights(flags.term_weights, study))
@@ -223,12 +225,17 @@ def part_of(study: Study, flags: ReproduceFlags) -> Study:
     return replace(study, settings=tuple(chosen))
 
 
-def _kl_weights(text: str) -> list[str]:
-    """The lambdas of --kl-weights. Raises FlagError."""
-    for weight in text.split(","):
-        if not _is_weight(weight):
-            raise FlagError(f"--kl-weights {text}: {quoted(weight)} is not a number from 0; name some, such as 0,1e-4")
-    return text.split(",")
+def _kl_weights(text: str, study: Study) -> list[str]:
+    """The lambdas of --kl-weights. Raises FlagError, also for a study without one."""
+    if not any(setting.has_lambda for setting in study.settings):
+        raise FlagError("--kl-weights: this study has no row of LCFT; leave it out")
+    weights = [_as_declared(weight) for weight in text.split(",")]
+    wrong = [word for word, weight in zip(text.split(","), weights) if weight is None]
+    if wrong:
+        raise FlagError(f"--kl-weights {text}: {quoted(wrong[0])} is not a number from 0; name some, such as 0,1e-4")
+    if twice := next((weight for weight in weights if weights.count(weight) > 1), None):
+        raise FlagError(f"--kl-weights {text}: names {twice} twice; keep one of them")
+    return weights
 
 
 def _term_weights(text: str | None, study: Study) -> dict[str, str]:
@@ -238,8 +245,8 @@ def _term_weights(text: str | None, study: Study) -> dict[str, str]:
         raise FlagError("--term-weights: this study has no term in the place of the KL; leave it out")
     weights = {}
     for part in [] if text is None else text.split(","):
-        name, _, weight = part.partition("=")
-        if name not in known or not _is_weight(weight):
+        name, _, word = part.partition("=")
+        if name not in known or (weight := _as_declared(word)) is None:
             raise FlagError(f"--term-weights {part}: expected NAME=NUMBER, with a name of {', '.join(known)}")
         if name in weights:
             raise FlagError(f"--term-weights {text}: names {name} twice; keep one of them")
@@ -253,11 +260,15 @@ def _terms_of(study: Study) -> list[str]:
     return list(dict.fromkeys(name for name in found if name in CONTRAST_WEIGHTS))
 
 
-def _is_weight(text: str) -> bool:
+def _as_declared(word: str) -> str | None:
+    """A weight as the studies write it, so that a run has one name; None if it is no number from 0."""
     try:
-        return 0 <= float(text) < math.inf
+        value = float(word)
     except ValueError:
-        return False
+        return None
+    known = [*KL_WEIGHTS, *(weight for tried in CONTRAST_WEIGHTS.values() for weight in tried)]
+    same = (weight for weight in known if float(weight) == value)
+    return next(same, f"{value:g}") if 0 <= value < math.inf else None
 
 
 def refuse_declared(study: Study, passed: dict[str, list[str]]) -> None:

@@ -51,9 +51,14 @@ class Setting:
         return f"{self.method}{weight}" + (f", {self.shots} shots" if self.verb != EVAL else "")
 
     @property
+    def has_lambda(self) -> bool:
+        """Whether it is LCFT, or LCFT-CoLMF, whose lambda --kl-weights says."""
+        return self.method in (LCFT, LCFT_COLMF)
+
+    @property
     def is_control(self) -> bool:
         """Whether it is LCFT, or LCFT-CoLMF, without its KL, with which others are compared."""
-        without_kl = self.method in (LCFT, LCFT_COLMF) and self.flags.get("kl-weight") == "0"
+        without_kl = self.has_lambda and self.flags.get("kl-weight") == "0"
         return self.method == CONTROL or without_kl
 
     def run_names(self) -> list[str]:
@@ -125,12 +130,14 @@ class Study:
     wordings: bool = False
 
     def with_kl_weights(self, weights: list[str]) -> "Study":
-        """The study with each row of plain LCFT once for each of these weights."""
+        """The study with each row of plain LCFT once for each of these weights; a control stands for its weight 0."""
         settings: list[Setting] = []
+        controls = {setting.shots for setting in self.settings if setting.method == CONTROL}
         for setting in self.settings:
             made = [setting]
-            if setting.method in (LCFT, LCFT_COLMF):
-                made = [replace(setting, flags=setting.flags | {"kl-weight": weight}) for weight in weights]
+            if setting.has_lambda:
+                wanted = [weight for weight in weights if weight != "0" or setting.shots not in controls]
+                made = [replace(setting, flags=setting.flags | {"kl-weight": weight}) for weight in wanted]
             settings += [one for one in made if one not in settings]
         return replace(self, settings=tuple(settings))
 

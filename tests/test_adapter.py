@@ -143,6 +143,16 @@ def test_a_field_that_is_empty_or_null_counts_as_absent(tiny_llama, tmp_path, na
     assert read_adapter_config(tmp_path) == expected | {"dropout": 0.0}
 
 
+def test_an_option_that_is_switched_on_and_not_known_is_said(tiny_llama, tmp_path, capsys):
+    save_adapter(adapted(tiny_llama()), tmp_path, SETTINGS)
+    expected = read_adapter_config(tmp_path)
+    assert capsys.readouterr().err == ""
+    changes = {"use_superlora": True, "frobnicate": None, "peft_version": "9"}
+    (tmp_path / CONFIG).write_text(json.dumps(json.loads((tmp_path / CONFIG).read_text()) | changes))
+    assert read_adapter_config(tmp_path) == expected
+    assert "options that this program does not know, and leaves out: 'use_superlora'" in capsys.readouterr().err
+
+
 def test_a_regular_expression_that_never_ends_is_stopped(tiny_llama, monkeypatch):
     monkeypatch.setattr("lora.select.SECONDS", 0.5)
     begun = time.monotonic()
@@ -162,6 +172,8 @@ def test_targets_are_read_without_spaces_and_doubles(text):
         (("embed_tokens",), ["LoRA on embed_tokens is not computed"]),
         (Selection("q_proj"), ["must match a whole name", "model.layers.0.self_attn.q_proj"]),
         (("q_prj",), ["no linear layer is called q_prj"]),
+        (Selection(("q_proj",), layers=(99,)), ["layers_to_transform leaves no layer of these"]),
+        (Selection(("q_proj",), exclude=("q_proj",)), ["exclude_modules leaves no layer of these"]),
     ],
 )
 def test_targets_that_are_not_wrapped_are_named(tiny_llama, targets, words):

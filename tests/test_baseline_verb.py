@@ -265,6 +265,27 @@ def test_a_trial_of_another_search_is_refused_by_its_line(tmp_path, line):
         read_trials(tmp_path / "trials.jsonl", trials_of(GRID, 5))
 
 
+# ---- flags of another run ------------------------------------------------------------------------
+
+
+def test_what_another_method_cannot_have_is_not_taken_from_its_run(quick, folder, tmp_path):
+    call(folder, tmp_path / "a", "--method", "gru4rec", "--history", "signed", "--loss", "mse", *SHORT)
+    before = ["--config", str(tmp_path / "a"), "--out", str(tmp_path / "b"), "--method"]
+    for method, lines in {
+        "lightgcn": ["--history (of config {a}): has no", "--loss mse (of config {a}): with --method lightgcn choose"],
+        "mf": ["--history (of config {a}): has no", "--loss (of config {a}): has no effect with --method mf"],
+    }.items():
+        with pytest.raises(FlagError) as refusal:
+            baseline.main([*before, method])
+        found = str(refusal.value).split("\n")
+        wanted = [line.format(a=tmp_path / "a" / "config.json") for line in lines]
+        assert len(found) == 2 and all(one.startswith(line) for one, line in zip(sorted(found), wanted))
+    assert not (tmp_path / "b").exists()
+    baseline.main([*before, "caser", "--length", "2", "--epochs", "1"])
+    settings = json.loads((tmp_path / "b" / "results.json").read_text())["settings"]
+    assert (settings["history"], settings["loss"], settings["dim"]) == ("signed", "mse", 4)
+
+
 # ---- what it refuses -----------------------------------------------------------------------------
 
 
@@ -281,6 +302,7 @@ def test_a_trial_of_another_search_is_refused_by_its_line(tmp_path, line):
         (("--setting", "nowhere"), "no such file; name a setting.json"),
         (("--method", "best"), "--method best: choose one of"),
         (("--shots", "100000"), "--shots 100000: the training split has"),
+        (("--method", "logreg", "--shots", "1"), "--shots: all training rows that were drawn have one label"),
     ],
 )
 def test_what_it_refuses(folder, tmp_path, argv, message):

@@ -117,7 +117,13 @@ def test_a_number_must_be_finite(text):
     assert problems(parse, "--rate", text) == [f"--rate {text}: expected a finite number"]
 
 
-@pytest.mark.parametrize("text", ["2.5", "", "0x10", "1e3"])
+@pytest.mark.parametrize("flag", ["--rows", "--rate", "--name"])
+def test_an_empty_value_is_none(flag):
+    """As of `--adapter "$ADAPTER"` where the variable is not set."""
+    assert problems(parse, flag, "") == problems(parse, f"{flag}=") == [f"{flag}: expects a value"]
+
+
+@pytest.mark.parametrize("text", ["2.5", "0x10", "1e3"])
 def test_a_whole_number_is_written_with_digits(text):
     assert problems(parse, "--rows", text) == [f"--rows {text}: expected a whole number"]
 

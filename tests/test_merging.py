@@ -111,6 +111,10 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         with pytest.raises(FlagError, match=word):
             refuse_unusable_output(tmp_path / name, "--merge-out")
     refuse_unusable_output(tmp_path / "new" / "deep", "--merge-out")
+    refuse_unusable_output(tmp_path / "new" / "deep", "--merge-out", tmp_path / "new")
+    for out in ("new", "new/deep"):  # what --out will hold is no place for a checkpoint, nor what will hold --out
+        with pytest.raises(FlagError, match="--merge-out .*: is where --out .* writes, or above it"):
+            refuse_unusable_output(tmp_path / "new", "--merge-out", tmp_path / out)
 
 
 def test_fingerprint_survives_a_lossless_dtype_and_sharding_and_nothing_else(make_checkpoint):

@@ -13,7 +13,7 @@ from errors import RunError
 from files import write_file, write_json, write_text
 from lora.adapter import load_adapter, read_adapter_config
 from lora.inject import add_lora, lora_state
-from run.folder import RunFolder, fresh_name, read_run_config
+from run.folder import LOCK, RunFolder, fresh_name, read_run_config, refuse_unusable
 from tensors import trainable_parameters
 
 ROOT = Path(__file__).parent.parent
@@ -113,6 +113,30 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(RunError, match=r"cannot be written \(Permission denied\)"):
         RunFolder(tmp_path / "a", resume=False)
+
+
+@pytest.mark.parametrize("name", [LOCK, "last", "metrics.jsonl", "timings.jsonl", "results.json"])
+def test_a_link_in_a_run_folder_is_refused_and_its_target_left_as_it_is(tmp_path, name):
+    """Somebody may have sent the folder: nothing outside it may be written or deleted."""
+    run, target = tmp_path / "run", tmp_path / "target"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    if name == "last":
+        target.mkdir()
+        (target / ".mine.part").write_text("mine")
+    else:
+        target.write_text("mine")
+    (run / name).symlink_to(target)
+    with pytest.raises(RunError, match=f"--out {run}: {name} is a link, which no run folder has"):
+        refuse_unusable(run, True)
+    assert (target / ".mine.part" if name == "last" else target).read_text() == "mine"
+
+
+def test_a_lock_that_is_no_plain_file_is_refused_and_not_waited_for(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(RunError, match=r"\.lock is no plain file; delete it"):
+        refuse_unusable(tmp_path, True)
 
 
 def test_resuming_where_no_run_is_creates_nothing(tmp_path):

@@ -13,7 +13,7 @@ from data.splits import Split
 from metrics import Scored, constants, evaluate, expected_calibration_error, paired_change, reliability
 from report.cells import interval_cell
 from report.charts import Area, chart, curve, dots, span, thinned, ticks
-from report.run_page import FORGOT, MOST_DOTS, Row, Shown, run_page, score_page
+from report.run_page import FORGOT, MOST_DOTS, Row, Shown, contradictory_section, run_page, score_page
 from report.tables import METRICS
 from run.page import MOST_ROWS, contradictory_rows, shown_answers
 
@@ -179,6 +179,12 @@ def test_the_most_contradictory_rows_are_the_surest_ones_with_the_prompts_that_t
     for row in found:
         assert row.prompts[0].endswith(f'"film {row.number}"?\n\n### Response:\n') and len(row.prompts[1]) < 520
         assert "film 49" in row.prompts[0] and "film 40" not in row.prompts[0]  # the oldest were left out
+
+
+def test_signs_that_turn_the_direction_of_writing_end_with_the_title_and_the_user():
+    row = Row(3, "u\u202e1", "film \u202e7", True, (0.9, 0.8), ("a", "b"))
+    text = "".join(contradictory_section([row]))
+    assert "<bdi>film \u202e7</bdi></b>: Yes to both (p" in text and "user <bdi>u\u202e1</bdi>, liked" in text
 
 
 @pytest.mark.parametrize("rows", [4, 40, 1000])

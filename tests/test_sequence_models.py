@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines import gru4rec, sasrec_full
+from baselines import caser, gru4rec, sasrec_full
 from baselines.base import settings_of
 from baselines.sasrec import SelfAttention
 from baselines.sequence import HistoryEmbedding, SequenceModel
@@ -95,6 +95,18 @@ def caser_by_hand(w, history, length):
             total += w["encoder.vertical.weight"][0, 0, row, 0] * image[row, column]
         state.append(max(total, 0))
     return np.array(state)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4])
+def test_a_history_too_short_for_a_filter_of_caser_leaves_it_out(length):
+    torch.manual_seed(0)
+    encoder = caser.CaserEncoder(HistoryEmbedding(ITEMS, 6), length=length)
+    assert [f.kernel_size[0] for f in encoder.horizontal] == [height for height in (2, 3, 4) if height <= length]
+    rows = random_rows(5)
+    few = change(
+        rows, history=rows.history[:, :length], liked=rows.liked[:, :length], lengths=rows.lengths.clamp(max=length)
+    )
+    assert encoder(few).shape == (5, encoder.width)
 
 
 def test_caser_is_its_convolutions_written_as_loops():

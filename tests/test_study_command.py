@@ -88,17 +88,33 @@ def test_a_studys_terms_get_the_weights_that_are_named():
     )
 
 
+def test_a_weight_has_one_name_however_it_is_written():
+    found = read_command("figure3", ["--kl-weights", " 0.0001,-0, 0.10,0.25,1E-3"]).study.settings
+    assert [one.flags["kl-weight"] for one in found] == ["1e-4", "0", "1e-1", "0.25", "1e-3"]
+    found = read_command("consistency", ["--term-weights", "js=10.0,jeffreys=0.001"]).study.settings
+    weights = {one.flags.get("objective"): one.flags["kl-weight"] for one in found if "kl-weight" in one.flags}
+    assert (weights["js"], weights["jeffreys"]) == ("10", "1e-3")
+
+
+def test_the_control_of_a_study_is_not_there_twice():
+    study = read_command("few-shot", ["--shots", "16", "--kl-weights", "0,1e-4"]).study
+    assert [one.method for one in study.settings].count("control") == 1
+    labels = [one.label for one in study.settings if one.flags.get("kl-weight") == "0"]
+    assert labels == ["control, lambda 0, 16 shots"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["consistency", "--term-weights", "js"], "--term-weights js: expected NAME=NUMBER, with a name of js, margin"),
         (["consistency", "--term-weights", "js=1,paper=2"], "--term-weights paper=2: expected NAME=NUMBER"),
         (["consistency", "--term-weights", "js=-1"], "--term-weights js=-1: expected NAME=NUMBER"),
-        (["consistency", "--term-weights", ""], "--term-weights : expected NAME=NUMBER"),
         (["consistency", "--term-weights", "js=1,js=2"], "--term-weights js=1,js=2: names js twice; keep one of them"),
-        (["figure3", "--kl-weights", ""], "--kl-weights : '' is not a number from 0"),
+        (["figure3", "--kl-weights", ""], "--kl-weights: expects a value"),
+        (["figure3", "--kl-weights", "0.0001,0,1e-4"], "--kl-weights 0.0001,0,1e-4: names 1e-4 twice"),
+        (["table1-recommenders", "--kl-weights", "7"], "--kl-weights: this study has no row of LCFT; leave it out"),
+        (["table2-recommenders", "--", "--", "--bogus", "3"], "--bogus: unknown flag"),
         (["few-shot", "--shots", "64,"], "--shots 64,: this study has 16, 64, 256, and not an empty one"),
-        (["few-shot", "--shots", ""], "--shots : this study has 16, 64, 256, and not an empty one"),
         (["few-shot", "--term-weights", "js=1"], "--term-weights: this study has no term in the place of the KL"),
         (["figure3", "--kl-weights", "0,,1"], "--kl-weights 0,,1: '' is not a number from 0"),
         (["figure3", "--kl-weights", "nan"], "--kl-weights nan: 'nan' is not a number from 0"),

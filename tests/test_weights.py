@@ -116,6 +116,16 @@ def test_both_forms_of_rope_settings_are_read(make_checkpoint, fields, theta, sc
     assert (config.rope_theta, config.rope_scaling) == (theta, scaling)
 
 
+def test_two_lengths_of_the_trained_context_are_refused(make_checkpoint):
+    scaling = {"rope_scaling": {"rope_type": "llama3", **LLAMA3}}
+    folder = make_checkpoint(**scaling, original_max_position_embeddings=64)
+    assert read_llama_config(folder).rope_scaling.original_max_position_embeddings == 64
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"original_max_position_embeddings": 8}))
+    with pytest.raises(CheckpointError, match="original_max_position_embeddings is 8 and, for rope, 64; keep one"):
+        read_llama_config(folder)
+
+
 def test_absent_fields_have_the_values_of_the_first_llama(make_checkpoint):
     names = ("max_position_embeddings", "rms_norm_eps", "rope_theta", "architectures")
     config = read_llama_config(make_checkpoint(num_key_value_heads=None, **dict.fromkeys(names, "absent")))
