@@ -21,7 +21,7 @@ from scoring.splits import without_learning
 from studies.published import PUBLISHED, WEIGHTS, Published
 from studies.results import BASE, Line
 from studies.significance import both_p
-from studies.study import BASELINE, MARK, TRAIN, Study
+from studies.study import MARK, TRAIN, Study
 
 COLUMNS = (
     ("auc", "AUC"),
@@ -82,8 +82,8 @@ def measure(label: str, scored: list[Scored], planned: int, published: Published
 def measured_rows(study: Study, lines: dict[str, Line], data: Dataset) -> list[Measured]:
     """The base, then each setting of the study; a setting whose runs are not made has no values."""
     base = [lines[BASE].scored(data.test)] if BASE in lines else []
-    asks_models = any(setting.verb != BASELINE for setting in study.settings)
-    rows = [measure("untuned base", base, 1)] if base or asks_models else []
+    compared = any(setting.verb == TRAIN and setting.plain for setting in study.settings)
+    rows = [measure("untuned base", base, 1)] if base or compared else []
     numbers = numbers_scored(lines, data)
     published = {} if data.source == STAND_IN else PUBLISHED.get(data.name, {})
     changed = any(MARK in shlex.split(line.about.get("train_flags", "")) for line in lines.values())

@@ -315,5 +315,6 @@ def test_an_archive_holds_lines_that_were_compressed(tmp_path):
     write_lines(results, lines_of_study())
     study = {"study": "wordings", "argv": [], "base": {}, "results": str(results)}
     (out / "study.json").write_text(json.dumps(study))
+    (out / "wordings.md").write_text("a table")
     make_archive(out, tmp_path / "archive", read_lines(results))
     assert set(read_lines(tmp_path / "archive" / LINES)) == set(lines_of_study())
