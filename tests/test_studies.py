@@ -318,6 +318,8 @@ def test_what_was_not_run_says_so_in_every_table():
     measured = measured_rows(STUDY, lines, _Data(rows))
     assert "| LCFT, lambda 1, 64 shots | not run |" in markdown(measured, []) and "0 of 2" in markdown(measured, [])
     assert terminal(measured, []).splitlines()[-1].split()[-2:] == ["not", "run"]
+    without_base = measured_rows(STUDY, {name: line for name, line in lines.items() if name != BASE}, _Data(rows))
+    assert "| untuned base | not run |" in markdown(without_base, [])
 
 
 def test_the_constant_and_the_rules_stand_in_every_table_of_80_columns():
