@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from files import optional_module
-from machine import macos, ranks, windows
+from machine import cgroups, macos, ranks, windows
 
 # How torch, its CPU allocator, CUDA's libraries and C++ report a lack of memory.
 WORDS = (
@@ -86,7 +86,9 @@ def free_memory(device: torch.device) -> int:
         allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
         return min(free, allowed) + reserved - torch.cuda.memory_allocated(device)
     free = _kilobytes("/proc/meminfo", "MemAvailable") or windows.free_memory() or macos.free_memory()
-    return (free or _physical_memory()) // ranks.count_on_node()
+    allowed = cgroups.free_memory()  # of a container or a batch system, whose machine may have far more
+    free = free or _physical_memory()
+    return (free if allowed is None else min(free, allowed)) // ranks.count_on_node()
 
 
 def resident_memory() -> int:

@@ -15,7 +15,7 @@ import pytest
 
 import files
 from cli.verb import print_what_it_can
-from machine import device, macos, memory, windows
+from machine import cgroups, device, macos, memory, windows
 from run.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
@@ -98,6 +98,7 @@ def test_peak_memory_is_in_bytes_on_macos_and_in_kilobytes_on_linux(monkeypatch)
 
 def test_without_linux_files_memory_is_still_told(monkeypatch):
     monkeypatch.setattr(memory, "_kilobytes", lambda path, name: 0)
+    monkeypatch.setattr(cgroups, "free_memory", lambda: None)
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert memory.free_memory(memory.torch.device("cpu")) == pages and memory.resident_memory() > 10**7
     monkeypatch.setattr(windows, "free_memory", lambda: 7)
@@ -148,8 +149,52 @@ def test_macos_tells_the_free_memory_and_that_of_this_process(monkeypatch):
     assert macos.free_in(VM_STAT) == 50 * 16384 and macos.free_in("") == 0
     assert (macos.free_memory(), macos.resident_memory()) == (0, 0) or sys.platform == "darwin"
     monkeypatch.setattr(memory, "_kilobytes", lambda path, name: 0)
+    monkeypatch.setattr(cgroups, "free_memory", lambda: None)
     monkeypatch.setattr(macos, "_output", lambda *command: {"vm_stat": VM_STAT, "ps": " 77\n"}[command[0]])
     assert memory.free_memory(memory.torch.device("cpu")) == 50 * 16384 and memory.resident_memory() == 77 * 1024
+
+
+# ---- containers and batch systems ----------------------------------------------------------------
+
+
+def group(folder, version, limit, used, given_back=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    limit_file, used_file, name = cgroups.FILES[version]
+    (folder / limit_file).write_text(f"{limit}\n")
+    (folder / used_file).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 1\n{name} {given_back}\n")
+
+
+@pytest.mark.parametrize(
+    "version, line, mount", [(2, "0::/a/b", ""), (1, "4:memory:/a/b", "memory"), (1, "3:cpu,memory:/a/b", "memory")]
+)
+def test_the_least_that_a_group_or_one_above_it_leaves_counts(tmp_path, version, line, mount):
+    assert cgroups.free_memory(tmp_path) is None  # no Linux, or one without groups
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"9:pids:/x\n{line}\n")
+    assert cgroups.free_memory(tmp_path) is None
+    top = tmp_path / "sys/fs/cgroup" / mount
+    none = "max" if version == 2 else 9223372036854771712
+    group(top, version, none, 500)
+    group(top / "a/b", version, 1000, 700, given_back=50)
+    assert cgroups.free_memory(tmp_path) == 350
+    group(top / "a", version, 900, 800)
+    assert cgroups.free_memory(tmp_path) == 100
+    group(top / "a", version, 900, 950)
+    assert cgroups.free_memory(tmp_path) == 0
+    group(top / "a", version, none, 800)
+    group(top / "a/b", version, none, 800)
+    assert cgroups.free_memory(tmp_path) is None
+    (tmp_path / "proc/self/cgroup").write_text(f"{line}/of/the/host\nodd\n")  # in a container without its own view
+    group(top, version, 600, 500)
+    assert cgroups.free_memory(tmp_path) == 100
+
+
+def test_the_plan_keeps_to_what_a_container_is_allowed(monkeypatch):
+    monkeypatch.setattr(cgroups, "free_memory", lambda: 12345)
+    assert memory.free_memory(memory.torch.device("cpu")) == 12345
+    monkeypatch.setattr(cgroups, "free_memory", lambda: 2**70)
+    assert memory.free_memory(memory.torch.device("cpu")) < 2**60
 
 
 # ---- threads ------------------------------------------------------------------------------------
