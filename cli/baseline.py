@@ -97,7 +97,8 @@ def check_baseline(flags: BaselineFlags, resolved: Resolved) -> None:
     said = given | {name for name, source in resolved.sources.items() if source.startswith("config ")}
     said = {name for name in said if name in given or resolved.values[name] != plain[name]}
     problems += [
-        f"{flag_name(name)}{_of_config(name, resolved)}: has no effect with --method {method.name}; leave it out"
+        f"{flag_name(name)}{_of_config(name, resolved)}: has no effect with --method {method.name}; "
+        + ("leave it out" if name in given else "give the flags that you want instead of --config")
         for name in resolved.values
         if name in said & _unused(flags)
     ]

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from cli.flags import Resolved, flag_name
 from cli.train import TrainFlags, presets
-from errors import FlagError, RunError, notice
+from errors import FlagError, RunError, notice, quoted
 from files import missing_advice
 from objectives.by_name import make_objective
 from run.folder import read_config_file, read_run_config
@@ -82,6 +82,17 @@ def presets_or_config(values: dict) -> dict:
     """{flag: (value, source)} for what presets decide; with --config FILE for every flag that the run of FILE had."""
     taken = flags_of_config(values, TrainFlags, "train.py")
     return presets(values | {name: value for name, (value, _) in taken.items()}) | taken
+
+
+def refuse_other_objective(config: str, objective: str) -> None:
+    """Raises FlagError if the run of --config has another objective: its lambda and presets are of that one."""
+    path = Path(config) / "config.json" if Path(config).is_dir() else Path(config)
+    recorded = read_config_file(path)["flags"].get("objective", {}).get("value")
+    if recorded != objective:
+        raise FlagError(
+            f"--objective {objective}: the run of --config {config} has {quoted(recorded)}, with settings of its own; "
+            "leave out one of them"
+        )
 
 
 def flags_of_config(values: dict, flags: type, verb: str) -> dict:

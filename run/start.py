@@ -26,7 +26,7 @@ from run.inputs import Inputs, load_inputs
 from run.merge import refuse_unusable_output
 from run.plan import Plan, longest_pairs, make_plan
 from run.progress import Times, count_steps
-from run.resume import config_of_resumed, flags_of_run, presets_or_config
+from run.resume import config_of_resumed, flags_of_run, presets_or_config, refuse_other_objective
 from run.vectors import write_record
 from tensors import trainable_parameters
 
@@ -56,6 +56,8 @@ def start_run(argv: list[str], description: str) -> Start | None:
         own = {name for name, source in resolved.sources.items() if source != "resume"}
         refuse_missing(f"--resume --out {flags.out}", vars(flags), own, Path(flags.out), resumed=True)
     elif flags.config:
+        if resolved.sources["objective"] == "flag":
+            refuse_other_objective(flags.config, flags.objective)
         taken = {name for name, source in resolved.sources.items() if source.startswith("config ")}
         refuse_missing(f"--config {flags.config}", resolved.values, taken, Path(flags.config))
     out = Path(flags.out or ranks.broadcast(str(fresh_name(Path("runs"), run_name(flags)))))

@@ -279,6 +279,7 @@ def test_what_another_method_cannot_have_is_not_taken_from_its_run(quick, folder
             baseline.main([*before, method])
         found = str(refusal.value).split("\n")
         wanted = [line.format(a=tmp_path / "a" / "config.json") for line in lines]
+        assert any(line.endswith("give the flags that you want instead of --config") for line in found)
         assert len(found) == 2 and all(one.startswith(line) for one, line in zip(sorted(found), wanted))
     assert not (tmp_path / "b").exists()
     baseline.main([*before, "caser", "--length", "2", "--epochs", "1"])

@@ -10,6 +10,7 @@ from cli.flags import parse_flags
 from cli.train import TrainFlags, check_flags
 from errors import FlagError, RunError
 from run.resume import NEVER_TAKEN, presets_or_config
+from run.start import start_run
 from tests.test_train_flags import train_flags
 
 
@@ -53,6 +54,15 @@ def test_a_folder_of_a_run_is_understood_and_other_files_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(RunError, match=r"config\.json: not the config\.json of a run"):
         from_config(str(tmp_path))
+
+
+def test_another_objective_than_that_of_the_run_is_refused(tmp_path):
+    """Its lambda, 0 of tallrec, would make a control of the paper's objective without a word."""
+    path = config_file(tmp_path, "--objective", "tallrec")
+    for words, objective in ((["--objective", "paper"], "paper"), (["--objective=js"], "js")):
+        with pytest.raises(FlagError, match=f"--objective {objective}: the run of --config .* has 'tallrec'"):
+            start_run(["--config", path, "--data", "demo", "--plan", *words], "")
+    start_run(["--config", path, "--data", "demo", "--plan", "--shots", "8", "--objective", "tallrec"], "")
 
 
 def test_a_value_that_the_flag_cannot_be_is_refused(tmp_path):
