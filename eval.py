@@ -34,7 +34,7 @@ from data.examples import with_examples
 from data.interactions import Dataset
 from data.prompts import Wording, wording_of
 from data.splits import READINGS, Split, Wanted, chosen_rows, encode_split, encode_wanted
-from errors import DataError, FlagError, answer, notice
+from errors import DataError, FlagError, answer, notice, quoted
 from files import refuse_unwritable, write_json, write_text
 from machine import ranks
 from metrics import Scored, evaluate
@@ -126,7 +126,7 @@ def output_problems(flags: EvalFlags) -> list[str]:
     if flags.out and (Path(flags.out) / "config.json").exists():
         problems.append(f"--out {flags.out}: is a run folder, whose results.json this would replace; choose another")
     if flags.run and not flags.out and Path(flags.run).is_dir():
-        links = sorted(path.name for path in Path(flags.run).glob("eval-*") if path.is_symlink())
+        links = sorted(quoted(path.name)[1:-1] for path in Path(flags.run).glob("eval-*") if path.is_symlink())
         problems += [
             f"--run {flags.run}: {name} is a link, and results would go elsewhere; say --out" for name in links
         ]

@@ -222,7 +222,9 @@ def prepared_with(folder: Path) -> dict:
     """{option: its value} with which a folder was prepared. Raises DataError if its manifest is damaged."""
     try:
         options = json.loads(read_whole(folder / MANIFEST))["options"]
-        return {name: value for name, value in options.items() if isinstance(name, str)}
+        if not all(f"{name}{value}".isprintable() for name, value in options.items()):
+            raise ValueError("an option cannot be shown")
+        return options
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DataError(f"{folder / MANIFEST}: is damaged; delete the folder and prepare it again") from None
 

@@ -61,7 +61,8 @@ def refuse_links(folder: Path, flag: str) -> None:
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_symlink():
-            raise RunError(f"{flag} {folder}: {path.name} is a link, which no run folder has; put a copy in its place")
+            name = quoted(path.name)[1:-1]
+            raise RunError(f"{flag} {folder}: {name} is a link, which no run folder has; put a copy in its place")
         if path.name == LOCK and not path.is_file():
             raise RunError(f"{flag} {folder}: {LOCK} is no plain file; delete it")
 

@@ -169,17 +169,22 @@ def check_runs(folder: Path) -> list[Check]:
     """Whether results.json and config.json of each run say what its line says, which the figures were checked by."""
     checks = []
     for name, line in read_lines(folder / LINES).items():
-        run = folder / "runs" / name
+        run = folder / "runs" / Path(name).name  # whoever made the archive may have written a path
         if (run / "results.json").is_file():
             said = _read_json(run / "results.json")
-            said = said.get("test", {}).get("after", said) if isinstance(said.get("test"), dict) else said
+            said = _part(_part(said, "test"), "after") or said  # eval.py has the figures at the top
             wrong = [key for key, value in line.about["test"].items() if said.get(key) != value]
             checks.append(Check(f"{name}: results.json has its figures", _listed(wrong)))
         if (run / "config.json").is_file() and "flags" in line.about:
-            flags = _read_json(run / "config.json").get("flags", {})
-            wrong = [key for key, value in line.about["flags"].items() if flags.get(key, {}).get("value") != value]
+            flags = _part(_read_json(run / "config.json"), "flags")
+            wrong = [key for key, value in line.about["flags"].items() if _part(flags, key).get("value") != value]
             checks.append(Check(f"{name}: config.json has its flags", _listed(wrong)))
     return checks
+
+
+def _part(content: dict, name: str) -> dict:
+    """An object in an object; an empty one if there is none."""
+    return part if isinstance(part := content.get(name), dict) else {}
 
 
 def _listed(wrong: list[str]) -> str | None:

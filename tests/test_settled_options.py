@@ -103,7 +103,13 @@ def test_two_forms_in_one_folder_are_refused(tmp_path, raw):
 
 def test_a_damaged_manifest_is_one_line(own):
     manifest = json.loads((own / "prepared.json").read_text())
-    for damaged in ("", "[]", json.dumps(manifest | {"options": 3}), json.dumps({"format": 1})):
+    for damaged in (
+        "",
+        json.dumps(manifest | {"options": {"noun": "\x1b[31m"}}),
+        "[]",
+        json.dumps(manifest | {"options": 3}),
+        json.dumps({"format": 1}),
+    ):
         (own / "prepared.json").write_text(damaged)
         with pytest.raises(DataError, match="damaged"):
             train.main(["--data", str(own), "--noun", "game", "--shots", "8"])

@@ -13,7 +13,7 @@ from data.load import load_dataset
 from errors import RunError, UserError
 from metrics import metric_values
 from run.base import base_identity
-from studies.archive import digest_of_code, possible_figures
+from studies.archive import check_runs, digest_of_code, possible_figures
 from studies.declared import STUDIES
 from studies.results import BASE, Line, read_lines, write_lines
 from studies.tables import NAMES, as_latex, measured_rows
@@ -135,6 +135,13 @@ def test_a_run_that_says_something_else_than_its_line_is_found_though_its_checks
     shown = capsys.readouterr().out
     assert f"{run.name}: config.json has its flags: another lr than its line" in shown
     assert f"{run.name}: results.json has its figures: another auc than its line" in shown
+
+
+@pytest.mark.parametrize("content", ['{"test": {"after": 3}}', '{"test": []}', '{"flags": []}', '{"flags": {"lr": 1}}'])
+def test_a_run_of_another_form_fails_the_check_and_ends_nothing(archive, content):
+    for file in ("results.json", "config.json"):
+        (archive / "runs" / "shots=64-kl-weight=1-seed=0" / file).write_text(content)
+    assert [check.problem is not None for check in check_runs(archive)] == [False, False, True, True]
 
 
 def test_a_figure_that_does_not_follow_from_the_answers_is_named(archive, capsys):
