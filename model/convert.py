@@ -361,6 +361,13 @@ def _open_gguf(src: Path, progress: Callable[[str], None]) -> Source:
     return Source(fields, stored, None, lambda names: read_tensors(file, origin, names, config.head_dim), kept)
 
 
+def _named(text: str) -> Path:
+    """A path of the command line; an empty one would be the folder in which the program was started."""
+    if not text:
+        raise argparse.ArgumentTypeError("expects a value")
+    return Path(text)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
@@ -368,12 +375,12 @@ def main() -> None:
     )
     parser.add_argument(
         "source",
-        type=Path,
+        type=_named,
         metavar="SRC",
         help="folder with pytorch_model*.bin or Meta's consolidated.*.pth, or a GGUF file, or a wheel that has one",
     )
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="new folder; repeat an interrupted call to complete it"
+        "--out", required=True, type=_named, metavar="DIR", help="new folder; repeat an interrupted call to complete it"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of the written tensors (default: as they are)")
     parser.add_argument("--rope-factor", type=float, metavar="F", help="of Meta's Llama 3.1 (8) or 3.2 (32)")

@@ -140,7 +140,10 @@ def _start(name: str, run: Run, bench: Bench) -> Active:
 
 def _log_of(name: str, bench: Bench) -> Path:
     bench.out.mkdir(parents=True, exist_ok=True)
-    return bench.out / f"{name}.log"
+    log = bench.out / f"{name}.log"
+    if log.is_symlink():  # in a folder that somebody sent, which would be written to elsewhere
+        raise RunError(f"--out {bench.out}: {log.name} is a link; delete it")
+    return log
 
 
 def _last_line(log: Path) -> str:

@@ -11,6 +11,7 @@ from cli.flags import fit, flag, parse_flags
 from cli.train import TrainFlags
 from cli.verb import run_verb
 from errors import AdapterError, CheckpointError, DataError, FlagError, RunError
+from model import convert
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,14 @@ def test_a_number_must_be_finite(text):
 def test_an_empty_value_is_none(flag):
     """As of `--adapter "$ADAPTER"` where the variable is not set."""
     assert problems(parse, flag, "") == problems(parse, f"{flag}=") == [f"{flag}: expects a value"]
+
+
+@pytest.mark.parametrize("words", [["", "--out", "x"], ["demo/model", "--out", ""], ["demo/model", "--out="]])
+def test_nor_is_one_of_model_convert_the_folder_in_which_it_was_started(words, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["convert", *words])
+    with pytest.raises(SystemExit) as ended:
+        convert.main()
+    assert ended.value.code == 2 and "expects a value" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["2.5", "0x10", "1e3"])

@@ -166,6 +166,15 @@ def test_a_need_with_a_line_and_no_folder_is_made_again(bench):
     assert {name for name, count in made.items() if count > 1} == {MF.run_name(0)}
 
 
+def test_a_log_that_is_a_link_is_not_written_through(bench, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    bench.out.mkdir(parents=True, exist_ok=True)
+    (bench.out / f"{MF.run_name(0)}.log").symlink_to(tmp_path / "mine")
+    with pytest.raises(RunError, match="seed=0.log is a link; delete it"):
+        make_runs(Study("", (MF,)), bench)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 # ---- parts --------------------------------------------------------------------------------------
 
 
