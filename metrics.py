@@ -332,6 +332,17 @@ def ranking_metrics(labels: np.ndarray, scores: np.ndarray, users: list, seed: i
     return with_intervals(values, draws)
 
 
+def share_metrics(labels: np.ndarray, shares: np.ndarray, users: list, seed: int = 0) -> dict:
+    """ranking_metrics, and informative_asked_once where an item is called liked above a half; shares: (N,), 0 to 1."""
+    weights, _ = user_resamples(users, seed)
+    right = (shares > 0.5) == labels
+    value = {"informative_asked_once": float(right.mean() - constant_share(labels.mean()))}
+    best = constant_share(weights @ labels / weights.sum(1))
+    decided = with_intervals(value, {"informative_asked_once": weights @ right / weights.sum(1) - best})
+    ranked = ranking_metrics(labels, shares, users, seed)
+    return ranked | value | {"interval_95": ranked["interval_95"] | decided["interval_95"]}
+
+
 def agreement(scored: Scored, z_other: np.ndarray, same_wanted: bool, seed: int = 0) -> dict:
     """How answers to another wording, log-odds z_other (N,), agree with those to the positive prompt.
 

@@ -43,7 +43,7 @@ def _smoothed_mean(
 
 
 def all_rules(train: list[Interaction], rows: list[Interaction]) -> dict[str, np.ndarray]:
-    """The scores of every rule, by the rule's name in tables.
+    """The scores of every rule, by the rule's name in tables: shares of liked items, or the mean of two such shares.
 
     The history share is left out if histories have liked items only, since it is then the same for all. The user
     mean is left out where the split is by user, since no user of `rows` is then in `train`.
@@ -52,11 +52,11 @@ def all_rules(train: list[Interaction], rows: list[Interaction]) -> dict[str, np
     scores = {f"item mean of {len(train):,} training rows": mean}
     if any(not liked for row in rows for _, liked in row.history):
         share = history_share(rows)
-        scores = {"history share": share, **scores, "history share + item mean": share + mean}
+        scores = {"history share": share, **scores, "history share + item mean": (share + mean) / 2}
     known = {row.user for row in train} - {None}
     if np.mean([row.user in known for row in rows]) > 0.5:
         of_user = user_mean(train, rows)
-        scores |= {"user mean": of_user, "item mean + user mean": mean + of_user}
+        scores |= {"user mean": of_user, "item mean + user mean": (mean + of_user) / 2}
     return scores
 
 
@@ -68,13 +68,13 @@ METHODS = (
     Direct("user-mean", "the user's smoothed mean label in training", user_mean, needs_users=True),
     Direct(
         "history-share+item-mean",
-        "the sum of both",
-        lambda train, rows: history_share(rows) + item_mean(train, rows),
+        "the mean of both",
+        lambda train, rows: (history_share(rows) + item_mean(train, rows)) / 2,
     ),
     Direct(
         "item-mean+user-mean",
-        "the sum of both",
-        lambda train, rows: item_mean(train, rows) + user_mean(train, rows),
+        "the mean of both",
+        lambda train, rows: (item_mean(train, rows) + user_mean(train, rows)) / 2,
         needs_users=True,
     ),
 )

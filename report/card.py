@@ -95,9 +95,9 @@ def _facts(results: dict, adapter: dict) -> list[str]:
 def _figures(test: dict) -> list[str]:
     counts, columns = test["after"]["counts"], ("before", "after", "change")
     rows = part_of_split(test["chosen"]) if "chosen" in test else f"{counts['rows']:,} rows"
-    unit = "users" if counts["users"] else "rows"
+    users, unit = (f"{counts['users']:,} users", "users") if counts["users"] else ("users unknown", "rows")
     lines = [
-        f"Test split: {rows}, {counts['users']:,} users; 95 % intervals from resampling {unit}.",
+        f"Test split: {rows}, {users}; 95 % intervals from resampling {unit}.",
         "",
         "| | base | with this adapter | change |",
         "|---|---|---|---|",

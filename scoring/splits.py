@@ -11,7 +11,7 @@ from data.questions import Questions
 from data.splits import Split
 from machine import ranks
 from machine.sharding import equal_forward_passes
-from metrics import Scored, agreement, constants, metric_values, ranking_metrics
+from metrics import Scored, agreement, constants, metric_values, share_metrics
 from model.llama import Llama
 from scoring.forward import COLUMNS, score
 
@@ -98,11 +98,11 @@ def _bundle(scored: Scored, z: np.ndarray, questions: Questions, words: list[str
 def without_learning(train: list[Interaction], rows: list[Interaction]) -> dict[str, dict]:
     """What is reached on these rows without learning, with intervals, as results.json has it.
 
-    "rules": AUC and UAUC of the trivial rules, whose item means come from `train`. "constants": contradictions, and
-    both answers right, of answers that are the same whoever is asked.
+    "rules": AUC and UAUC of the trivial rules, whose item means come from `train`, and what they know if they decide.
+    "constants": contradictions, and both answers right, of answers that are the same whoever is asked.
     """
     labels, users = labels_of(rows), users_of(rows)
-    rules = {name: ranking_metrics(labels, scores, users) for name, scores in all_rules(train, rows).items()}
+    rules = {name: share_metrics(labels, shares, users) for name, shares in all_rules(train, rows).items()}
     return {"rules": rules, "constants": constants(labels, users)}
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data.interactions import Dataset
+from data.interactions import Dataset, Interaction
 from report.card import base_name
 from report.tables import data_in_words, provenance
 from report.wrap import wrapped
@@ -58,8 +58,7 @@ def outcome_of(name: str, study: Study, lines: dict[str, Line], data: Dataset, b
     alone = all(setting.verb == BASELINE for setting in study.settings)  # recommenders have no base
     heading = f"{data_in_words(data.name, data.source) if alone else provenance(known)}; {split}"
     rows, changes = measured_rows(study, lines, data), differences(study, lines, data)
-    users = len({row.user for row in scored if row.user is not None})
-    notes = notes_of(rows, changes, {name: lines[name] for name in study.runs() if name in lines}, study, users)
+    notes = notes_of(rows, changes, {name: lines[name] for name in study.runs() if name in lines}, study, scored)
     unlearned = rows_without_learning(data.train, scored)
     more = wording_texts(name, study, lines, data, heading) if study.wordings else ({}, "")
     demo = bool(base["demo_model"]) and not alone
@@ -67,9 +66,9 @@ def outcome_of(name: str, study: Study, lines: dict[str, Line], data: Dataset, b
 
 
 def notes_of(
-    rows: list[Measured], changes: list[Measured], made: dict[str, Line], study: Study, users: int
+    rows: list[Measured], changes: list[Measured], made: dict[str, Line], study: Study, scored: list[Interaction]
 ) -> list[str]:
-    """What one has to know to read the tables. made: lines of the study's runs; users: of the test rows."""
+    """What one has to know to read the tables. made: lines of the study's runs; scored: the test rows."""
     lines, runs = list(made.values()), [run for name, run in study.runs().items() if name in made]
     notes = [
         "Mean over the runs ± standard deviation (n - 1) [95 % interval of the mean, from resampling the users].",
@@ -83,16 +82,26 @@ def notes_of(
         notes.append("LCFT-CoLMF is our design: no code of it is public.")
     if any(row.published for row in rows):
         notes.append("Published figures are one run each; those of language models are of a base with 7B parameters.")
+    if any("informative_asked_once" in row.values for row in rows):
+        notes.append("Asked once, without learning: an item is called liked where the rule's share is above a half.")
     if any(is_close(row) for row in rows):
         notes.append("As close as was set: whether our means lie in the range that was written down before the runs.")
     if any(row.runs for row in changes):
         notes.append(
-            f"p: two-sided; the larger of that over users (paired bootstrap, {users:,} users) and that over seeds "
+            f"p: two-sided; the larger of that over users (paired bootstrap, {_resampled(scored)}) and that over seeds "
             "(paired t-test), so that a difference has to hold for both; with one run, over users alone. Not corrected "
             "for the number of comparisons."
         )
     passed = {flags_passed(line) for line in lines} - {""}
     return notes + [f"Flags of every run: {words}" for words in sorted(passed)]
+
+
+def _resampled(scored: list[Interaction]) -> str:
+    """What the bootstrap draws: users, and rows whose user is unknown."""
+    users, rows = len({row.user for row in scored} - {None}), sum(row.user is None for row in scored)
+    parts = [f"{users:,} user{'s' * (users != 1)}"] * bool(users)
+    parts += [f"{rows:,} row{'s' * (rows != 1)} of unknown users"] * bool(rows)
+    return " and ".join(parts)
 
 
 def texts_of(outcome: Outcome) -> dict[str, str]:

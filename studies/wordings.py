@@ -40,15 +40,16 @@ SHOWN = (  # in a terminal
     *(("inconsistent, double negation", "double"), ("informative_all_right", "informative")),
 )
 MEANINGS = (
-    "Mean over the runs ± standard deviation (n - 1) [95 % interval of the mean, from resampling the users; none where "
-    "every resample gives the same]. Shares of rows. Inconsistent: not what the answer to the first question implies. "
-    "Both right: that answer and the answer to the first question. Several questions of a kind: the mean over them. "
-    "Negations trained on: those of the row; the other kinds are of questions that no run is trained on. All: every "
-    "question together; consistent if the answers say one thing; informative: all right, less the best constant's "
-    "share. Held out: the first question and those that no run is trained on. AUC of all answers: of the mean "
-    "log-odds, with the sign reversed for a negation. Asked once and combined: informative, where the first answer, or "
-    "the sign of that mean, decides for all questions. p of a difference: the larger one of that over users (paired "
-    "bootstrap) and that over seeds (paired t-test), not corrected for the number of comparisons."
+    "Mean over the runs ± standard deviation (n - 1) [95 % interval of the mean, from resampling the users; none "
+    "where every resample gives the same]. Shares of rows. Inconsistent: not what the answer to the first question "
+    "implies. Both right: that answer and the answer to the first question. Several questions of a kind: the mean "
+    "over them. Negations trained on: those of the row; the other kinds are of questions that no run is trained on. "
+    "All: every question together; consistent if the answers say one thing; informative: all right, less the best "
+    "constant's share. Held out: the first question and those that no run is trained on. AUC of all answers: of the "
+    "mean log-odds, with the sign reversed for a negation. Asked once and combined: informative, where the first "
+    "answer, or the sign of that mean, decides for all questions; without learning, whether the share is above a "
+    "half. p of a difference: the larger one of that over users (paired bootstrap) and that over seeds (paired "
+    "t-test), not corrected for the number of comparisons."
 )
 
 
@@ -141,7 +142,7 @@ def _minus(one: Figures, other: Figures) -> Figures:
 
 
 def constants_and_rules(lines: dict[str, Line], data: Dataset) -> list[Measured]:
-    """What answers the same questions alike whoever is asked; and the AUC of the rules. [] if no line has answers."""
+    """What answers the same questions alike whoever is asked; and what the rules reach. [] if no line has answers."""
     asked = next((line for line in lines.values() if line.more is not None), None)
     if asked is None:
         return []
@@ -153,10 +154,10 @@ def constants_and_rules(lines: dict[str, Line], data: Dataset) -> list[Measured]
         _row(f"no learning: always {label}", [figures_of(questions, rows, np.tile(z, (len(rows), 1)))], 0)
         for label, z in constants.items()
     ]
-    labels, (weights, _) = labels_of(rows), user_resamples(users_of(rows), 0)
-    for label, scores in all_rules(data.train, rows).items():
-        ranked = ({"auc": auc(labels, scores)}, {"auc": weighted_auc(labels, scores, weights)})
-        made.append(_row(f"no learning: {label}", [ranked], 0))
+    for label, shares in all_rules(data.train, rows).items():
+        found = figures_of(questions[:1], rows, shares[:, None] - 0.5)  # an item is called liked above a half
+        asked_once = tuple({name: part[name] for name in ("auc", "informative_asked_once")} for part in found)
+        made.append(_row(f"no learning: {label}", [asked_once], 0))
     return made
 
 

@@ -27,6 +27,7 @@ def test_the_card_has_base_data_objective_and_every_figure_of_the_results(run):
     card, results = (run / "README.md").read_text(), json.loads((run / "results.json").read_text())
     assert card.startswith('---\nlibrary_name: peft\nbase_model: "demo"\n')
     assert "objective paper with lambda 0.0001, 8 shots, seed 0" in card
+    assert "users unknown; 95 % intervals from resampling rows." in card  # TALLRec's JSON names no users
     assert "| LoRA | r 4, alpha 16, dropout 0.005, on q_proj, v_proj |" in card
     likes = results["test"]["constants"]['Yes to "like", No to "dislike"']
     assert f'| Yes to "like", No to "dislike" | 0.000 | {likes["group_accuracy"]:.3f} [' in card

@@ -10,7 +10,8 @@ from baselines.rules import all_rules, history_share, item_mean
 from data.interactions import Interaction, select_shots
 from data.sources import ml_1m, movie
 from errors import DataError
-from metrics import auc, ranking_metrics, uauc
+from metrics import auc, ranking_metrics, share_metrics, uauc
+from resampling import user_resamples
 from scoring.splits import without_learning
 
 
@@ -44,7 +45,7 @@ def test_every_rule_has_a_name_that_says_how_many_rows_it_saw():
     ]
     scores = all_rules(TRAIN, strangers)
     assert list(scores) == ["history share", "item mean of 5 training rows", "history share + item mean"]
-    np.testing.assert_allclose(scores["history share + item mean"], [1 + 5 / 8, 0 + 3 / 6])
+    np.testing.assert_allclose(scores["history share + item mean"], [(1 + 5 / 8) / 2, (0 + 3 / 6) / 2])
 
 
 def test_ranking_metrics_of_a_rule_are_auc_and_uauc_with_intervals():
@@ -163,3 +164,24 @@ def test_the_liked_share_by_logistic_regression_on_the_published_movie_test_spli
     drawn = [select_shots(data.train, shots, seed) for seed in range(5)]
     found = [auc(*labels_and(data.test, liked_share(rows, data.test))) for rows in drawn]
     assert np.mean(found) == pytest.approx(expected, abs=5e-4)
+
+
+def test_a_share_decides_above_a_half():
+    labels, users = np.array([True, False, True, True, False, True]), ["a", "a", "b", "b", "c", "c"]
+    shares = np.array([0.9, 0.5, 0.5, 0.6, 0.7, 0.1])  # right, right, wrong, right, wrong, wrong
+    metrics = share_metrics(labels, shares, users)
+    assert metrics["informative_asked_once"] == pytest.approx(3 / 6 - 4 / 6)
+    right, weights = np.array([1, 1, 0, 1, 0, 0]), user_resamples(users, 0)[0]
+    drawn = [w @ right / w.sum() - max(w @ labels, w @ ~labels) / w.sum() for w in weights]
+    assert metrics["interval_95"]["informative_asked_once"] == pytest.approx(np.percentile(drawn, (2.5, 97.5)).tolist())
+    ranked = ranking_metrics(labels, shares, users)
+    assert all(metrics[name] == ranked[name] for name in ("auc", "uauc"))
+    assert {name: metrics["interval_95"][name] for name in ranked["interval_95"]} == ranked["interval_95"]
+
+
+def test_a_majority_of_the_history_knows_more_than_a_constant_on_the_published_test_split(real_file):
+    data = read_once(real_file("ml-100k/u.data").parent)
+    metrics = without_learning(data.train, data.test)["rules"]["history share"]
+    majority = [2 * sum(liked for _, liked in r.history) > len(r.history) for r in data.test]
+    right = sum(said == r.label for said, r in zip(majority, data.test))
+    assert metrics["informative_asked_once"] == pytest.approx((right - 528) / 1000) and right == 664

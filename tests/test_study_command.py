@@ -4,6 +4,7 @@ import html.parser
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -358,6 +359,19 @@ def test_the_page_has_every_figure_of_the_tables_and_links_the_runs_that_are_the
         assert f"{row.values['auc'].mean():.3f}" in page and row.label in page
     assert page.count("<svg") == 3 and "minus the control (1\u00a0of\u00a02 runs): contradictions" in page
     assert ", p " in page and "Flags of every run: --valid-rows 5" in page and "The base is the built-in demo" in page
+
+
+@pytest.mark.parametrize(
+    "users, said",
+    [((4, 4), "2 users"), ((None,) * 2, "8 rows of unknown users"), ((4, None), "1 user and 4 rows of unknown users")],
+)
+def test_the_notes_say_what_the_bootstrap_draws(users, said):
+    study = read_command("few-shot", ["--shots", "64", "--seeds", "2"]).study
+    rows = rows_of_users([4] * 2)
+    rows = [replace(row, user=None) if users[row.user] is None else row for row in rows]
+    notes = outcome_of("few-shot", study, lines_for(study, rows), _Data(rows), BASE_MODEL).notes
+    assert sum(f"(paired bootstrap, {said})" in note for note in notes) == 1
+    assert any(note.startswith("Asked once, without learning: ") for note in notes)
 
 
 def test_the_page_of_a_study_without_any_run_says_so(tmp_path):
