@@ -130,6 +130,7 @@ def main(argv: list[str]) -> None:
         "target": data.catalogue[row.target].title,
         "label": row.label,
         "kl_weight": kl_weight,
+        "trained": trained_flags(config),
         "vectors": list(ids),
         **figures,
     }
@@ -168,6 +169,13 @@ def trained_contrast(config: dict) -> Contrast | None:
     """The term in the place of the KL that the run was trained with, if there is one. config: the run's config.json."""
     flags = {name: entry["value"] for name, entry in config["flags"].items()}
     return Contrast(flags["objective"], flags["kl_cap"] or 0.0) if flags.get("objective") in CONTRASTS else None
+
+
+def trained_flags(config: dict) -> dict | None:
+    """The flags that say which loss the run was trained with; None without a run. config: the run's config.json."""
+    names = ("objective", "kl_forcing", "kl_tokens", "kl_cap", "train_on_prompt")
+    flags = {name: config["flags"][name]["value"] for name in names if name in config["flags"]}
+    return flags if "objective" in flags else None
 
 
 def audit_pair(

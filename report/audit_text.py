@@ -45,14 +45,14 @@ def heading(report: dict) -> list[str]:
         f'Row {report["sample"]} of {report["split"]}: {user}target "{report["target"]}", {label}',
         f"Template {report['template']}; base in {precision}, dropout off; "
         f"lambda {report['kl_weight']:g}; everything in nats",
-        *_trained_term(report),
+        *_trained_with(report),
     ]
 
 
-def _trained_term(report: dict) -> list[str]:
-    """The term in the place of the KL, if the run was trained with one."""
+def _trained_with(report: dict) -> list[str]:
+    """Which loss the run was trained with, and which column shows it; [] without a run."""
     if not (trained := report["contrast"]):
-        return []
+        return _trained_with_a_kl(report)
     if "main_loss" in trained:
         return [_main_loss(trained)]
     margin = f" with a margin of {trained['margin']:g}" if trained["name"] == "margin" else ""
@@ -61,6 +61,26 @@ def _trained_term(report: dict) -> list[str]:
         f"{trained['term']:.6f}; the log-odds of Y+ against Y- at the first answer token are {trained['z_pos']:+.4f} "
         f"after X+ and {trained['z_neg']:+.4f} after X-"
     ]
+
+
+def _trained_with_a_kl(report: dict) -> list[str]:
+    """Of an objective whose L stands in a column, or which is the cross-entropy of X+ alone."""
+    if not (flags := report["trained"]):
+        return []
+    said = f"Trained with --objective {flags['objective']}"
+    if flags["objective"] == "tallrec":
+        alone = f"CE+ of the answer alone, {sum(row['ce_pos'] for row in report['answer_tokens']):.6f}"
+        whole = f'the CE of the column "released", {report["readings"]["released"]["ce"]:.6f}'
+        return [f"{said}: L = {whole if flags.get('train_on_prompt') else alone}"]
+    if flags["objective"] == "released":
+        return [f'{said}: the column "{READING_LABELS["released"]}"']
+    column = "first" if flags.get("kl_tokens") == "first" else flags["kl_forcing"]
+    line = f'{said}: the column "{READING_LABELS[column]}"'
+    if (cap := flags.get("kl_cap")) is not None:
+        above = report["readings"][column]["kl"] > cap
+        line += f"; its KL is {'' if above else 'not '}above --kl-cap {cap:g}"
+        line += ": in training such a KL sends no gradient, though the column has one" * above
+    return [line]
 
 
 def _main_loss(trained: dict) -> str:

@@ -78,6 +78,7 @@ HEADING = {
     "target": 'A <b>bold</b> & "quoted" film',
     "label": True,
     "kl_weight": KL_WEIGHT,
+    "trained": None,
     "vectors": [],
 }
 

@@ -3,6 +3,7 @@
 # ruff: noqa: F401, F811 (imported fixtures)
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from report.audit_text import audit_text
 from tensors import trainable_parameters
 from tests.test_audit import HEADING, KL_WEIGHT, Pieces, model, pair
 
+OWN = 'the column "paper, own"; '
 MARGIN = 3.0  # above the KL of this pair, or there would be no gradient to check
 
 
@@ -93,3 +95,41 @@ def test_the_term_of_a_run_is_taken_from_its_config():
     assert audit.trained_contrast(config(objective="js", kl_cap=None)) == Contrast("js", 0.0)
     assert audit.trained_contrast(config(objective="paper", kl_cap=2.0)) is None
     assert audit.trained_contrast({"flags": {}}) is None
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        ({"objective": "paper", "kl_forcing": "shared", "kl_tokens": "all"}, 'the column "paper, shared"'),
+        ({"objective": "paper", "kl_forcing": "own", "kl_tokens": "first"}, 'the column "paper, first"'),
+        (
+            {"objective": "paper", "kl_forcing": "own", "kl_tokens": "all", "kl_cap": 0.0},
+            OWN + "its KL is above --kl-cap 0: in training",
+        ),
+        (
+            {"objective": "paper", "kl_forcing": "own", "kl_tokens": "all", "kl_cap": 9.0},
+            OWN + "its KL is not above --kl-cap 9",
+        ),
+        ({"objective": "released"}, 'the column "released"'),
+    ],
+)
+def test_the_text_says_which_column_was_trained(model, pair, flags, said):
+    figures = audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")
+    text = " ".join(audit_text({**HEADING, **figures, "trained": flags}, colour=False).split())
+    assert f"Trained with --objective {flags['objective']}: {said}" in text
+
+
+@pytest.mark.parametrize("train_on_prompt", [False, True])
+def test_the_text_has_the_loss_of_tallrec(model, pair, train_on_prompt):
+    flags = vars(TrainFlags(objective="tallrec", train_on_prompt=train_on_prompt, batch_size=1, micro_batch_size=1))
+    trained = make_objective(flags).loss(model, [pair], pairs_in_step=1).loss.item()
+    figures = audit.audit_pair(model, Pieces(), pair, KL_WEIGHT, "fp32")
+    text = " ".join(audit_text({**HEADING, **figures, "trained": flags}, colour=False).split())
+    (shown,) = re.findall(r"Trained with --objective tallrec: L = .*?, (\d+\.\d+)", text)
+    assert float(shown) == pytest.approx(trained, abs=2e-6)
+
+
+def test_the_flags_of_a_run_say_how_it_was_trained():
+    config = {"flags": {name: {"value": value} for name, value in (("objective", "paper"), ("kl_cap", 2.0), ("lr", 1))}}
+    assert audit.trained_flags(config) == {"objective": "paper", "kl_cap": 2.0}
+    assert audit.trained_flags({"flags": {}}) is None
