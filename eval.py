@@ -5,7 +5,7 @@
     python eval.py --run runs/NAME --data movie        another data set, or the real one
     python eval.py --model DIR --data movie            the base alone, without any adapter
     python eval.py --model DIR --adapter DIR           the base with an adapter of PEFT's
-    python eval.py --run runs/NAME --negations         asked in six other wordings
+    python eval.py --run runs/NAME --negations         asked in other wordings: six of them
     python eval.py --run runs/NAME --wordings          asked in all wordings, those that training held out apart
     python eval.py --run runs/NAME --merge-out DIR     and write base and adapter as one plain checkpoint
     python eval.py --predictions consistency.json      measure the answers of any model: docs/consistency-format.md
@@ -70,7 +70,10 @@ class EvalFlags(RunDataFlags):
     probability: str = flag(
         None, "of Yes: softmax over Yes and No, or sigmoid of Yes alone; default: what was trained", choices=READINGS
     )
-    negations: bool = flag(False, "ask in six other words, too: negations, and paraphrases as a control")
+    negations: bool = flag(
+        False,
+        "ask in other words, too, six or those that a wordings file holds out: negations, and paraphrases as a control",
+    )
     wordings: bool = flag(False, "ask in all words that are known: how each answer agrees, and all of them together")
     predictions: str = flag(None, "measure this consistency.json of any model, and ask none", metavar="FILE")
     thresholds_from: str = flag(
@@ -153,8 +156,10 @@ def score_model(flags: EvalFlags, resolved: Resolved, command: str) -> None:
         refuse_merging_twice(base, Path(adapter))
     data = in_words_of(load_data(vars(settings)), settings.wordings_file, config)
     refuse_other_data(flags, data.source, config)
-    model, tokenizer = restore_model(flags, settings)
     words = wording_of(data.wording)
+    if flags.negations and not words.held_out:
+        raise FlagError("--negations: the wordings file holds no question out; use --wordings, which asks all of them")
+    model, tokenizer = restore_model(flags, settings)
     questions = tuple(words.questions.kinds) if flags.wordings else tuple(words.held_out) if flags.negations else ()
     wanted = Wanted(
         flags.split, settings.template, settings.max_len, settings.drop_long, flags.rows, questions=questions

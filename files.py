@@ -198,7 +198,7 @@ def hub_advice(name: str, is_data: bool = False) -> str:
     kind = " --repo-type dataset" * (is_data or found[1] is not None)
     return (
         "; if this is its name on the Hugging Face Hub, which is not asked here, download it first: "
-        f"huggingface-cli download {owner_and_name}{kind} --local-dir {folder} (or `hf download ...`), "
+        f"hf download {owner_and_name}{kind} --local-dir {folder}, "
         f"and pass {folder}"
     )
 

@@ -197,7 +197,7 @@ def row_metrics(scored: Scored) -> dict[str, np.ndarray]:
     """The metrics that are means over rows: their value for each row, (N,) each; none of a score."""
     if not scored.has_answers:
         return {}
-    said_yes = scored.p_pos > 0.5
+    said_yes = scored.z_pos > 0  # as P(Yes) > 1/2, but for rounding
     columns = {
         "accuracy": said_yes == scored.labels,
         "brier": (scored.p_pos - scored.labels) ** 2,
@@ -205,7 +205,7 @@ def row_metrics(scored: Scored) -> dict[str, np.ndarray]:
     if scored.odds is None:
         columns["answer_mass"] = np.exp(scored.log_yes_pos) + np.exp(scored.log_no_pos)
     if scored.has_both:
-        said_yes_neg = scored.p_neg > 0.5
+        said_yes_neg = scored.z_neg > 0
         columns |= {
             "contradiction_rate": said_yes == said_yes_neg,  # the same answer to opposite questions
             "yes_yes": said_yes & said_yes_neg,
@@ -230,11 +230,11 @@ def pair_metrics(scored: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
     """
     if not scored.has_answers:
         return {}
-    rows, right_pos = weights.sum(1), (scored.p_pos > 0.5) == scored.labels
+    rows, right_pos = weights.sum(1), (scored.z_pos > 0) == scored.labels
     best = constant_share(weights @ scored.labels / rows)
     found = {"informative_asked_once": weights @ right_pos / rows - best}
     if scored.has_both:
-        right_neg = (scored.p_neg > 0.5) != scored.labels
+        right_neg = (scored.z_neg > 0) != scored.labels
         right, both = weights @ (right_pos + 1.0 * right_neg), weights @ (right_pos & right_neg)
         found["relative_consistency"] = relative_consistency(rows, right, both)
         found["informative_consistency"] = both / rows - best

@@ -31,7 +31,7 @@ def copy_tensors(model: nn.Module) -> dict[str, Tensor]:
 def put_tensors(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
     """Copy the given tensors into the wanted ones of the same names.
 
-    Raises AdapterError, starting with `where`, naming every tensor that is missing, surplus, misshapen or not finite;
+    Raises AdapterError, starting with `where`, naming the tensors that are missing, surplus, misshapen or not finite;
     nothing is copied then.
     """
     problems = [f"missing {name}" for name in wanted if name not in given]

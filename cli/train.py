@@ -359,7 +359,10 @@ def _question_problems(flags: TrainFlags) -> list[str]:
 
 
 def shot_count(text: str) -> int | None:
-    """--shots as a number, None for all."""
+    """--shots as a number, None for all.
+
+    Raises FlagError if it is neither.
+    """
     if text == "all":
         return None
     if not text.isascii() or not text.isdecimal() or int(text) == 0:

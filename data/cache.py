@@ -66,7 +66,10 @@ def prepared(source: Source, files: list[Path], options: Mapping, notice: Callab
 def prepare(
     source: Source, raw: Path, out: Path, options: Mapping, published: bool, notice: Callable[[str], None]
 ) -> None:
-    """Write the prepared files of the raw files in `raw` into `out`; published: also the published form."""
+    """Write the prepared files of the raw files in `raw` into `out`; published: also the published form.
+
+    Raises DataError if there are no raw files, and as source.build does.
+    """
     if not raw.is_dir():
         raise DataError(f"--raw {raw}: no such folder{missing_advice(raw, is_data=True)}")
     files = source.raw_files(raw)

@@ -125,7 +125,7 @@ def _load_from(source: Source, folder: Path, notice: Callable[[str], None], opti
 def _download(source: Source, root: Path, real_data: bool, notice: Callable[[str], None]) -> bool:
     """Download the source's archive; False if there is no network and stand-in data may be used instead."""
     title, folder = source.archive.title, root / source.folders[0]
-    notice(f"{title} is not in {root}; downloading it from GroupLens (research use only, see README)")
+    notice(f"{title} is not in {root}; downloading it from GroupLens (research use only, see docs/data.md)")
     try:
         fetch(source.archive, folder)
     except NoNetwork as error:

@@ -226,7 +226,7 @@ def aligned_positions(lengths_pos: torch.Tensor, lengths_neg: torch.Tensor) -> t
     lengths_*: (P,), tokens. Returns (row, column_pos, column_neg, has_partner), each (N,) with N all tokens of the
     positive rows. If the negative row is shorter, the first positions of the positive row have no partner. "dislike"
     has one token more than "like": so a token after the swapped word is compared with itself, and one before it with
-    its left neighbour.
+    the token that follows it in the negative row.
     """
     columns = torch.arange(int(lengths_pos.max()), device=lengths_pos.device)
     row, column_pos = (columns < lengths_pos[:, None]).nonzero(as_tuple=True)  # (N,) each

@@ -1,6 +1,7 @@
 """The words in which a question is asked: those that training may draw from, and those that it never shows.
 
-`{question}` of a prompt: the user ... the target movie. Every question asks what `positives[0]` asks, or the opposite.
+They stand for `{question}` in a prompt: "the user {question} the target movie". Every question asks what the first of
+`positives` asks, or the opposite.
 Training asks the first positive and the first negative; with `--train-paraphrases N` and `--train-negatives N` each
 pair has one of the first N. `eval.py --wordings` asks all of them, and those that are held out, by kind:
 

@@ -47,7 +47,7 @@ KEYS = (
 )
 PLANE_KEYS = (
     '<span class="key orange"><i></i>pairs of the demo, before tuning</span><span class="key blue"><i></i>after</span>'
-    '<span class="key grey"><i></i>descent of L</span><span class="key violet"><i></i>λ KL pulls more than CE</span>'
+    '<span class="key grey"><i></i>descent of L</span><span class="key violet"><i></i>λ KL pulls z⁻ more than CE</span>'
     '<span class="key red"><i></i>your pair; red areas: contradictions</span>'
 )
 WORDS = (

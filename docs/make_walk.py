@@ -16,6 +16,7 @@ from report.html import page, paragraph, table
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "walk" / "index.html"
+EXPLORER = "../explorer.html"  # as the texts of the stations name it
 STYLE = """
 body { max-width: 88rem; } .station { display: grid; gap: .3rem 1.4rem; padding: 1.2rem 0; margin-top: 1rem;
   grid-template-columns: minmax(16rem, 1fr) auto; border-top: 1px solid var(--line); }
@@ -96,7 +97,7 @@ def section(number: int, station: Station) -> str:
     words = [
         f"<h2>{number}. {escape(station.title)}</h2>",
         f'<p class="note"><a href="../../{file}">{file}</a>, line {line}: {name}</p>',
-        paragraph(station.text),
+        paragraph(station.text).replace(EXPLORER, f'<a href="{EXPLORER}">{EXPLORER}</a>'),
         *(f'<p class="equation">{escape(line)}</p>' for line in station.equation),
         table(["", "shape", ""], [list(row) for row in station.shapes], "words") if station.shapes else "",
         picture_of(station),

@@ -124,7 +124,7 @@ def targets_named_in(folder: Path) -> str:
 def load_adapter(model: nn.Module, folder: Path) -> None:
     """Copy a saved adapter's tensors into the LoRA layers that `model` already has.
 
-    Raises AdapterError naming every tensor that is missing, surplus, misshapen or not finite.
+    Raises AdapterError naming the tensors that are missing, surplus, misshapen or not finite.
     """
     put_tensors(lora_state(model), read_tensors(folder), str(_weights(folder)))
 

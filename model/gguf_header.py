@@ -66,7 +66,10 @@ class Header:
             raise self.error(f"the text that ends at byte {self.at:,} is not UTF-8") from None
 
     def counts(self) -> tuple[int, int]:
-        """(number of tensors, number of fields), after the magic bytes and the version."""
+        """(number of tensors, number of fields), after the magic bytes and the version.
+
+        Raises CheckpointError if it is no GGUF file, of another version, or of more entries than any model has.
+        """
         if self.take(4) != MAGIC:
             raise self.error("does not begin with GGUF")
         version = self.number("I")
@@ -103,7 +106,10 @@ class Header:
         return numbers
 
     def tensor(self, alignment: int) -> tuple[str, Stored]:
-        """(name, where it is) of one tensor; `start` counts from the beginning of all tensors."""
+        """(name, where it is) of one tensor; `start` counts from the beginning of all tensors.
+
+        Raises CheckpointError if its name, its sizes or its type cannot be.
+        """
         name = self.text(LONGEST_NAME)
         if not name.isprintable() or len(name) > 200:
             raise self.error(f"has a tensor called {quoted(name)}")

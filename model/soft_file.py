@@ -42,7 +42,7 @@ def save_vectors(model: nn.Module, folder: Path, adapter: Path) -> None:
 def load_vectors(model: nn.Module, folder: Path, adapter: Path) -> None:
     """Copy saved vectors into those that `model` already has.
 
-    Raises AdapterError as read_vectors, and naming every tensor that is missing, surplus, misshapen or not finite.
+    Raises AdapterError as read_vectors, and naming the tensors that are missing, surplus, misshapen or not finite.
     """
     put_tensors(kept_tensors(vectors_of(model)), read_vectors(folder, adapter), str(folder / VECTORS))
 

@@ -36,7 +36,10 @@ def spare_rows(path: Path, size: int, vocab_size: int | None) -> list[str]:
 
 
 def adds_bos(folder: Path) -> bool | None:
-    """add_bos_token of tokenizer_config.json; None if it says nothing."""
+    """add_bos_token of tokenizer_config.json; None if it says nothing.
+
+    Raises CheckpointError if it is neither true nor false.
+    """
     value = json_beside(folder).get("add_bos_token")
     if value is not None and not isinstance(value, bool):
         raise CheckpointError(f"{folder / SETTINGS}: add_bos_token is {quoted(value)}; expected true or false")

@@ -60,7 +60,7 @@ class Margin(Contrast):
 
     @classmethod
     def presets(cls, data: str) -> dict[str, tuple]:
-        """1 nat is the KL between 83 % and 17 % of Yes."""
+        """1 nat is the KL between 82 % and 18 % of Yes."""
         return super().presets(data) | {"kl_cap": (1.0, "margin")}
 
     @property

@@ -147,7 +147,10 @@ def refuse_too_many(flags: TrainFlags, data: Dataset) -> None:
 
 
 def draw_shots(flags: TrainFlags, data: Dataset, tokenizer: Tokenizer) -> list[Interaction]:
-    """The training rows; with --drop-long the first of the same permutation that fit."""
+    """The training rows; with --drop-long the first of the same permutation that fit.
+
+    Raises DataError if fewer fit than --shots says.
+    """
     count = shot_count(flags.shots)
     if not flags.drop_long:
         return select_shots(data.train, count, flags.seed)

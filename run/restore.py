@@ -28,7 +28,8 @@ def resolve_settings(flags: ModelFlags, resolved: Resolved) -> tuple[TrainFlags,
     """(train.py's flags as they apply here, the run's config.json).
 
     Flags that were given come first, then the run's own, then train.py's defaults. Raises UserError if a folder that is
-    named, by a flag or by the run, is not found from here: now, and not after minutes of loading.
+    named, by a flag or by the run, is not found from here: now, and not after minutes of loading. FlagError, which
+    is one, if a flag does not fit the run.
     """
     config = read_run_config(Path(flags.run), "--run") if flags.run else {"flags": {}}
     recorded = recorded_flags(TrainFlags, config, Path(flags.run or "") / "config.json")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from baselines.rules import all_rules
-from consistency import bundle_metrics
+from consistency import bundle_metrics, constant_share
 from data.interactions import Interaction
 from data.questions import Questions
 from data.splits import Split
@@ -76,7 +76,7 @@ def wording_matrix(scored: Scored, z: dict[str, np.ndarray], questions: Question
         "asked in training": [question for question in z if question in trained],
         "held out": [question for question in z if question not in trained],
     }
-    right = max((float(np.mean(scored.labels == liked)) for liked in (True, False)), default=0.0)
+    right = float(constant_share(scored.labels.mean()))
     return {
         "rows": rows,
         "bundles": {

@@ -49,7 +49,10 @@ def read_study(out: Path, flag: str) -> dict:
 
 
 def make_archive(out: Path, to: Path, lines: dict[str, Line]) -> list[str]:
-    """Write the archive of the study in `out` to a new folder. Returns the names of its runs without a folder here."""
+    """Write the archive of the study in `out` to a new folder. Returns the names of its runs without a folder here.
+
+    Raises RunError if `out` has no table of the study.
+    """
     study = read_study(out, "--out")
     of_study = (f"{study['study']}.", f"{study['study']}-questions.")
     files = [path for path in sorted(out.iterdir()) if path.name.startswith(of_study)]

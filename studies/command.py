@@ -136,7 +136,7 @@ def items_of_all(words: Sequence[str], about: str) -> tuple[ReproduceFlags, list
     """(flags, [(item, data set, words of its command)]) of `reproduce.py all`, in the order of presets.ALL.
 
     Items of the same data share a file of results, so that a run that two of them have is made once. --data chooses the
-    items of one data set; one that the paper does not have gets them all.
+    items of one data set; one that the paper does not have gets them all. Raises FlagError for what does not fit.
     """
     mark = words.index(MARK) if MARK in words else len(words)
     flags, resolved = parse_flags(ReproduceFlags, list(words[:mark]), about, check=check_flags, command="all")
@@ -202,7 +202,10 @@ def check_flags(flags: ReproduceFlags, resolved: Resolved) -> None:
 
 
 def part_of(study: Study, flags: ReproduceFlags) -> Study:
-    """The settings that --preset, --shots, --kl-weights and --seeds ask for, with the flags of the data set."""
+    """The settings that --preset, --shots, --kl-weights and --seeds ask for, with the flags of the data set.
+
+    Raises FlagError for what the study does not have.
+    """
     preset = PRESETS[flags.preset] if flags.preset else None
     if flags.kl_weights is not None:
         study = study.with_kl_weights(_kl_weights(flags.kl_weights, study))

@@ -133,7 +133,7 @@ def test_what_is_no_folder_of_safetensors_says_what_to_do(folder, tmp_path):
     (wheel := folder / "some.whl").write_bytes(b"PK")
     with pytest.raises(CheckpointError, match="python -m zipfile -e"):
         load_bert(wheel)
-    with pytest.raises(CheckpointError, match="huggingface-cli download google-bert/bert-base-uncased"):
+    with pytest.raises(CheckpointError, match="hf download google-bert/bert-base-uncased"):
         load_bert(type(folder)("google-bert/bert-base-uncased"))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"pickled weights.*model\.safetensors"):

@@ -29,7 +29,7 @@ QUOTED, OF_BASELINES = re.findall(QUOTE, METHOD), re.findall(QUOTE, TEXTS["docs/
 FLAG = r"(?<![\w-])--[a-z][a-z0-9-]*"
 VERBS = ("train", "baseline", "eval", "predict", "compare", "audit", "prepare movie", "prepare show")
 OF_TORCHRUN = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
-OF_OTHERS = {*OF_TORCHRUN, "--check", "--local-dir", "--no-deps"}  # ruff's, huggingface-cli's, pip's
+OF_OTHERS = {*OF_TORCHRUN, "--check", "--local-dir", "--no-deps"}  # ruff's, hf's, pip's
 
 # ---- links --------------------------------------------------------------------------------------
 

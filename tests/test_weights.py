@@ -197,11 +197,11 @@ def test_a_head_that_is_missing_untied_is_refused_with_the_cure(make_checkpoint)
 def test_names_of_the_hub_are_answered_with_how_to_download(tmp_path, monkeypatch, name, owner_and_name):
     monkeypatch.chdir(tmp_path)
     Path("here").mkdir()
-    advice = f"huggingface-cli download {owner_and_name} --local-dir {str(owner_and_name).rpartition('/')[2]}"
+    advice = f"hf download {owner_and_name} --local-dir {str(owner_and_name).rpartition('/')[2]}"
     for action in (lambda: load_llama(name, torch.float32), lambda: convert_checkpoint(Path(name), Path("out"))):
         with pytest.raises(CheckpointError) as caught:
             action()
-        assert ("huggingface-cli" in str(caught.value)) == (owner_and_name is not None), caught.value
+        assert ("hf download" in str(caught.value)) == (owner_and_name is not None), caught.value
         assert owner_and_name is None or advice in str(caught.value)
     with pytest.raises(AdapterError) as caught:
         read_adapter_config(name)

@@ -339,3 +339,11 @@ def test_the_wording_with_double_negations_is_the_data_sets_own_and_two_more_que
     pair = prompt_pair(data.test[0], more, question=("will not hate", "will dislike"))
     assert pair.answer_positive == prompt_pair(data.test[0], data).answer_positive  # as to "will like"
     assert "whether the user will not hate the target" in pair.positive
+
+
+def test_negations_of_a_file_that_holds_none_out_are_refused(tmp_path):
+    content = json.loads(GERMAN.read_text(encoding="utf-8"))
+    del content["held_out"]
+    (words := tmp_path / "words.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(FlagError, match="--negations: the wordings file holds no question out; use --wordings"):
+        eval_verb.main(["--model", "demo", "--data", "demo", "--wordings-file", str(words), "--negations"])

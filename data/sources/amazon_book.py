@@ -97,7 +97,7 @@ def read_year(path: Path) -> dict:
     """All reviews of 2017, in file order.
 
     Returns user and item (positions in users and items), stars and time (unix seconds), each (N,), and the lists
-    users and items.
+    users and items. Raises DataError with the number of a line that cannot be read.
     """
     columns = {"user": array("i"), "item": array("i"), "stars": array("f"), "time": array("q")}
     users: dict[str, int] = {}
@@ -154,7 +154,10 @@ def refuse_other_form(path: Path, cell: tuple[int, str], seconds: tuple[int, str
 
 
 def read_titles(path: Path, wanted: set[str]) -> dict[str, str]:
-    """{item: title} of the wanted items; the last entry of an item counts, broken titles are ignored."""
+    """{item: title} of the wanted items; the last entry of an item counts, broken titles are ignored.
+
+    Raises DataError with the number of a line that cannot be read.
+    """
     titles: dict[str, str] = {}
     for number, raw in _lines(path, "metadata"):
         try:

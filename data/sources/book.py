@@ -114,7 +114,10 @@ def sample(user: int, rows: list[tuple[str, bool]]) -> Interaction:
 
 
 def read_books(path: Path, notice: Callable[[str], None]) -> dict[str, Item]:
-    """{isbn: Item}; author None where it is missing."""
+    """{isbn: Item}; author None where it is missing.
+
+    Raises DataError with the number of a line without a title.
+    """
     catalogue: dict[str, Item] = {}
     for line, isbn, title, author in _records(path, ("isbn", "title", "author"), notice):
         # A prompt has all titles in one line.
@@ -126,7 +129,10 @@ def read_books(path: Path, notice: Callable[[str], None]) -> dict[str, Item]:
 
 
 def read_ratings(path: Path, notice: Callable[[str], None]) -> Iterator[tuple[int, str, int]]:
-    """(user, isbn, rating from 0 to 10), in file order."""
+    """(user, isbn, rating from 0 to 10), in file order.
+
+    Raises DataError with the number of a line that is none.
+    """
     for line, user, isbn, rating in _records(path, ("user", "isbn", "rating"), notice):
         try:
             user_number, value = int(user), int(rating)

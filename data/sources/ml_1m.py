@@ -76,7 +76,10 @@ def selection(valid: list[Interaction]) -> list[Interaction]:
 
 
 def parse_movies(content: bytes, path: Path, encoding: str = PUBLISHED_ENCODING) -> dict[int, str]:
-    """movies.dat: `id::title::genres` per line; {id: title}."""
+    """movies.dat: `id::title::genres` per line; {id: title}.
+
+    Raises DataError with the number of another line.
+    """
     titles = {}
     for number, raw in enumerate(content.splitlines(), start=1):
         fields = raw.decode(encoding).split("::")

@@ -76,7 +76,10 @@ def read_published(folder: Path) -> Dataset | None:
 
 
 def parse_items(content: bytes, path: Path, encoding: str = PUBLISHED_ENCODING) -> dict[int, Item]:
-    """u.item: `id|title|...` per line."""
+    """u.item: `id|title|...` per line.
+
+    Raises DataError with the number of another line, or of one with a known id.
+    """
     catalogue = {}
     for number, raw in enumerate(content.splitlines(), start=1):
         line = raw.decode(encoding)

@@ -17,7 +17,7 @@ def paper_share(micro_batch_losses: list[float], pairs_in_step: int) -> float:
 
 
 def released_share(micro_batch_losses: list[float], accumulation_steps: int) -> float:
-    """The same in the published code: the mean over the micro-batch, divided by the micro-batches of a full step."""
+    """As the published code divides: the mean over the micro-batch, by the micro-batches of a full step."""
     return to_do()
 
 

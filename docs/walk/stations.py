@@ -101,7 +101,7 @@ STATIONS = (
         "model/llama.py: rotate",
         "Where a token stands",
         "Each pair of components is turned by an angle that grows with the position. A product q · k then depends "
-        "on the distance of the two tokens alone.",
+        "on the positions of the two tokens only through their distance.",
         ("(a, b) → (a cos − b sin, b cos + a sin)",),
         shapes=(("x", "(…, T, H, Dh)", ""), ("cos, sin", "(T, 1, Dh)", "of position × frequency")),
     ),
@@ -123,7 +123,7 @@ STATIONS = (
         "Both prompts of a pair begin alike, up to the word that differs, and so do targets of the same user. The "
         "tokens of that beginning are one branch of a tree: one state each, whose gradients from all rows are "
         "added.",
-        shapes=(("input_ids", "(B, T)", "rows"), ("tree", "N tokens", "N < B · T: as many as differ")),
+        shapes=(("input_ids", "(B, T)", "rows"), ("tree", "N tokens", "N ≤ B · T: the distinct prefixes")),
         picture=(
             (("… will", 1.8, "grey"), ("like the target …", 5, "blue")),
             (("", 1.8, ""), ("dislike the target …", 5, "red")),
@@ -142,7 +142,7 @@ STATIONS = (
         ),
         picture=(
             (("x", 1, "grey"), ("W", 4, "grey"), ("y", 1, "grey")),
-            (("", 1, ""), ("A", 1.5, "blue"), ("B", 1.5, "blue")),
+            (("", 0.9, ""), ("A", 1.5, "blue"), ("B", 1.5, "blue")),
         ),
     ),
     Station(
