@@ -210,7 +210,8 @@ for kind, color in (("lora_A", "tab:blue"), ("lora_B", "tab:orange")):
     of_kind = {name.split("layers.")[1].replace(f".{kind}", ""): n for name, n in norms.items() if name.endswith(kind)}
     shift = -0.2 if kind == "lora_A" else 0.2
     axes.bar(np.arange(len(of_kind)) + shift, list(of_kind.values()), 0.4, label=kind[-1], color=color)
-axes.set_xticks(range(len(of_kind)), [name.replace(".self_attn.", "\n") for name in of_kind], fontsize=8)
+places = [name.split(".") for name in of_kind]  # "0.self_attn.q_proj"
+axes.set_xticks(range(len(places)), [f"{int(place[0]) + 1}\n{place[-1]}" for place in places], fontsize=8)
 axes.set(ylabel="norm of the gradient", title="Where this pair pulls: layer and matrix")
 axes.legend(frameon=False)
 
