@@ -49,7 +49,7 @@ from run.merge import refuse_merging_twice, refuse_unusable_output
 from run.outcome import write_merged_on_request
 from run.page import PAGE, shown_score
 from run.predictions import write_predictions
-from run.restore import resolve_settings, restore_model
+from run.restore import refuse_changed_data, resolve_settings, restore_model
 from run.thresholds import thresholds_for
 from run.vectors import restore_vectors
 from run.wording import in_words_of, seen_in_training
@@ -156,6 +156,7 @@ def score_model(flags: EvalFlags, resolved: Resolved, command: str) -> None:
         refuse_merging_twice(base, Path(adapter))
     data = in_words_of(load_data(vars(settings)), settings.wordings_file, config)
     refuse_other_data(flags, data.source, config)
+    refuse_changed_data(flags, resolved, data, config)
     words = wording_of(data.wording)
     if flags.negations and not words.held_out:
         raise FlagError("--negations: the wordings file holds no question out; use --wordings, which asks all of them")
@@ -280,6 +281,8 @@ def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored,
     """results.json, predictions.csv and the page, unless a base alone was scored without --out."""
     if flags.out or flags.run:
         out = Path(flags.out) if flags.out else Path(flags.run) / f"eval-{results['data']}-{flags.split}"
+        if (out / "results.json").exists():
+            notice(f"{out}: the results that were there are replaced")
         out.mkdir(parents=True, exist_ok=True)
         write_predictions(out / "predictions.csv", split, scored)
         write_text(out / PAGE, page)

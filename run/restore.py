@@ -3,11 +3,13 @@
 from dataclasses import fields, replace
 from pathlib import Path
 
+from cli.data import DataFlags
 from cli.flags import Resolved
 from cli.model import ModelFlags
 from cli.train import BaseFlags, MachineFlags, ObjectiveFlags, PairFlags, TrainFlags, VectorFlags, is_small
+from data.interactions import Dataset
 from data.parts import WITH_COLLABORATIVE, WITH_SOFT_PROMPT
-from errors import FlagError
+from errors import DataError, FlagError
 from lora.adapter import read_adapter_config
 from machine.device import native_precision, pick_device
 from model.demo import is_demo
@@ -51,6 +53,22 @@ def resolve_settings(flags: ModelFlags, resolved: Resolved) -> tuple[TrainFlags,
         precision = native_precision(flags.device) if small else settings.precision
         settings = replace(settings, precision=precision)
     return settings, config
+
+
+def refuse_changed_data(flags: ModelFlags, resolved: Resolved, data: Dataset, config: dict) -> None:
+    """Raises DataError if the data of --run are not those that it was trained on, unless a flag asks for others.
+
+    data: in the words that the run asks in; config: of the run.
+    """
+    asked_for = {field.name for field in fields(DataFlags)} - {"data_dir", "real_data"} | {"wordings_file"}
+    if not flags.run or any(resolved.sources.get(name) == "flag" for name in asked_for):
+        return
+    then, now = config.get("fingerprints", {}).get("data"), data.fingerprint()
+    if isinstance(then, str) and then[:64] != now:
+        raise DataError(
+            f"--run {flags.run}: its data are not those that it was trained on (then {then[:12]}, now {now[:12]}), so "
+            "test rows may have been training rows; bring them back, or name the data to score with --data"
+        )
 
 
 def restore_model(flags: ModelFlags, settings: TrainFlags) -> tuple[Llama, Tokenizer]:

@@ -46,7 +46,7 @@ def known_lines(bench: Bench) -> dict[str, Line]:
             found = line.about.get(name)
             if alone and name == "train_flags":
                 found, value = flags_passed(line), _of_baseline(value)
-            if found != value and not (alone and name == "base"):
+            if found != value and not (alone and name in ("base", "wording")):
                 raise RunError(
                     f"{bench.results} (or a file of its parts): {line.run} was made with {name} {quoted(found)}, "
                     f"and this command says {quoted(value)}; give another --results and --out"

@@ -1,5 +1,6 @@
 """A command of reproduce.py: its flags, which part of a study they ask for, and how the runs of it are made."""
 
+import hashlib
 import math
 import shlex
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from cli.model import RunDataFlags
 from cli.train import TrainFlags
 from data.interactions import Dataset
 from data.load import cache_folder
+from data.own_wording import read_own_wording
+from data.prompts import Wording, wording_of
 from data.sources.movie import SOURCE as MOVIE
 from errors import DataError, FlagError, quoted
 from files import refuse_unwritable
@@ -83,6 +86,11 @@ class Command:
                 words += [flag_name(name)] if value is True else [flag_name(name), str(value)]
         return words
 
+    def own_wording(self) -> str | None:
+        """What --wordings-file of the flags for train.py holds. Raises DataError with a line for each of its faults."""
+        flags, _ = parse_flags(TrainFlags, self.passed[TRAIN], "")
+        return read_own_wording(Path(flags.wordings_file)) if flags.wordings_file else None
+
     def bench(self, data: Dataset) -> Bench:
         """Where and how; what is missing and files that cannot be written are refused now, and not after hours."""
         flags = self.flags
@@ -98,7 +106,9 @@ class Command:
             "train_flags": self.passed_words,
         }
         of_data, base = tuple(self.data_words()), ("--model", flags.base)
-        train = self.passed[TRAIN]
+        train, wording = self.passed[TRAIN], self.own_wording()
+        refuse_too_few_questions(self.study, wording_of(wording or data.wording))
+        common |= {"wording": hashlib.sha256(wording.encode()).hexdigest()} if wording else {}
         words = {
             TRAIN: (*train, *of_data, *base),
             EVAL: (*of_data, *base, *words_for_eval(train)),
@@ -281,6 +291,20 @@ def refuse_declared(study: Study, passed: dict[str, list[str]]) -> None:
         own = {*OF_THE_STUDY, *(f"--{name}" for one in settings for name in (*one.flags, *one.needs))}
         if taken := next((word for word in words if word.split("=")[0] in own), None):
             raise FlagError(f"{taken}: is set by the study; leave it out after --")
+
+
+def refuse_too_few_questions(study: Study, wording: Wording) -> None:
+    """Raises FlagError if a setting trains on more questions than the wording has: now, and not after other runs."""
+    questions, problems = wording.questions, []
+    for name, pool in (("paraphrases", questions.positives), ("negatives", questions.negatives)):
+        most = max((int(setting.flags.get(f"train-{name}", 1)) for setting in study.settings), default=1)
+        if most > len(pool):
+            problems.append(
+                f"--train-{name} {most}, which settings of this study have: the wording has {len(pool)} of them; "
+                "name a file with more after --, such as --wordings-file docs/wordings-double-negation.json"
+            )
+    if problems:
+        raise FlagError("\n".join(problems))
 
 
 def _merged(of_preset: Sequence[str], given: Sequence[str]) -> list[str]:

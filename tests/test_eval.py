@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+import audit
 import eval as eval_verb
 import train
 from cli.verb import run_verb
 from data.prompts import TALLREC, prompt_pair
 from data.sources.stand_in import stand_in
 from data.sources.tallrec import write_split
+from errors import DataError
 from lora.adapter import load_adapter, read_adapter_config
 from lora.inject import add_lora
 from metrics import Scored, agreement, auc
@@ -224,3 +226,23 @@ def test_bad_requests_are_one_line(run, rows, argv, line, tmp_path, monkeypatch,
     shown = capsys.readouterr()
     errors = [text for text in shown.err.splitlines() if "error:" in text]
     assert end.value.code == 2 and shown.out == "" and len(errors) == 1 and line.format(**names) in errors[0]
+
+
+def test_data_that_changed_since_the_run_are_refused_unless_they_are_asked_for(run, rows, tmp_path, capsys):
+    kept = (rows / "test.json").read_text()
+    try:
+        changed = json.loads(kept)[:-2]
+        (rows / "test.json").write_text(json.dumps(changed))
+        for verb in (eval_verb, audit):
+            with pytest.raises(DataError, match="--run .*: its data are not those that it was trained on"):
+                verb.main(["--run", str(run[0])])
+        named = evaluated(capsys, "--run", run[0], "--data", rows, "--out", tmp_path / "named")
+        assert named["counts"]["rows"] == len(changed)
+    finally:
+        (rows / "test.json").write_text(kept)
+
+
+def test_results_that_are_replaced_are_named(run, tmp_path, capsys):
+    for told in (False, True):
+        eval_verb.main(["--run", str(run[0]), "--rows", "4", "--out", str(tmp_path / "e")])
+        assert (f"{tmp_path / 'e'}: the results that were there are replaced" in capsys.readouterr().err) == told

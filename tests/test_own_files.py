@@ -71,6 +71,14 @@ def test_decimal_commas_are_read_and_said_and_a_mixture_is_refused(tmp_path, pla
         heard(tmp_path, like_threshold=3.5)
 
 
+@pytest.mark.parametrize("cell", ["1_0", "\uff14", "\u0664"])
+def test_a_number_that_only_python_reads_is_refused(tmp_path, cell):
+    rows = "".join(f"{u},{i},{r},{t}\n" for u, i, r, t in invented())
+    write(tmp_path, as_csv([]) + rows + f"u1,1,{cell},5\n", PLAIN)
+    with pytest.raises(DataError, match="column rating: expected a number, found"):
+        heard(tmp_path, like_threshold=3.5)
+
+
 def test_author_counts_whatever_its_case_and_other_columns_are_listed(tmp_path):
     items = (
         ITEMS.replace("item,title,author", "item,title,Author").replace("\n", ",x\n").replace("Author,x", "Author,Kind")

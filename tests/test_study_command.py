@@ -32,7 +32,7 @@ OF_DEMO = ("--data", "demo")
 
 
 class _Data:
-    name, source = "movie", "files"
+    name, source, wording = "movie", "files", "tallrec"
 
     def __init__(self, rows):
         self.test, self.train = rows, rows

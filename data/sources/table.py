@@ -87,6 +87,8 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
+    if "_" in text or not text.strip().isascii():  # which Python reads, too: 1_0 and other scripts' digits
+        return None
     return value if math.isfinite(value) else None
 
 
