@@ -148,6 +148,7 @@ def encode_pairs(
                     if longest is not None and least > longest
                     else f"use at least --max-len {least}"
                 )
+                advice = "use fewer --examples" if data.examples else advice
                 raise DataError(
                     f"--max-len {max_len}: the prompt of {name} has {least} tokens without any history; {advice}"
                 )

@@ -4,6 +4,7 @@ from html import escape
 from pathlib import Path
 
 from report.cells import interval_cell
+from report.tables import data_in_words, part_of_split
 
 COLUMNS = (  # (name in the figures, heading)
     ("contradiction_rate", "contradiction"),
@@ -78,9 +79,13 @@ def _cells(figures: dict) -> list[str]:
 def _subject(results: dict) -> str:
     counts, known = results["runs"][0]["counts"], results["runs"][0]["about"]
     users = f"{counts['users']:,} users" if counts["users"] else "users unknown"
-    return (
-        f"{known.get('data', 'data unknown')}: {counts['rows']:,} rows, {counts['positive']:,} of them liked, {users}"
+    data, chosen = known.get("data", "data unknown"), results["runs"][0]["chosen"]
+    if "data_source" in known:
+        data = data_in_words(data, known["data_source"])
+    rows = (
+        part_of_split(chosen) if chosen and {"rows", "of", "too_long"} <= chosen.keys() else f"{counts['rows']:,} rows"
     )
+    return f"{data}: {rows}, {counts['positive']:,} of them liked, {users}"
 
 
 def _markdown(results: dict) -> str:

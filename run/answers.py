@@ -21,7 +21,7 @@ from data.splits import Split
 from errors import DataError, notice, quoted
 from files import NamedTwice, parse_json, read_whole, write_text
 from metrics import Scored, agreement, constants, evaluate, ranking_metrics
-from report.tables import adapter_in_words, model_in_words
+from report.tables import adapter_in_words, data_in_words, model_in_words, part_of_split
 
 FORMAT, VERSION = "consistency", 1
 LARGEST_FILE = 2**29  # bytes
@@ -75,7 +75,9 @@ def answers_of(results: dict, data: Dataset, split: Split, asked: dict[str, np.n
     same = np.array([questions.same_answer(question) for question in asked])
     name = f"{model_in_words(results)}; {adapter_in_words(results)}"
     rules = all_rules(data.train, split.rows)
-    return Answers(name, data.name, results["split"], list(asked), same, rows, np.stack([*asked.values()], 1), rules)
+    of = data_in_words(data.name, data.source)
+    of += f", {part_of_split(results['chosen'])}" if results.get("chosen") else ""
+    return Answers(name, of, results["split"], list(asked), same, rows, np.stack([*asked.values()], 1), rules)
 
 
 def measure_answers(answers: Answers) -> dict:

@@ -118,7 +118,7 @@ BAD = {
     "short": (GOOD + "u1,1,3\n", ITEMS, "interactions.csv line {n}: has 3 fields, the header has 4"),
     "long": (GOOD + "u1,1,3,5,6\n", ITEMS, "interactions.csv line {n}: has 5 fields, the header has 4"),
     "after a quoted break": (
-        GOOD.replace("\n", '\n"u\n1",1,3,5\n', 1) + "u1,nix,3,5\n",
+        GOOD.replace("\n", '\nu1,1,"3\n",5\n', 1) + "u1,nix,3,5\n",
         ITEMS,
         "interactions.csv line {m}, column item: 'nix'",
     ),

@@ -99,6 +99,9 @@ def read_items(
         item = item if "item" in fields else str(line)
         if item in catalogue:
             bad.add(path, line, ", column item", f"{quoted(item)} is listed twice", "an item that is listed twice")
+        elif not item.isprintable():
+            problem = f"{quoted(item)} has a character that cannot be printed; leave it out"
+            bad.add(path, line, ", column item", problem, "an item that cannot be printed")
         elif problem := title_problem(title):
             bad.add(path, line, ", column title", problem, "a title that prompts cannot show")
             bad.items.add(item)
@@ -143,8 +146,11 @@ def read_interactions(
     entries: list[Entry] = []
     missing: dict[str, None] = {}
     for (line, fields), value, tick in zip(records, values, times.ticks):
-        item = fields["item"].strip()
-        if item in bad.items and item not in catalogue:
+        item, user = fields["item"].strip(), fields["user"].strip()
+        if not user.isprintable():
+            problem = f"{quoted(user)} has a character that cannot be printed; leave it out"
+            bad.add(path, line, ", column user", problem, "a user that cannot be printed")
+        elif item in bad.items and item not in catalogue:
             if bad.skip:
                 problem = f"{quoted(item)} is left out of {items_path.name}"
                 bad.add(path, line, ", column item", problem, f"an item that is left out of {items_path.name}")
@@ -156,7 +162,7 @@ def read_interactions(
             problem = f"{EXPECTED}, found {quoted(fields['timestamp'])}"
             bad.add(path, line, ", column timestamp", problem, "no time")
         elif value is not None:
-            entries.append(Entry(line, fields["user"].strip(), item, tick, value, rated and value == 0))
+            entries.append(Entry(line, user, item, tick, value, rated and value == 0))
     if len(missing) > 1:
         shown = ", ".join(quoted(item) for item in list(missing)[:LISTED])
         bad.remarks.append(f"{items_path}: {len(missing):,} items have no line there: {shown}, ...")
