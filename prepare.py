@@ -154,6 +154,8 @@ def show(argv: list[str]) -> None:
     flags, _ = parse_flags(ShowFlags, argv, description, check=check_show_flags, command="show")
     tokenizer = base_tokenizer(flags.model)
     data = load_data(vars(flags))
+    if flags.sample > (there := len(getattr(data, flags.split))):
+        raise FlagError(f"--sample {flags.sample}: the {flags.split} split has {there:,} rows; choose 0 to {there}")
     rows = select_shots(getattr(data, flags.split), flags.sample, flags.seed) if flags.sample else []
     samples = sample_text(rows, data, tokenizer, flags.template, flags.split)
     figures = describe(data, tokenizer, flags.template, flags.max_len, flags.rows) | {"tokenizer": flags.model}

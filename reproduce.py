@@ -51,7 +51,7 @@ from studies.expected import expected
 from studies.page import study_page
 from studies.picture import draw_sweep
 from studies.presets import CASE_STUDY
-from studies.results import Line, read_lines, write_lines
+from studies.results import BASE, Line, read_lines, write_lines
 from studies.runs import make_runs, missing_runs, wanted_runs
 from studies.texts import outcome_of, shown, texts_of
 
@@ -182,7 +182,8 @@ def archive_study(words: list[str]) -> None:
     missing = make_archive(Path(flags.out), Path(flags.to), lines)
     if missing:
         notice(f"{len(missing)} runs have a line and no folder in {flags.out}: only the line is in the archive")
-    notice(f"{flags.to}: {len(lines)} lines, {len(lines) - len(missing)} run folders; without any user, item or label")
+    folders = len(lines.keys() - {BASE, *missing})  # the base's answers stand in its line alone
+    notice(f"{flags.to}: {len(lines)} lines, {folders} run folders; without any user, item or label")
 
 
 def verify_archive(words: list[str]) -> None:

@@ -7,7 +7,7 @@ from html import escape
 
 WIDTH, HEIGHT, SQUARE = 380, 240, 380  # of a chart, and both sides of a square one
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 40  # margins around the area of the data
-ROW = 40  # height of a line of a forest plot
+ROW, LONGEST_LABEL = 40, 43  # of a forest plot: height of a line; letters beside which nothing fits
 MOST = 400  # points of a curve; more cannot be seen
 Points = Sequence[tuple[float, float]]
 
@@ -91,11 +91,18 @@ def tint(area: Area, corner: tuple[float, float], opposite: tuple[float, float],
     return f'<rect class="tint {kind}" {place}/>'
 
 
-def label(area: Area, point: tuple[float, float], lines: Sequence[str], anchor: str = "start") -> str:
-    """Lines of plain text that begin (or, anchor `end`, end) at a point, the first a line below it."""
+def label(
+    area: Area, point: tuple[float, float], lines: Sequence[str], anchor: str = "start", longest: int | None = None
+) -> str:
+    """Lines of plain text that begin (or, anchor `end`, end) at a point, the first a line below it.
+
+    longest: letters from which a line that begins there is squeezed, so that it ends within the picture.
+    """
     x, y = area.at(*point)
+    fit = f' textLength="{area.width - RIGHT - x:.0f}" lengthAdjust="spacingAndGlyphs"'
     return "".join(
-        f'<text class="big" x="{x:.1f}" y="{y + 17 * (i + 1):.1f}" text-anchor="{anchor}">{escape(line)}</text>'
+        f'<text class="big" x="{x:.1f}" y="{y + 17 * (i + 1):.1f}" text-anchor="{anchor}"'
+        f"{fit if longest and len(line) > longest else ''}>{escape(line)}</text>"
         for i, line in enumerate(lines)
     )
 
@@ -150,7 +157,7 @@ def forest(lines: Sequence[Interval], marks: dict[float, str], name: str, always
     parts = [curve(area, [(x, 0), (x, len(lines))], f"{kind} dashed") for x, kind in marks.items()]
     for i, line in enumerate(lines):
         y = len(lines) - i - 0.72
-        parts.append(label(area, (area.x[0], len(lines) - i), [line.label]))
+        parts.append(label(area, (area.x[0], len(lines) - i), [line.label], longest=LONGEST_LABEL))
         parts.append(curve(area, [(bound, y) for bound in line.bounds], line.kind))
         parts.append(dots(area, [(value, y) for value in line.values], "grey", 4))
         parts.append(dots(area, [(line.mean, y)], line.kind, 9))

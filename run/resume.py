@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from cli.flags import Resolved, flag_name
 from cli.train import TrainFlags, presets
+from data.own_wording import read_own_wording
 from errors import FlagError, RunError, notice, quoted
 from files import missing_advice
 from objectives.by_name import make_objective
@@ -113,6 +114,12 @@ def flags_of_config(values: dict, flags: type, verb: str) -> dict:
     if left := [flag_name(name) for name in recorded if name not in values]:
         notice(f"--config {path}: from another version of {verb}; not taken: {', '.join(left)}")
     taken = {name: value for name, value in recorded.items() if name in values and name not in NEVER_TAKEN}
+    file, words = taken.get("wordings_file"), read_config_file(path, verb).get("wording")
+    if file and values["wordings_file"] is None and Path(file).is_file() and read_own_wording(Path(file)) != words:
+        raise FlagError(
+            f"--config {path}: its run asked in other words than {file} holds now; bring that file back, or name "
+            "one with --wordings-file"
+        )
     return {name: (value, f"config {path}") for name, value in taken.items()}
 
 

@@ -8,10 +8,13 @@ import pytest
 import train
 from cli.flags import parse_flags
 from cli.train import TrainFlags, check_flags
+from data.own_wording import read_own_wording
 from errors import FlagError, RunError
 from run.resume import NEVER_TAKEN, presets_or_config
 from run.start import start_run
 from tests.test_train_flags import train_flags
+
+ROOT = Path(__file__).parent.parent
 
 
 def config_file(folder, *argv):
@@ -86,3 +89,16 @@ def test_a_flag_of_another_version_is_named_and_left(tmp_path, capsys):
 def test_config_and_resume_exclude_each_other(tmp_path):
     with pytest.raises(FlagError, match="--config: a resumed run takes its flags"):
         train.main(["--resume", "--out", str(tmp_path), "--config", config_file(tmp_path)])
+
+
+def test_words_that_changed_since_the_run_are_refused(tmp_path):
+    words = tmp_path / "words.json"
+    words.write_text((ROOT / "docs/wordings-de.json").read_text(encoding="utf-8"), encoding="utf-8")
+    path = config_file(tmp_path, "--wordings-file", str(words))
+    content = json.loads(Path(path).read_text()) | {"wording": read_own_wording(words)}
+    Path(path).write_text(json.dumps(content))
+    assert from_config(path)[0].wordings_file == str(words)
+    words.write_text(words.read_text(encoding="utf-8").replace("Film", "Buch"), encoding="utf-8")
+    with pytest.raises(FlagError, match="asked in other words than .* holds now; bring that file back, or name one"):
+        from_config(path)
+    assert from_config(path, "--wordings-file", str(words))[0].wordings_file == str(words)

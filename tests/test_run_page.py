@@ -12,7 +12,7 @@ from data.pairs import encode_pairs
 from data.splits import Split
 from metrics import Scored, constants, evaluate, expected_calibration_error, paired_change, reliability
 from report.cells import interval_cell
-from report.charts import Area, chart, curve, dots, span, thinned, ticks
+from report.charts import LEFT, RIGHT, WIDTH, Area, Interval, chart, curve, dots, forest, span, thinned, ticks
 from report.run_page import FORGOT, MOST_DOTS, Row, Shown, contradictory_section, run_page, score_page
 from report.tables import METRICS
 from run.page import MOST_ROWS, contradictory_rows, shown_answers
@@ -231,3 +231,10 @@ def test_a_long_curve_is_thinned_to_means():
     points = [(i, float(i % 2)) for i in range(100_000)]
     few = thinned(points)
     assert len(few) <= 400 and all(y == 0.5 for _, y in few) and thinned(points[:300]) == points[:300]
+
+
+def test_a_long_label_is_squeezed_into_the_picture():
+    short, long = "LCFT", "LCFT, by informative_consistency, lambda 1e-4, 64 shots"
+    image = forest([Interval(name, 0.5, (0.4, 0.6), (0.5,), "blue") for name in (short, long)], {}, "shares")
+    assert f'lengthAdjust="spacingAndGlyphs">{long}</text>' in image and f'"start">{short}</text>' in image
+    assert f'textLength="{WIDTH - LEFT - RIGHT}"' in image

@@ -123,3 +123,8 @@ def test_leaks_of_any_data_set_are_shown():
     assert (
         "LEAK: 1 rows of valid are also asked in train, first user 7, 'Nîmes'" in statistics_table(figures).splitlines()
     )
+
+
+def test_more_samples_than_rows_are_refused_by_the_flag_and_the_split_that_were_named():
+    done = run("--data", "demo", "--sample", 9999, "--split", "test")
+    assert done.returncode == 2 and "--sample 9999: the test split has 600 rows; choose 0 to 600" in done.stderr
