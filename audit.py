@@ -47,7 +47,7 @@ from objectives.by_name import flags_of, make_objective
 from protocols import Tokenizer
 from report.audit_page import LONGEST_STYLE, PAGE_HEADING, audit_page
 from report.audit_text import audit_text
-from run.restore import refuse_changed_data, resolve_settings, restore_model
+from run.restore import refuse_other_data, resolve_settings, restore_model
 from run.vectors import restore_vectors
 from run.wording import in_words_of
 from tensors import trainable_parameters
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
     flags, resolved = parse_flags(AuditFlags, argv, __doc__, check=check_flags)
     settings, config = resolve_settings(flags, resolved)
     data = in_words_of(load_data(vars(settings)), settings.wordings_file, config)
-    refuse_changed_data(flags, resolved, data, config)
+    refuse_other_data(flags, resolved, data, config)
     rows = getattr(data, flags.split)
     if flags.sample >= len(rows):
         raise DataError(

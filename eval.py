@@ -34,7 +34,7 @@ from data.examples import with_examples
 from data.interactions import Dataset
 from data.prompts import Wording, wording_of
 from data.splits import READINGS, Split, Wanted, chosen_rows, encode_split, encode_wanted
-from errors import DataError, FlagError, answer, notice, quoted
+from errors import FlagError, answer, notice, quoted
 from files import refuse_unwritable, write_json, write_text
 from machine import ranks
 from metrics import Scored, evaluate
@@ -49,7 +49,7 @@ from run.merge import refuse_merging_twice, refuse_unusable_output
 from run.outcome import write_merged_on_request
 from run.page import PAGE, shown_score
 from run.predictions import write_predictions
-from run.restore import refuse_changed_data, resolve_settings, restore_model
+from run.restore import refuse_other_data, resolve_settings, restore_model
 from run.thresholds import thresholds_for
 from run.vectors import restore_vectors
 from run.wording import in_words_of, seen_in_training
@@ -155,8 +155,7 @@ def score_model(flags: EvalFlags, resolved: Resolved, command: str) -> None:
         refuse_unusable_output(Path(flags.merge_out), "--merge-out", Path(flags.out) if flags.out else None)
         refuse_merging_twice(base, Path(adapter))
     data = in_words_of(load_data(vars(settings)), settings.wordings_file, config)
-    refuse_other_data(flags, data.source, config)
-    refuse_changed_data(flags, resolved, data, config)
+    refuse_other_data(flags, resolved, data, config)
     words = wording_of(data.wording)
     if flags.negations and not words.held_out:
         raise FlagError("--negations: the wordings file holds no question out; use --wordings, which asks all of them")
@@ -266,15 +265,6 @@ def measure_predictions(flags: EvalFlags) -> None:
         notice(f"\nWritten to {flags.out}: results.json")
     if flags.json:
         print(json.dumps(results, allow_nan=False))
-
-
-def refuse_other_data(flags: EvalFlags, source: str, config: dict) -> None:
-    """Raises DataError if the run's own data are asked for and are not here; config: of the run."""
-    if flags.run and not flags.data and source != config.get("data_source"):
-        raise DataError(
-            f"--run {flags.run}: was trained on {config.get('data_source')}, which is not here ({source} is); "
-            "name the folder with --data-dir, or name other data to score with --data"
-        )
 
 
 def write_outcome(flags: EvalFlags, results: dict, split: Split, scored: Scored, page: str) -> None:

@@ -227,6 +227,13 @@ class NamedTwice(ValueError):
     """An object of JSON that has a key twice: one of its values would be lost without a word."""
 
 
+def plain_number(text: str) -> str:
+    """The text itself. Raises ValueError if Python alone would read a number: 1_0, or digits of another script."""
+    if "_" in text or not text.strip().isascii():
+        raise ValueError(f"{text!r} is no plain number")
+    return text
+
+
 def parse_json(content: str | bytes) -> object:
     """What JSON that somebody wrote says. Raises ValueError if it is none, NamedTwice if an object has a key twice."""
 

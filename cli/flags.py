@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from errors import FlagError, notice
+from files import plain_number
 
 WIDTH = 80  # columns of a terminal
 LARGEST_INT = 2**53  # beyond it a float cannot hold every whole number
@@ -198,7 +199,7 @@ def parse_value(name: str, f: Field, text: Any) -> Any:
     if f.type not in (int, float):
         return text
     try:
-        value = f.type(text)
+        value = f.type(plain_number(text) if isinstance(text, str) else text)
     except ValueError:
         raise FlagError(f"{name} {text}: expected {'a whole number' if f.type is int else 'a number'}") from None
     if f.type is int and abs(value) > LARGEST_INT:

@@ -22,6 +22,7 @@ from pathlib import Path
 from data.interactions import SPLITS, Dataset, Interaction, Item
 from data.prompts import WORDINGS
 from data.sources.base import Source
+from data.titles import UNPRINTABLE
 from errors import DataError
 from files import missing_advice, new_folder, read_whole, refuse_unencodable, write_file, write_json
 
@@ -270,6 +271,8 @@ def _refuse_unusable(data: Dataset, folder: Path) -> None:
     ids = {row.user for row in rows} | set(data.catalogue)
     if not {type(name) for name in ids} <= {int, str, type(None)}:
         raise TypeError("an id is neither a number nor a text")
+    if any(isinstance(name, str) and UNPRINTABLE.search(name) for name in ids):
+        raise ValueError("an id has a control character")
     if not {type(row.timestamp) for row in rows} <= {int, type(None)}:
         raise TypeError("a timestamp is no whole number")
     if not (data.train and data.valid and data.test and data.selection_rows()):

@@ -9,6 +9,7 @@ import re
 
 # Line breaks, other control characters, unpaired surrogates.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+CONTROL = "has a line break or another control character; take it out"
 SEPARATOR = '", "'  # between two titles
 AUTHOR_FOLLOWS = '" written by '  # between a title and its author
 MISSING = ("nan", "NaN", "<NA>")  # what pandas writes for an empty cell
@@ -20,7 +21,7 @@ def title_problem(title: str) -> str | None:
     if not title.strip():
         return "is empty; leave it out"
     if UNPRINTABLE.search(title):
-        return "has a line break or another control character; take it out"
+        return CONTROL
     if problem := _of_pandas(title):
         return problem
     for separator, what in ((SEPARATOR, "separates titles"), (AUTHOR_FOLLOWS, "separates a title from its author")):
@@ -41,7 +42,7 @@ def author_problem(author: str) -> str | None:
     if not author.strip():
         return "is empty; leave it out"
     if UNPRINTABLE.search(author):
-        return "has a line break or another control character; take it out"
+        return CONTROL
     if problem := _of_pandas(author):
         return problem
     if SEPARATOR[1:] in f'{author}"':

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from data.interactions import Interaction, Item
 from data.prompts import as_shown
-from data.titles import UNPRINTABLE, author_problem, title_problem
+from data.titles import CONTROL, UNPRINTABLE, author_problem, title_problem
 from errors import quoted
 
 TITLES = ("liked", "disliked", "target")
@@ -133,7 +133,7 @@ def name_problem(name: str) -> str | None:
         return "is empty; name the user, within whom targets are ranked"
     if name.strip() in MISSING:
         return f"{name.strip()} is how pandas writes a missing value; name the user, within whom targets are ranked"
-    return "has a line break or another control character; take it out" if UNPRINTABLE.search(name) else None
+    return CONTROL if UNPRINTABLE.search(name) else None
 
 
 # ---- what a run has shown -----------------------------------------------------------------------

@@ -55,14 +55,21 @@ def resolve_settings(flags: ModelFlags, resolved: Resolved) -> tuple[TrainFlags,
     return settings, config
 
 
-def refuse_changed_data(flags: ModelFlags, resolved: Resolved, data: Dataset, config: dict) -> None:
-    """Raises DataError if the data of --run are not those that it was trained on, unless a flag asks for others.
+def refuse_other_data(flags: ModelFlags, resolved: Resolved, data: Dataset, config: dict) -> None:
+    """Raises DataError if the run's own data are asked for and are not here, or are not as they were.
 
     data: in the words that the run asks in; config: of the run.
     """
-    asked_for = {field.name for field in fields(DataFlags)} - {"data_dir", "real_data"} | {"wordings_file"}
-    if not flags.run or any(resolved.sources.get(name) == "flag" for name in asked_for):
+    given = {name for name, source in resolved.sources.items() if source == "flag"}
+    if not flags.run or "data" in given:
         return
+    if data.source != config.get("data_source"):
+        raise DataError(
+            f"--run {flags.run}: was trained on {config.get('data_source')}, which is not here ({data.source} is); "
+            "name the folder with --data-dir, or name other data to score with --data"
+        )
+    if given & ({field.name for field in fields(DataFlags)} - {"data_dir", "real_data"} | {"wordings_file"}):
+        return  # of an option that makes other rows, or other words
     then, now = config.get("fingerprints", {}).get("data"), data.fingerprint()
     if isinstance(then, str) and then[:64] != now:
         raise DataError(

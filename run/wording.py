@@ -7,7 +7,7 @@ from cli.train import TrainFlags
 from data.interactions import Dataset
 from data.own_wording import parse_own_wording, read_own_wording
 from data.prompts import WORDINGS, wording_of
-from data.questions import drawn_questions
+from data.questions import Questions, drawn_questions
 from errors import FlagError
 from objectives.by_name import OBJECTIVES
 
@@ -23,15 +23,22 @@ def in_words_of(data: Dataset, file: str | None, config: dict) -> Dataset:
     return replace(data, wording=text, noun=parse_own_wording(text).noun or data.noun)
 
 
-def training_questions(data: Dataset, pairs: int, flags: TrainFlags) -> list[tuple[str, str]]:
-    """The positive and the negative words of each training pair. Raises FlagError if there are not so many wordings."""
-    questions, problems = wording_of(data.wording).questions, []
-    for name, pool in (("paraphrases", questions.positives), ("negatives", questions.negatives)):
-        count = getattr(flags, f"train_{name}")
-        if count > len(pool):
-            problems.append(f"--train-{name} {count}: the wording has {len(pool)} of them; choose 1 to {len(pool)}")
+def refuse_too_few(questions: Questions, paraphrases: int, negatives: int, advice: str) -> None:
+    """Raises FlagError if training wants more than the wording has. advice: what to do, {} for how many it has."""
+    wanted = (("paraphrases", paraphrases, questions.positives), ("negatives", negatives, questions.negatives))
+    problems = [
+        f"--train-{name} {count}: the wording has {len(pool)} of them; {advice.format(len(pool))}"
+        for name, count, pool in wanted
+        if count > len(pool)
+    ]
     if problems:
         raise FlagError("\n".join(problems))
+
+
+def training_questions(data: Dataset, pairs: int, flags: TrainFlags) -> list[tuple[str, str]]:
+    """The positive and the negative words of each training pair. Raises FlagError if there are not so many wordings."""
+    questions = wording_of(data.wording).questions
+    refuse_too_few(questions, flags.train_paraphrases, flags.train_negatives, "choose 1 to {}")
     return drawn_questions(questions, flags.train_paraphrases, flags.train_negatives, pairs, flags.seed)
 
 

@@ -23,6 +23,7 @@ from files import refuse_unwritable
 from lora.adapter import WEIGHTS as WEIGHTS_OF_ADAPTER
 from machine.device import threads_each
 from run.base import base_identity
+from run.wording import refuse_too_few
 from studies.bench import TRAINED, Bench
 from studies.declared import CONTRAST_WEIGHTS, KL_WEIGHTS, STUDIES
 from studies.parts import read_part
@@ -295,16 +296,12 @@ def refuse_declared(study: Study, passed: dict[str, list[str]]) -> None:
 
 def refuse_too_few_questions(study: Study, wording: Wording) -> None:
     """Raises FlagError if a setting trains on more questions than the wording has: now, and not after other runs."""
-    questions, problems = wording.questions, []
-    for name, pool in (("paraphrases", questions.positives), ("negatives", questions.negatives)):
-        most = max((int(setting.flags.get(f"train-{name}", 1)) for setting in study.settings), default=1)
-        if most > len(pool):
-            problems.append(
-                f"--train-{name} {most}, which settings of this study have: the wording has {len(pool)} of them; "
-                "name a file with more after --, such as --wordings-file docs/wordings-double-negation.json"
-            )
-    if problems:
-        raise FlagError("\n".join(problems))
+    most = (
+        max((int(setting.flags.get(f"train-{name}", 1)) for setting in study.settings), default=1)
+        for name in ("paraphrases", "negatives")
+    )
+    advice = "name a file with more after --, such as --wordings-file docs/wordings-double-negation.json"
+    refuse_too_few(wording.questions, *most, advice)
 
 
 def _merged(of_preset: Sequence[str], given: Sequence[str]) -> list[str]:

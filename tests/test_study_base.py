@@ -68,6 +68,6 @@ def test_a_study_that_asks_more_than_the_wording_has_is_refused_before_its_first
     with pytest.raises(FlagError) as refusal:
         command.bench(stand_in())
     lines = str(refusal.value).split("\n")
-    assert [line.split(",")[0] for line in lines] == [f"--train-{what}" for what in missing]
+    assert [line.split(":")[0] for line in lines] == [f"--train-{what}" for what in missing]
     double = ["--wordings-file", str(ROOT / "docs/wordings-double-negation.json")]
     read_command("whole-bundle", ["--out", str(tmp_path / "s"), "--", *double]).bench(stand_in())

@@ -25,7 +25,7 @@ from data.interactions import HISTORY, Dataset, Interaction, Item
 from data.sources import tallrec
 from data.sources.base import Option, Source
 from errors import DataError, quoted
-from files import read_whole
+from files import plain_number, read_whole
 
 NAME = "book"
 BOOKS = ("BX-Books.csv", "BX_Books.csv", "Books.csv")
@@ -135,7 +135,7 @@ def read_ratings(path: Path, notice: Callable[[str], None]) -> Iterator[tuple[in
     """
     for line, user, isbn, rating in _records(path, ("user", "isbn", "rating"), notice):
         try:
-            user_number, value = int(user), int(rating)
+            user_number, value = int(plain_number(user)), int(plain_number(rating))
         except ValueError:
             raise DataError(
                 f"{path} line {line}: expected a user number and a rating, found {user[:20]!r} and {rating[:20]!r}"

@@ -83,7 +83,12 @@ def parse_movies(content: bytes, path: Path, encoding: str = PUBLISHED_ENCODING)
     titles = {}
     for number, raw in enumerate(content.splitlines(), start=1):
         fields = raw.decode(encoding).split("::")
-        if len(fields) != 3 or not fields[0].isdecimal() or len(fields[0]) > 10 or not fields[1]:
+        if (
+            len(fields) != 3
+            or not (fields[0].isascii() and fields[0].isdecimal())
+            or len(fields[0]) > 10
+            or not fields[1]
+        ):
             raise DataError(f"{path} line {number}: expected `id::title::genres`, found {quoted(raw.decode(encoding))}")
         titles[int(fields[0])] = fields[1]
     return titles

@@ -84,7 +84,12 @@ def parse_items(content: bytes, path: Path, encoding: str = PUBLISHED_ENCODING) 
     for number, raw in enumerate(content.splitlines(), start=1):
         line = raw.decode(encoding)
         fields = line.split("|")
-        if len(fields) < 2 or not fields[0].isdecimal() or len(fields[0]) > 10 or not fields[1]:
+        if (
+            len(fields) < 2
+            or not (fields[0].isascii() and fields[0].isdecimal())
+            or len(fields[0]) > 10
+            or not fields[1]
+        ):
             raise DataError(f"{path} line {number}: expected `id|title|...`, found {quoted(line)}")
         if int(fields[0]) in catalogue:
             raise DataError(f"{path} line {number}: item {fields[0]} is listed twice")

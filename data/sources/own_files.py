@@ -9,7 +9,7 @@ from data.interactions import Item
 from data.sources.bad_lines import BadLines
 from data.sources.table import read_numbers, read_table
 from data.timestamps import EXPECTED, Times, read_times
-from data.titles import author_problem, looks_garbled, title_problem
+from data.titles import CONTROL, UNPRINTABLE, author_problem, looks_garbled, title_problem
 from errors import DataError, quoted
 
 LAYOUTS = (  # (interactions, items)
@@ -99,9 +99,8 @@ def read_items(
         item = item if "item" in fields else str(line)
         if item in catalogue:
             bad.add(path, line, ", column item", f"{quoted(item)} is listed twice", "an item that is listed twice")
-        elif not item.isprintable():
-            problem = f"{quoted(item)} has a character that cannot be printed; leave it out"
-            bad.add(path, line, ", column item", problem, "an item that cannot be printed")
+        elif UNPRINTABLE.search(item):
+            bad.add(path, line, ", column item", f"{quoted(item)} {CONTROL}", "an item with a control character")
         elif problem := title_problem(title):
             bad.add(path, line, ", column title", problem, "a title that prompts cannot show")
             bad.items.add(item)
@@ -147,9 +146,8 @@ def read_interactions(
     missing: dict[str, None] = {}
     for (line, fields), value, tick in zip(records, values, times.ticks):
         item, user = fields["item"].strip(), fields["user"].strip()
-        if not user.isprintable():
-            problem = f"{quoted(user)} has a character that cannot be printed; leave it out"
-            bad.add(path, line, ", column user", problem, "a user that cannot be printed")
+        if UNPRINTABLE.search(user):
+            bad.add(path, line, ", column user", f"{quoted(user)} {CONTROL}", "a user with a control character")
         elif item in bad.items and item not in catalogue:
             if bad.skip:
                 problem = f"{quoted(item)} is left out of {items_path.name}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from data.sources.bad_lines import BadLines
 from data.sources.movielens import encoding_of
 from errors import DataError, quoted
-from files import LARGEST, read_gzip, read_whole
+from files import LARGEST, plain_number, read_gzip, read_whole
 
 ALIASES = {
     "user": ("user", "userid", "uid", "username", "reviewer", "reviewerid", "customer", "customerid", "viewerid"),
@@ -84,10 +84,8 @@ def read_numbers(cells: Sequence[str], lines: Sequence[int], column: str) -> tup
 
 def _number(text: str) -> float | None:
     try:
-        value = float(text)
+        value = float(plain_number(text))
     except ValueError:
-        return None
-    if "_" in text or not text.strip().isascii():  # which Python reads, too: 1_0 and other scripts' digits
         return None
     return value if math.isfinite(value) else None
 
