@@ -248,3 +248,11 @@ def test_an_interrupt_is_status_130_and_a_bug_keeps_its_traceback():
     assert end.value.code == 130
     with pytest.raises(ZeroDivisionError):
         run_verb(lambda argv: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    "name, text", [("--rate", "1_0"), ("--rate", "\uff11"), ("--rows", "1_0"), ("--rows", "\u0664")]
+)
+def test_a_number_that_only_python_reads_is_refused(name, text):
+    with pytest.raises(FlagError, match=f"{name} {text}: expected a"):
+        parse(name, text)
